@@ -1,0 +1,57 @@
+# Everything a newcomer needs; each target makes the virtual environment first when it is missing
+# or older than pyproject.toml.  Needs Python 3.11 or newer with pip and venv, and nothing else.
+
+PYTHON ?= python3
+
+PY := .venv/bin/python
+INSTALLED := .venv/installed
+
+# The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
+.NOTPARALLEL:
+.PHONY: help demo test lint format bench clean
+
+define CHECK_PYTHON
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	found=$$("$(PYTHON)" --version 2>&1) || found="cannot be run"; \
+	echo "replog needs Python 3.11 or newer, and '$(PYTHON)' will not do ($$found):" \
+		"name another one, as in: make PYTHON=python3.12 test" >&2; \
+	exit 1; \
+}
+endef
+
+help: ## show the targets (this text)
+	@echo "make TARGET [PYTHON=python3.12], where TARGET is one of:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
+		while IFS='|' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+
+demo: $(INSTALLED) ## run the demonstration: a cluster of three on this machine
+	.venv/bin/replog demo
+
+test: ## run every test part by part, with the minutes of each
+	$(CHECK_PYTHON)
+	@"$(PYTHON)" tests/run_parts.py
+
+lint: $(INSTALLED) ## check style, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(INSTALLED) ## rewrite the code in the house's format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(INSTALLED) ## measure throughput and latency against the bare pipeline
+	$(PY) -m replog_bench throughput --engines raft --clients 1,64,1024
+
+clean: ## remove the virtual environment and everything that was generated
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made from nothing each time, so that what an older pyproject.toml asked for does not linger.  The
+# mark is written last: an installation that was interrupted is begun again.
+$(INSTALLED): pyproject.toml
+	$(CHECK_PYTHON)
+	@echo "making .venv; this takes about half a minute"
+	@"$(PYTHON)" -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $(INSTALLED)

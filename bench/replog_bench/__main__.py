@@ -1,0 +1,276 @@
+"""``python -m replog_bench``: the command line of the measurements."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from replog import plugins
+from replog.errors import PluginError, ReplogError
+from replog.limits import MIB
+from replog_bench.load import VALUE_BYTES_MIN
+from replog_bench.micro import find_measures, run_micro
+from replog_bench.report import BASE, MicroRow, ThroughputRow, to_json, to_table
+from replog_bench.throughput import Plan, explain, find_contestants, run_throughput
+
+DESCRIPTION = "Measure replog beside the bare pipeline, which does the same work without consensus."
+
+SECONDS_MAX = 3600
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+DISK_SYNC_US_MIN = 10
+"""The fastest drives that keep what they promise take longer; a file system in memory does not."""
+
+THROUGHPUT_EXAMPLE = """\
+example:
+  python -m replog_bench throughput --engines {engines} --clients 1,64,1024 --json
+
+Three processes on this machine, the load inside the leader; every command is on the disks of two of
+them before it counts; then again for each engine with the load in a process of a network client,
+over one connection. Only the ratios within one run mean something: machines drift. Put
+--directory on the disk that is to be measured; a file system in memory syncs nothing."""
+
+MICRO_EXAMPLE = """\
+example:
+  python -m replog_bench micro --only sync --json"""
+
+
+def whole(text: str, least: int, most: int) -> int:
+    """A whole number within bounds."""
+    if not text.strip().isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A count."""
+    return whole(text, 1, 1_000_000)
+
+
+def value_bytes(text: str) -> int:
+    """The size of a command."""
+    return whole(text, VALUE_BYTES_MIN, MIB)
+
+
+def seconds(text: str) -> float:
+    """A duration."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time from 0 to {SECONDS_MAX} s")
+    return number
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers above 0, separated by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """Names, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def directory(text: str) -> Path:
+    """A directory that exists."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a directory; make it first")
+    return path
+
+
+def new_file(text: str) -> Path:
+    """A file that can be written."""
+    path = Path(text)
+    try:
+        path.write_text("", encoding="utf-8")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} cannot be written: {error.strerror or error}"
+        ) from error
+    return path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m replog_bench",
+        description=DESCRIPTION,
+        epilog="example:\n  python -m replog_bench throughput --clients 64",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the rows as a JSON array")
+    common.add_argument(
+        "--directory",
+        type=directory,
+        help="where the files lie meanwhile (default: where temporary files go)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_throughput(commands, common)
+    add_micro(commands, common)
+    return parser
+
+
+def add_throughput(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Declare ``throughput``."""
+    throughput = commands.add_parser(
+        "throughput",
+        parents=[common],
+        help="commits per second and latency, compared with bare",
+        description="Commits per second and latency of a closed loop, compared with bare.",
+        epilog=THROUGHPUT_EXAMPLE.format(engines=",".join(plugins.engine_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    throughput.add_argument(
+        "--engines",
+        type=names,
+        default=[],
+        help="installed engines, separated by commas, to be compared with bare",
+    )
+    throughput.add_argument(
+        "--clients", type=counts, default=[1, 64, 1024], help="commands in flight (1,64,1024)"
+    )
+    throughput.add_argument(
+        "--seconds", type=seconds, default=1.2, help="length of each window (1.2)"
+    )
+    throughput.add_argument(
+        "--warm-up-seconds", type=seconds, default=0.3, help="load before each window (0.3)"
+    )
+    throughput.add_argument(
+        "--network-seconds",
+        type=seconds,
+        default=0.7,
+        help="length of each window with network clients (0.7)",
+    )
+    throughput.add_argument(
+        "--no-network", action="store_true", help="measure no network clients, which saves time"
+    )
+    throughput.add_argument("--repeats", type=positive, default=3, help="windows of each (3)")
+    throughput.add_argument(
+        "--value-bytes",
+        type=value_bytes,
+        default=64,
+        help="size of the value to agree on, which is one encoded put command (64)",
+    )
+    for option, what in (("--profile", "profile"), ("--timeline", "timeline of a group of writes")):
+        throughput.add_argument(
+            option,
+            type=new_file,
+            metavar="FILE",
+            help=f"write the {what} of each engine's leader there, from one trial more of each",
+        )
+    throughput.set_defaults(run=run_throughput_command)
+
+
+def add_micro(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Declare ``micro``."""
+    micro = commands.add_parser(
+        "micro",
+        parents=[common],
+        help="the cost of single operations, and of this machine",
+        description="The cost of single operations, and of this machine.",
+        epilog=MICRO_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    micro.add_argument(
+        "--engines", type=names, help="installed engines, separated by commas (default: all)"
+    )
+    micro.add_argument("--only", default="", help="only the rows whose name holds this text")
+    micro.set_defaults(run=run_micro_command)
+
+
+def show_progress(text: str) -> None:
+    """One line on a terminal, replaced by the next; nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def run_throughput_command(given: argparse.Namespace) -> None:
+    """Carry out ``throughput``."""
+    contestants = find_contestants(given.engines)
+    plans = [
+        Plan(
+            clients=clients,
+            value_bytes=given.value_bytes,
+            warm_up_seconds=given.warm_up_seconds,
+            seconds=given.seconds,
+            network_seconds=0.0 if given.no_network else given.network_seconds,
+            repeats=given.repeats,
+            directory=given.directory,
+        )
+        for clients in given.clients
+    ]
+    rows: list[ThroughputRow] = []
+    for plan in plans:
+        rows += run_throughput(contestants, plan, show_progress)
+    explain_all(given.profile, contestants, plans, timeline=False)
+    explain_all(given.timeline, contestants, plans, timeline=True)
+    show_progress("")
+    if min(row.sync_us for row in rows) < DISK_SYNC_US_MIN:
+        print(
+            f"replog_bench: a sync takes less than {DISK_SYNC_US_MIN} us here, so this is no disk; "
+            "name a directory on one with --directory",
+            file=sys.stderr,
+        )
+    print(to_json(rows) if given.json else to_table(ThroughputRow.HEADINGS, rows))
+
+
+def explain_all(
+    path: Path | None, engines: Iterable[str], plans: Sequence[Plan], *, timeline: bool
+) -> None:
+    """Write where the time goes in every engine, under every number of clients, to ``path``."""
+    if path is None:
+        return
+    with path.open("w", encoding="utf-8") as file:
+        for engine in engines:
+            for plan in plans:
+                if engine != BASE:
+                    file.write(explain(engine, plan, timeline=timeline, progress=show_progress))
+
+
+def run_micro_command(given: argparse.Namespace) -> None:
+    """Carry out ``micro``."""
+    engines = plugins.engine_names() if given.engines is None else given.engines
+    measures = {
+        name: measure for name, measure in find_measures(engines).items() if given.only in name
+    }
+    rows: list[MicroRow] = run_micro(measures, directory=given.directory, progress=show_progress)
+    show_progress("")
+    print(to_json(rows) if given.json else to_table(MicroRow.HEADINGS, rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it went well, else one sentence on stderr.
+
+    2 for what is wrong with the command line, an engine that is not installed among it; else 1.
+    """
+    given = make_parser().parse_args(arguments)
+    try:
+        given.run(given)
+    except ReplogError as error:
+        show_progress("")
+        print(f"replog_bench: {error}", file=sys.stderr)
+        return 2 if isinstance(error, PluginError) else 1
+    except KeyboardInterrupt:
+        show_progress("")
+        return 130
+    return 0
+
+
+def end(_number: int, _frame: object) -> None:
+    """End as by Ctrl-C, so that the children and the temporary files go too."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Rows of figures: as JSON for programs, as a small table for people.
+
+The figure of a row is the median of its repeats; a single run on a shared machine says little.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Final, Protocol
+
+from replog_bench.load import LoadResult
+
+BASE: Final = "bare"
+"""The contestant that the others are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the trials of one contestant gave, in the order of the runs."""
+
+    embedded: list[LoadResult]
+    network: list[LoadResult]
+    """Empty, or as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughputRow:
+    """One contestant with one number of clients."""
+
+    engine: str
+    clients: int
+    """Commands in flight."""
+    ops_per_second: float
+    ops_per_second_best: float
+    p50_ms: float
+    p99_ms: float
+    p50_in_syncs: float
+    """The median latency as a multiple of ``sync_us``."""
+    ratio_to_bare: float
+    """Of the medians."""
+    ratio_min: float
+    """The spread of the ratios of runs that followed each other."""
+    ratio_max: float
+    network_ops_per_second: float | None
+    """With the load in a client's process; ``None`` where there were no such trials."""
+    network_p50_ms: float | None
+    network_p99_ms: float | None
+    network_ratio_to_bare: float | None
+    """To the embedded ``bare``, which has no network clients: a yardstick against drift."""
+    repeats: int
+    value_bytes: int
+    sync_us: float
+    """The median time of making 100 bytes durable, taken between the runs."""
+
+    HEADINGS = (
+        "engine",
+        "clients",
+        "ops/s",
+        "best",
+        "p50 ms",
+        "p99 ms",
+        "syncs",
+        "ratio",
+        "min..max",
+        "net ops/s",
+        "p50 ms",
+        "p99 ms",
+        "ratio",
+        "sync us",
+    )
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.engine,
+            str(self.clients),
+            f"{self.ops_per_second:,.0f}",
+            f"{self.ops_per_second_best:,.0f}",
+            f"{self.p50_ms:.2f}",
+            f"{self.p99_ms:.2f}",
+            f"{self.p50_in_syncs:.1f}",
+            f"{self.ratio_to_bare:.2f}",
+            f"{self.ratio_min:.2f}..{self.ratio_max:.2f}",
+            _cell(self.network_ops_per_second, ",.0f"),
+            _cell(self.network_p50_ms, ".2f"),
+            _cell(self.network_p99_ms, ".2f"),
+            _cell(self.network_ratio_to_bare, ".2f"),
+            f"{self.sync_us:.0f}",
+        )
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroRow:
+    """What one small operation costs."""
+
+    name: str
+    microseconds: float
+    """The median."""
+    microseconds_best: float
+    note: str
+
+    HEADINGS = ("what", "us", "best", "note")
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (self.name, f"{self.microseconds:.2f}", f"{self.microseconds_best:.2f}", self.note)
+
+
+class Row(Protocol):
+    """What a table is made of."""
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+
+
+def throughput_rows(
+    measured: Mapping[str, Measured],
+    *,
+    clients: int,
+    value_bytes: int,
+    sync_us: float,
+) -> list[ThroughputRow]:
+    """A row for each contestant; each has the same number of results, in the order of the runs."""
+    base = [result.ops_per_second for result in measured[BASE].embedded]
+    rows = []
+    for name, results in measured.items():
+        speeds = [result.ops_per_second for result in results.embedded]
+        ratios = [speed / of_base for speed, of_base in zip(speeds, base, strict=True)]
+        p50_ms = median(result.p50_ms for result in results.embedded)
+        network_speed = _median([result.ops_per_second for result in results.network])
+        rows.append(
+            ThroughputRow(
+                engine=name,
+                clients=clients,
+                ops_per_second=median(speeds),
+                ops_per_second_best=max(speeds),
+                p50_ms=p50_ms,
+                p99_ms=median(result.p99_ms for result in results.embedded),
+                p50_in_syncs=p50_ms * 1e3 / sync_us,
+                ratio_to_bare=median(speeds) / median(base),
+                ratio_min=min(ratios),
+                ratio_max=max(ratios),
+                network_ops_per_second=network_speed,
+                network_p50_ms=_median([result.p50_ms for result in results.network]),
+                network_p99_ms=_median([result.p99_ms for result in results.network]),
+                network_ratio_to_bare=network_speed and network_speed / median(base),
+                repeats=len(speeds),
+                value_bytes=value_bytes,
+                sync_us=sync_us,
+            )
+        )
+    return rows
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
+
+
+def to_json(rows: Sequence[ThroughputRow] | Sequence[MicroRow]) -> str:
+    """One array of one object per row."""
+    return json.dumps(
+        [
+            {
+                name: round(value, 4) if isinstance(value, float) else value
+                for name, value in asdict(row).items()
+            }
+            for row in rows
+        ],
+        indent=1,
+    )
+
+
+def to_table(headings: Sequence[str], rows: Sequence[Row]) -> str:
+    """Aligned columns: the first to the left, numbers to the right."""
+    lines = [headings, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if position == 0 else cell.rjust(width)
+            for position, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

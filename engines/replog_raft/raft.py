@@ -1,0 +1,539 @@
+"""The Raft engine: the term rule, elections, and what every role shares.
+
+The names are the paper's, the actions those of its TLA+ specification.  What a leader does is in
+:mod:`replog_raft.leader`, what a follower does with entries in :mod:`replog_raft.follower`.
+
+Three additions to the paper's basic algorithm belong together, because each alone has a hole:
+
+* **Pre-vote** (thesis §9.6): an election begins with a round that raises no term, so a node that
+  was cut off cannot depose a healthy leader with the high term that it counted up alone.
+* **Check-quorum** (thesis §6.2): a leader that hears no quorum for an election timeout steps down,
+  so that it does not hold back its clients or keep a part of the nodes faithful to it.
+* **Stickiness** (thesis §4.2.3): who heard a leader within the shortest election timeout ignores
+  requests for votes, so a partially connected node cannot disturb it either.
+
+With them a message of a lower term must be answered, with the own term: silence would leave a node
+in a higher term deaf for ever, since the leader would never learn of that term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from replog.engine import EngineSetup
+from replog.errors import InvariantViolated, NotLeader
+from replog.logview import LogView
+from replog.quorum import Majority
+from replog.types import (
+    NO_NODE,
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    NodeId,
+    Ready,
+    Role,
+    SoftState,
+    Status,
+    Term,
+)
+from replog_raft import follower as following
+from replog_raft import leader as leading
+from replog_raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    RequestVote,
+    TimeoutNow,
+    Vote,
+)
+from replog_raft.options import RaftOptions
+
+TABLE: Final[dict[Role, dict[type, str]]] = {
+    Role.FOLLOWER: {
+        RequestVote: "handle_request_vote",
+        Vote: "ignore",
+        AppendEntries: "handle_append_entries",
+        AppendReply: "ignore",
+        Heartbeat: "handle_heartbeat",
+        HeartbeatReply: "ignore",
+        TimeoutNow: "handle_timeout_now",
+    },
+    Role.PRE_CANDIDATE: {
+        RequestVote: "handle_request_vote",
+        Vote: "handle_pre_vote_reply",
+        AppendEntries: "handle_append_entries",
+        AppendReply: "ignore",
+        Heartbeat: "handle_heartbeat",
+        HeartbeatReply: "ignore",
+        TimeoutNow: "handle_timeout_now",
+    },
+    Role.CANDIDATE: {
+        RequestVote: "handle_request_vote",
+        Vote: "handle_vote_reply",
+        AppendEntries: "handle_append_entries",
+        AppendReply: "ignore",
+        Heartbeat: "handle_heartbeat",
+        HeartbeatReply: "ignore",
+        TimeoutNow: "ignore",
+    },
+    Role.LEADER: {
+        RequestVote: "handle_request_vote",
+        Vote: "ignore",
+        AppendEntries: "refuse_second_leader",
+        AppendReply: "handle_append_reply",
+        Heartbeat: "refuse_second_leader",
+        HeartbeatReply: "handle_heartbeat_reply",
+        TimeoutNow: "ignore",
+    },
+}
+"""What a node does with a message of its own term, by role.  Total; see ``Raft.step``."""
+
+
+class Raft:
+    """One node's Raft (Raft figure 2)."""
+
+    __slots__ = (
+        "_after_sync",
+        "_attempt",
+        "_durable",
+        "_election_elapsed",
+        "_election_ticks",
+        "_handed_index",
+        "_is_hard_state_new",
+        "_messages",
+        "_reported",
+        "_votes",
+        "commit_index",
+        "epoch",
+        "leader",
+        "leader_id",
+        "node_id",
+        "options",
+        "peer_ids",
+        "quorum",
+        "role",
+        "setup",
+        "term",
+        "view",
+        "voted_for",
+    )
+
+    def __init__(self, setup: EngineSetup) -> None:
+        assert isinstance(setup.options, RaftOptions)
+        self.setup = setup
+        self.options = setup.options
+        self.node_id = setup.node_id
+        self.epoch = setup.epoch
+        self.quorum = Majority(setup.epoch.voter_ids)
+        self.peer_ids = tuple(peer for peer in setup.epoch.voter_ids if peer != setup.node_id)
+        assert len(self.peer_ids) + 1 == len(setup.epoch.voters), "the node is not a voter"
+        self.term: Term = setup.hard_state.term
+        self.voted_for: NodeId = setup.hard_state.voted_for
+        self.view = LogView(setup.epoch.start_index - 1, setup.entries)
+        self.commit_index: LogIndex = self.view.base_index
+        self.role = Role.FOLLOWER
+        self.leader_id: NodeId = NO_NODE
+        self.leader: leading.Leader | None = None
+        """The variables of our leadership; ``None`` in every other role."""
+        self._votes: dict[NodeId, bool] = {}
+        """The answers to our (pre-)candidacy; empty in every other role."""
+        self._attempt = 0
+        """Elections begun since the term last changed or a leader was last heard."""
+        self._election_elapsed = 0
+        """Ticks since a leader was heard, a vote was given, or an election was begun."""
+        self._election_ticks = 0
+        self._draw_election_ticks()
+        self._durable = setup.hard_state
+        self._is_hard_state_new = False
+        self._handed_index: LogIndex = self.view.base_index
+        """Everything up to here was handed out to be applied."""
+        self._messages: list[Message] = []
+        self._after_sync: list[Message] = []
+        self._reported = self.soft_state
+
+    @property
+    def soft_state(self) -> SoftState:
+        """The role and the known leader, as of now."""
+        return SoftState(self.role, self.leader_id)
+
+    # -- messages and the term rule --
+
+    def step(self, message: object) -> None:
+        """Take one message: first the rule of terms, then the table."""
+        assert isinstance(message, Message)
+        if message.epoch != self.epoch.number or message.sender not in self.peer_ids:
+            return
+        if message.term != self.term and not self._admit_term(message):
+            return
+        _HANDLERS[self.role][type(message)](self, message)
+
+    def _admit_term(self, message: Message) -> bool:
+        """Apply the rule of terms (Raft §5.1) to a message of another term; whether to go on."""
+        if message.term < self.term:
+            if isinstance(message, RequestVote | AppendEntries | Heartbeat):
+                self._answer_with_term(message)
+            return False
+        if isinstance(message, RequestVote):
+            if self._hears_leader and not message.transfer:
+                return False  # thesis §4.2.3: neither the term nor a vote
+            if message.pre:
+                return True  # thesis §9.6: a pre-vote raises no term
+        if isinstance(message, Vote) and message.pre and message.granted:
+            return True  # the term that we asked about, in which nobody is yet
+        self.update_term(message.term)
+        return True
+
+    @property
+    def _hears_leader(self) -> bool:
+        if self.role is Role.LEADER:
+            return True
+        return (
+            self.leader_id != NO_NODE and self._election_elapsed < self.options.election_ticks_min
+        )
+
+    def _answer_with_term(self, message: RequestVote | AppendEntries | Heartbeat) -> None:
+        """Let a node that is behind learn our term; states nothing else."""
+        epoch, term, me, to = self.epoch.number, self.term, self.node_id, message.sender
+        answer: Message
+        if isinstance(message, RequestVote):
+            answer = Vote(epoch, term, me, to, granted=False, pre=message.pre)
+        else:
+            answer = HeartbeatReply(epoch, term, me, to, round=0)
+        self.send_stating_term(answer)
+
+    def update_term(self, term: Term) -> None:
+        """Enter a higher term as a follower without a vote (Raft §5.1)."""
+        assert term > self.term
+        self.term = term
+        self.voted_for = NO_NODE
+        self._is_hard_state_new = True
+        self._attempt = 0
+        if self.role is Role.FOLLOWER:
+            # Not a reset: only a leader's message or a granted vote puts an election off.
+            self.leader_id = NO_NODE
+            self._draw_election_ticks()
+        else:
+            self.become_follower(NO_NODE)
+
+    def ignore(self, message: Message) -> None:
+        """A stale answer, or an order that does not apply to the role."""
+
+    def refuse_second_leader(self, message: Message) -> None:
+        """Two leaders in one term: an election was broken (Raft §5.2, Election Safety)."""
+        raise InvariantViolated(
+            f"node {message.sender} acts as leader in term {self.term}, in which node "
+            f"{self.node_id} leads"
+        )
+
+    def handle_append_entries(self, message: AppendEntries) -> None:
+        """See :func:`replog_raft.follower.handle_append_entries`."""
+        following.handle_append_entries(self, message)
+
+    def handle_heartbeat(self, message: Heartbeat) -> None:
+        """See :func:`replog_raft.follower.handle_heartbeat`."""
+        following.handle_heartbeat(self, message)
+
+    def handle_append_reply(self, message: AppendReply) -> None:
+        """See :func:`replog_raft.leader.handle_append_reply`."""
+        leading.handle_append_reply(self, message)
+
+    def handle_heartbeat_reply(self, message: HeartbeatReply) -> None:
+        """See :func:`replog_raft.leader.handle_heartbeat_reply`."""
+        leading.handle_heartbeat_reply(self, message)
+
+    # -- elections (Raft §5.2) --
+
+    def handle_request_vote(self, message: RequestVote) -> None:
+        """Grant at most one vote per term, and only to a log that is up to date."""
+        ours = (self.view.last_term, self.view.last_index)
+        is_current = (message.last_term, message.last_index) >= ours  # Raft §5.4.1
+        epoch, me, to = self.epoch.number, self.node_id, message.sender
+        if message.pre:
+            granted = is_current and message.term > self.term
+            term = message.term if granted else self.term
+            self.send_stating_term(Vote(epoch, term, me, to, granted=granted, pre=True))
+            return
+        is_sticky = self._hears_leader and not message.transfer
+        if is_current and not is_sticky and self.voted_for in (NO_NODE, message.sender):
+            if self.voted_for == NO_NODE:
+                self.voted_for = message.sender
+                self._is_hard_state_new = True
+            self._election_elapsed = 0
+            self.send_after_sync(Vote(epoch, self.term, me, to, granted=True, pre=False))
+        else:
+            self.send_stating_term(Vote(epoch, self.term, me, to, granted=False, pre=False))
+
+    def campaign(self) -> None:
+        """Begin an election with a pre-vote; a leader has nothing to win."""
+        if self.role is Role.LEADER:
+            return
+        self._attempt += 1
+        self._become_candidate(Role.PRE_CANDIDATE)
+        self._request_votes(self.term + 1, pre=True, transfer=False)
+        self._count_vote(self.node_id, granted=True)  # binds nobody, so nothing need be on disk
+
+    def handle_timeout_now(self, message: TimeoutNow) -> None:
+        """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
+        self._start_election(transfer=True)
+
+    def _start_election(self, transfer: bool) -> None:
+        """Raise the term, vote for ourselves and ask the others, once that is on disk."""
+        self.update_term(self.term + 1)
+        self.voted_for = self.node_id
+        self._become_candidate(Role.CANDIDATE)
+        self._request_votes(self.term, pre=False, transfer=transfer)
+
+    def _become_candidate(self, role: Role) -> None:
+        self.role = role
+        self.leader_id = NO_NODE
+        self._votes = {}
+        self._election_elapsed = 0
+        self._draw_election_ticks()
+
+    def _request_votes(self, term: Term, pre: bool, transfer: bool) -> None:
+        send = self.send if pre else self.send_after_sync
+        for peer in self.peer_ids:
+            send(
+                RequestVote(
+                    self.epoch.number,
+                    term,
+                    self.node_id,
+                    peer,
+                    last_index=self.view.last_index,
+                    last_term=self.view.last_term,
+                    pre=pre,
+                    transfer=transfer,
+                )
+            )
+
+    def handle_pre_vote_reply(self, message: Vote) -> None:
+        """Count an answer to our pre-vote."""
+        asked_term = self.term + 1 if message.granted else self.term
+        if message.pre and message.term == asked_term:
+            self._count_vote(message.sender, message.granted)
+
+    def handle_vote_reply(self, message: Vote) -> None:
+        """Count an answer to our candidacy."""
+        if not message.pre:
+            self._count_vote(message.sender, message.granted)
+
+    def _count_vote(self, voter: NodeId, granted: bool) -> None:
+        self._votes.setdefault(voter, granted)
+        if self.quorum.is_quorum([node for node, vote in self._votes.items() if vote]):
+            if self.role is Role.PRE_CANDIDATE:
+                self._start_election(transfer=False)
+            else:
+                self._become_leader()
+        elif self.quorum.is_blocked([node for node, vote in self._votes.items() if not vote]):
+            self.become_follower(NO_NODE)
+
+    def _become_leader(self) -> None:
+        self._leave_role()
+        self.role = Role.LEADER
+        self.leader_id = self.node_id
+        self.leader = leading.start_leading(self)
+
+    def become_follower(self, leader_id: NodeId) -> None:
+        """Follow ``leader_id`` (or nobody yet) in the current term."""
+        self._leave_role()
+        self.role = Role.FOLLOWER
+        self.leader_id = leader_id
+        self._election_elapsed = 0
+        self._draw_election_ticks()
+
+    def _leave_role(self) -> None:
+        self.leader = None
+        self._votes = {}
+
+    def follow(self, leader_id: NodeId) -> None:
+        """A message of the current term's leader came: elections are put off (Raft §5.2)."""
+        if self.role is not Role.FOLLOWER:
+            self.become_follower(leader_id)
+        self.leader_id = leader_id
+        self._attempt = 0
+        self._election_elapsed = 0
+
+    # -- time --
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+        if self.leader is not None:
+            leading.tick(self, self.leader)
+            return
+        if self.role is Role.CANDIDATE and self._durable.term != self.term:
+            # Our vote is on its way to disk and the requests wait for it: nobody can have
+            # answered.  Beginning anew would give a slow disk one more write per timeout.
+            return
+        self._election_elapsed += 1
+        if self._election_elapsed >= self._election_ticks:
+            self.campaign()
+
+    def _draw_election_ticks(self) -> None:
+        self._election_ticks = self.options.election_ticks(
+            self.setup.seed, self.node_id, self.term, self._attempt
+        )
+
+    # -- proposals --
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
+        """Append one entry at the leader; see the contract."""
+        leader = self.leader
+        if leader is None:
+            raise NotLeader(self.node_id, self.leader_id)
+        leading.check_admission(self, leader)
+        return leading.append_entry(self, leader, kind, data)
+
+    def transfer(self, to: NodeId) -> None:
+        """Hand leadership to a peer; see the contract."""
+        if self.leader is None:
+            raise NotLeader(self.node_id, self.leader_id)
+        leading.transfer(self, self.leader, to)
+
+    # -- the one door out --
+
+    def send(self, message: Message) -> None:
+        """To leave at once: it binds nobody, or what it binds is durable."""
+        self._messages.append(message)
+
+    def send_after_sync(self, message: Message) -> None:
+        """To leave when everything up to now is durable."""
+        self._after_sync.append(message)
+
+    def send_stating_term(self, message: Message) -> None:
+        """To leave at once if the term that it states is on disk already."""
+        is_durable = self._durable.term == self.term
+        (self._messages if is_durable else self._after_sync).append(message)
+
+    def acknowledge(self, message: AppendReply) -> None:
+        """Acknowledge entries after the sync; the highest of one Ready stands for all."""
+        last = self._after_sync[-1] if self._after_sync else None
+        if (
+            isinstance(last, AppendReply)
+            and last.accepted
+            and (last.term, last.to) == (message.term, message.to)
+            and last.match_index <= message.match_index
+        ):
+            self._after_sync[-1] = message
+            return
+        self._after_sync.append(message)
+
+    def ready(self) -> Ready | None:
+        """Everything that has come up since the last call, in the order of its duties."""
+        committed = self._take_committed()
+        if self.leader is not None:
+            # Held back for as long as one Ready takes, not while a backlog is applied.
+            is_notice_held = bool(committed) and self._handed_index == self.commit_index
+            leading.send_appends(self, self.leader, is_notice_held)
+        hard_state: HardState | None = None
+        if self._is_hard_state_new:
+            self._is_hard_state_new = False
+            hard_state = HardState(self.epoch.number, self.term, self.voted_for)
+        truncate_from: LogIndex | None = None
+        entries: tuple[Entry, ...] = ()
+        if self.view.has_unsaved:
+            truncate_from, entries = self.view.take_unsaved()
+        soft_state: SoftState | None = None
+        if self.role is not self._reported.role or self.leader_id != self._reported.leader_id:
+            soft_state = self._reported = self.soft_state
+        messages, self._messages = self._messages, []
+        after_sync, self._after_sync = self._after_sync, []
+        ready = Ready(
+            messages, hard_state, truncate_from, entries, after_sync, committed, soft_state
+        )
+        is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
+        return None if is_idle else ready
+
+    def _take_committed(self) -> tuple[Entry, ...]:
+        if self._handed_index == self.commit_index:
+            return ()
+        first = self._handed_index + 1
+        last = min(self.commit_index, self._handed_index + self.setup.limits.apply_entries_max)
+        self._handed_index = last
+        return self.view.slice(first, last)
+
+    def advance(self, ready: Ready) -> None:
+        """The writes of ``ready`` are durable: count our own vote, or our own copy."""
+        if ready.hard_state is not None:
+            self._durable = ready.hard_state
+            if self.role is Role.CANDIDATE and self._durable.term == self.term:
+                self._count_vote(self.node_id, granted=True)
+        if ready.entries or ready.truncate_from is not None:
+            self.view.advance_durable()
+            if self.leader is not None:
+                leading.advance_commit_index(self, self.leader)
+
+    # -- for people, tests and the model checker --
+
+    def status(self) -> Status:
+        """A read-only picture."""
+        progress = self.leader.progress if self.leader is not None else {}
+        return Status(
+            node_id=self.node_id,
+            engine=self.epoch.engine,
+            role=self.role,
+            leader_id=self.leader_id,
+            epoch=self.epoch.number,
+            term=self.term,
+            last_index=self.view.last_index,
+            durable_index=self.view.durable_index,
+            commit_index=self.commit_index,
+            applied_index=self._handed_index,
+            peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
+        )
+
+    def clone(self) -> Raft:
+        """An independent copy with the same future."""
+        copy: Raft = object.__new__(Raft)
+        for name in self.__slots__:
+            setattr(copy, name, getattr(self, name))
+        copy.view = self.view.clone()
+        copy.leader = None if self.leader is None else self.leader.clone()
+        copy._votes = self._votes.copy()
+        copy._messages = self._messages.copy()
+        copy._after_sync = self._after_sync.copy()
+        return copy
+
+    def key(self) -> Hashable:
+        """Equal for two engines of one node that behave alike from here on."""
+        return (
+            self.node_id,
+            self.term,
+            self.voted_for,
+            self.role.value,
+            self.leader_id,
+            self.commit_index,
+            self._handed_index,
+            self.view.key(),
+            None if self.leader is None else self.leader.key(),
+            tuple(sorted(self._votes.items())),
+            (self._attempt, self._election_elapsed, self._election_ticks),
+            (self._durable, self._is_hard_state_new),
+            (tuple(self._messages), tuple(self._after_sync)),
+            (self._reported.role.value, self._reported.leader_id),
+        )
+
+    def check(self) -> None:
+        """Assert what one node can see of itself (Raft figure 3)."""
+        self._demand(self._handed_index <= self.commit_index, "applied beyond the commit index")
+        self._demand(self.commit_index <= self.view.last_index, "committed beyond the log")
+        self._demand(self.view.durable_index <= self.view.last_index, "durable beyond the log")
+        self._demand(self.view.last_term <= self.term, "an entry of a term not yet entered")
+        is_leading = self.role is Role.LEADER
+        self._demand(is_leading == (self.leader is not None), "leader variables without the role")
+        if is_leading:
+            self._demand(self.voted_for == self.node_id, "leads without its own vote")
+            self._demand(self._durable.term == self.term, "leads in a term that is not durable")
+
+    def _demand(self, holds: bool, violation: str) -> None:
+        if not holds:
+            raise InvariantViolated(f"node {self.node_id} in term {self.term}: {violation}")
+
+
+_HANDLERS: Final[dict[Role, dict[type, Callable[..., None]]]] = {
+    role: {message: getattr(Raft, name) for message, name in row.items()}
+    for role, row in TABLE.items()
+}

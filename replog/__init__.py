@@ -1,0 +1,133 @@
+"""replog: a replicated log, and state machines on top of it.
+
+The public names, and nothing else.  A name below is imported when it is first used, so that
+``import replog`` costs little and needs no network library: a program that defines state machines
+only, and a command line that prints its version, never load one.
+
+=====================  ==========================================================================
+to write               use
+=====================  ==========================================================================
+a state machine        :class:`StateMachine`, :func:`command`, :func:`query`
+a program with a node  :func:`open_node`, :func:`load_config`
+a client               :class:`Client`
+an ``except`` clause   the classes of :mod:`replog.errors`
+=====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replog.errors import (
+    AddressError,
+    BadCommand,
+    CallerError,
+    CommandFailed,
+    CommandTooLarge,
+    ConfigError,
+    DirectoryError,
+    DumpUnavailable,
+    EntryReplaced,
+    FatalError,
+    FrameError,
+    HandshakeError,
+    InvalidCommand,
+    InvalidResult,
+    InvariantViolated,
+    LogDamaged,
+    NotDone,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    PeerError,
+    PlatformError,
+    PluginError,
+    Refused,
+    ReplogError,
+    SchemaError,
+    StateMachineCrashed,
+    StateMachineError,
+    StorageFailed,
+    Unavailable,
+    UnknownFormat,
+)
+
+if TYPE_CHECKING:
+    from replog.client import Client
+    from replog.config import load_config
+    from replog.node import open_node
+    from replog.statemachine import StateMachine, command, query
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    # State machines.
+    "StateMachine",
+    "command",
+    "query",
+    # Nodes and clients.
+    "open_node",
+    "Client",
+    "load_config",
+    # The caller's errors.
+    "ReplogError",
+    "CallerError",
+    "ConfigError",
+    "PluginError",
+    "DirectoryError",
+    "AddressError",
+    "PlatformError",
+    "NotDone",
+    "NotLeader",
+    "Overloaded",
+    "CommandTooLarge",
+    "BadCommand",
+    "EntryReplaced",
+    "Unavailable",
+    "Refused",
+    "DumpUnavailable",
+    "OutcomeUnknown",
+    # What state machines declare.
+    "StateMachineError",
+    "CommandFailed",
+    "InvalidCommand",
+    "InvalidResult",
+    # A peer's errors.
+    "PeerError",
+    "FrameError",
+    "SchemaError",
+    "HandshakeError",
+    # Ours: the node stops.
+    "FatalError",
+    "LogDamaged",
+    "StorageFailed",
+    "UnknownFormat",
+    "StateMachineCrashed",
+    "InvariantViolated",
+]
+
+# Hidden from the type checker: it would take every misspelt name for a public one.
+if not TYPE_CHECKING:
+    _HOMES = {
+        "StateMachine": "replog.statemachine",
+        "command": "replog.statemachine",
+        "query": "replog.statemachine",
+        "open_node": "replog.node",
+        "Client": "replog.client",
+        "load_config": "replog.config",
+    }
+
+    def __getattr__(name):
+        """Import a public name from its home on first use."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'replog' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        """The public names, imported or not."""
+        return sorted({*globals(), *__all__})

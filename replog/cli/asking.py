@@ -1,0 +1,200 @@
+"""Asking each node for itself: one connection, one question, one answer.
+
+A :class:`~replog.client.Client` looks for the leader; here the point is to hear from every node,
+from a lonely one too.  A node that cannot be asked is an answer as well, with the reason in a
+sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+import trio
+
+from replog.address import Address
+from replog.client_core import Answered, Broken, ClientCore, Event, Welcomed, failure_of
+from replog.errors import HandshakeError, ReplogError, SchemaError
+from replog.frames import FrameCodec, Outcome, ServerHello
+from replog.limits import Limits
+from replog.transport.connection import Connection, closing, connect
+from replog.types import NodeId, Role, record
+
+_LIMITS: Final = Limits()
+_CODEC: Final = FrameCodec(_LIMITS)
+
+
+@record
+class NodeAnswer:
+    """What one node said of itself, or why it did not."""
+
+    address: str
+    node_id: NodeId | None
+    """``None``: it is not known who is there."""
+    status: Mapping[str, object] | None
+    """``None``: it did not answer."""
+    problem: str | None
+    """Why it did not answer; ``None`` if it did."""
+    hello: ServerHello | None
+    """How it introduced itself; ``None`` if it did not."""
+
+    def number(self, key: str) -> int:
+        """A number of the status; 0 if there is none."""
+        value = (self.status or {}).get(key)
+        return value if isinstance(value, int) else 0
+
+    def text(self, key: str) -> str:
+        """A text of the status; empty if there is none."""
+        value = (self.status or {}).get(key)
+        return value if isinstance(value, str) else ""
+
+    def flag(self, key: str) -> bool:
+        """A truth of the status; False if there is none."""
+        return (self.status or {}).get(key) is True
+
+
+@record
+class ClusterAnswer:
+    """What the nodes of a cluster said, together."""
+
+    cluster_id: str | None
+    """``None``: no node answered."""
+    leader_id: NodeId | None
+    """The leader that a majority follows; ``None``: there is none."""
+    answers: Sequence[NodeAnswer]
+    """One for each node, by id; strangers whose id is not known come last."""
+
+
+async def ask_cluster(addresses: Sequence[str], seconds: float) -> ClusterAnswer:
+    """Ask the nodes at ``addresses`` and every other one that they name, all at once."""
+    answers: dict[str, NodeAnswer] = {}
+
+    async def ask(address: str) -> None:
+        answers[address] = await ask_status(address, seconds)
+
+    asked: dict[str, None] = {}
+    named = dict.fromkeys(addresses)
+    while named:
+        asked |= named
+        async with trio.open_nursery() as nursery:
+            for address in named:
+                nursery.start_soon(ask, address)
+        members = _members(answers.values())
+        # A node that was asked under another name than the cluster gives it is not asked again.
+        known = {answer.node_id for answer in answers.values()}
+        named = {
+            address: None
+            for node_id, address in members.items()
+            if address not in asked and node_id not in known
+        }
+    members = _members(answers.values())
+    ids = {address: node_id for node_id, address in members.items()}
+    by_node: dict[NodeId | str, NodeAnswer] = {}
+    for address, answer in answers.items():
+        node_id = answer.node_id if answer.node_id is not None else ids.get(address)
+        # The same node under two addresses counts once, and an answer counts more than none.
+        key = address if node_id is None else node_id
+        if key not in by_node or by_node[key].status is None:
+            by_node[key] = replace(answer, node_id=node_id)
+    ordered = sorted(
+        by_node.values(), key=lambda answer: (answer.node_id is None, answer.node_id or 0)
+    )
+    hellos = [answer.hello for answer in ordered if answer.hello is not None]
+    return ClusterAnswer(
+        cluster_id=hellos[0].cluster_id if hellos else None,
+        leader_id=followed_leader(ordered, len(members) or len(ordered)),
+        answers=ordered,
+    )
+
+
+def followed_leader(answers: Sequence[NodeAnswer], members_count: int) -> NodeId | None:
+    """The leader that a majority of the members follows; ``None``: there is none.
+
+    Only what is said of the highest term counts: a deposed leader may not know it yet.
+    """
+    term = max((answer.number("term") for answer in answers), default=0)
+    current = [answer for answer in answers if answer.number("term") == term]
+    leaders = [
+        answer.number("node") for answer in current if answer.text("role") == Role.LEADER.value
+    ]
+    if len(leaders) != 1:
+        return None
+    followers_count = sum(answer.number("leader") == leaders[0] for answer in current)
+    return leaders[0] if 2 * followers_count > members_count else None
+
+
+async def ask_status(address: str, seconds: float) -> NodeAnswer:
+    """Ask one node for its status; whatever goes wrong is the answer's ``problem``."""
+    hello: ServerHello | None = None
+    try:
+        with trio.fail_after(seconds):
+            parsed = Address.parse(address)
+            connection = await connect(parsed.host, parsed.port, _LIMITS.client_queue_bytes_max)
+            with closing(connection):
+                core = ClientCore[None](_CODEC, requests_max=1)
+                connection.queue(core.hello())
+                hello = await _next_hello(connection, core)
+                status = await _ask(connection, core, hello.node_id)
+    except trio.TooSlowError:
+        return _unanswered(address, hello, f"no answer within {seconds:g} s")
+    except OSError as failure:
+        return _unanswered(address, hello, _reason(failure))
+    except ReplogError as failure:
+        return _unanswered(address, hello, str(failure))
+    return NodeAnswer(address, hello.node_id, status, None, hello)
+
+
+async def _next_hello(connection: Connection, core: ClientCore[None]) -> ServerHello:
+    event = await _next_event(connection, core)
+    if not isinstance(event, Welcomed):
+        raise SchemaError("the node sent something else before its hello")
+    return event.hello
+
+
+async def _ask(
+    connection: Connection, core: ClientCore[None], node_id: NodeId
+) -> Mapping[str, object]:
+    connection.queue(core.request("status", b"", None)[1])
+    while True:
+        event = await _next_event(connection, core)
+        if isinstance(event, Answered):
+            break
+    if event.reply.outcome is not Outcome.DONE:
+        raise failure_of(event.reply, node_id, 0)
+    if not isinstance(event.value, dict):
+        raise SchemaError("the node's status is no map")
+    return cast("Mapping[str, object]", event.value)
+
+
+async def _next_event(connection: Connection, core: ClientCore[None]) -> Event[None]:
+    """The next thing that the node says; raises :class:`~replog.errors.PeerError`."""
+    connection.flush()
+    while data := await connection.receive():
+        for event in core.receive(data):
+            if isinstance(event, Broken):
+                raise event.failure
+            return event
+    raise HandshakeError("the connection ended before the answer")
+
+
+def _members(answers: Iterable[NodeAnswer]) -> Mapping[NodeId, str]:
+    """Every member that a node named, with its address."""
+    found: dict[NodeId, str] = {}
+    for answer in answers:
+        if answer.hello is not None:
+            found.update(answer.hello.members)
+    return found
+
+
+def _unanswered(address: str, hello: ServerHello | None, problem: str) -> NodeAnswer:
+    node_id = hello.node_id if hello is not None else None
+    return NodeAnswer(address, node_id, None, problem, hello)
+
+
+def _reason(failure: OSError) -> str:
+    """Why nobody could be reached; the system's own words, without its numbers."""
+    cause = failure
+    while isinstance(cause.__cause__, OSError):
+        cause = cause.__cause__
+    return cause.strerror or str(cause)

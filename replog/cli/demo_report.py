@@ -1,0 +1,106 @@
+"""How the demonstration shows what it found: for programs, for people, and while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from replog.types import NodeId, record
+
+
+@record
+class DemoResult:
+    """What one engine's run showed; its fields are the keys of ``replog demo --json``."""
+
+    engine: str
+    durable: bool
+    """Whether every node's log survives a power cut."""
+    nodes: int
+    writes: int
+    seconds: float
+    """From the first write to the last acknowledgement, the time without a leader included."""
+    acknowledged: int
+    unknown: int
+    lost: int
+    replicas_equal: bool
+    killed_node: NodeId
+    new_leader: NodeId
+    leaderless_ms: float
+    commits_per_second: float
+    p50_ms: float
+    p99_ms: float
+    applied_index: int
+    in_flight: int
+    words: Sequence[tuple[str, int]]
+    """The most frequent words with their counts."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was lost and all replicas are equal."""
+        return self.lost == 0 and self.replicas_equal
+
+
+def document_of(result: DemoResult) -> dict[str, object]:
+    """The result as JSON shows it."""
+    document: dict[str, object] = {
+        name: getattr(result, name) for name in DemoResult.__annotations__
+    }
+    document["words"] = [{"word": word, "count": count} for word, count in result.words]
+    return document
+
+
+def print_result(result: DemoResult) -> None:
+    """Show the result to people, on standard output."""
+    durability = "synced to disk" if result.durable else "NOT durable"
+    lost = f"{result.lost:,}" + ("" if result.lost == 0 else "   <-- this must never happen")
+    equal = "yes, byte for byte" if result.replicas_equal else "NO   <-- this must never happen"
+    rows = (
+        ("acknowledged writes", f"{result.acknowledged:,} in {result.seconds:.1f} s"),
+        ("commits per second", f"{result.commits_per_second:,.0f}"),
+        (
+            "latency",
+            f"p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms, the failure included",
+        ),
+        (
+            "leader killed",
+            f"node {result.killed_node}; node {result.new_leader} took over",
+        ),
+        ("time without a leader", f"{result.leaderless_ms:.0f} ms"),
+        ("unknown, then settled", f"{result.unknown:,}"),
+        ("lost", lost),
+        ("replicas equal", equal),
+    )
+    print(
+        f"{result.engine}: {result.nodes} nodes, logs {durability}, "
+        f"{result.in_flight} writes in flight"
+    )
+    for name, text in rows:
+        print(f"  {name:<22} {text}")
+    print("  the most frequent words, as counted in the cluster:")
+    width = max((len(f"{count:,}") for _, count in result.words), default=0)
+    for word, count in result.words:
+        print(f"    {count:>{width},}  {word}")
+
+
+class Progress:
+    """One line on standard error that is rewritten in place; silent unless it is a terminal."""
+
+    def __init__(self, engine: str) -> None:
+        self.is_shown = sys.stderr.isatty()
+        self.phase = "starting the nodes"
+        """What is being done, in a few words."""
+        self._engine = engine
+
+    def show(self, acknowledged_count: int) -> None:
+        """Rewrite the line."""
+        if self.is_shown:
+            line = f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}"
+            # Cut to one line, and what the line before had more is erased.
+            sys.stderr.write(f"\r{line[:100]}\x1b[K")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Leave no trace of the line."""
+        if self.is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -1,0 +1,190 @@
+"""The contract between a consensus engine and everything around it.  Read this first.
+
+An *engine* is a deterministic object that decides; it never acts.  It has no clock, no randomness
+and no I/O.  Messages and ticks go in; what must be done comes out through one door, ``ready()``.
+Raft and Multi-Paxos both stand behind this protocol, and no shared code asks which one it serves.
+
+The rules of the contract:
+
+* **Time arrives as integer ticks.**  Jitter is a function of (seed, node, term, attempt), so clones
+  agree and replays are exact; an attempt that does not raise the term must not repeat its timing.
+* **One door out.**  ``ready()`` hands out everything that has come up since the last call, as one
+  :class:`~replog.types.Ready`, whose fields stand in the order of the duties:
+
+  1. ``messages`` may leave at once: they state only what is already durable, or promise nothing.
+  2. ``hard_state``, ``truncate_from`` and ``entries`` are made durable, as one atomic write.
+  3. ``advance(ready)`` is called when they are.  Several Readys may be on their way to disk; they
+     are advanced in order, on the engine that issued them.  A Ready that writes nothing is
+     advanced too, in its turn.
+  4. ``messages_after_sync`` leave only when this Ready *and every earlier one* are durable, even
+     if this one writes nothing: an acknowledgement repeated for a duplicate must not overtake the
+     sync of the first.  Votes, promises, acknowledgements of entries, and the requests for votes
+     and promises are in this list: a candidate that crashed after asking must not vote again in
+     the same term.
+  5. ``committed`` is applied.  Each index is handed out exactly once, in order, without gaps.
+
+* **Durable before counted.**  A candidate counts its own vote, and a leader its own copy of an
+  entry, only at ``advance``.  ``advance`` marks an index durable only if the log still holds the
+  very same (epoch, term, index): the entry may have been replaced meanwhile.
+* **A slow disk deposes nobody.**  What states only a term already on disk (the answer to a
+  heartbeat) is in ``messages``.
+* **Commit and notice.**  A Ready that hands out committed entries may hold back the bare notice
+  of the new commit index to the peers until the next ``ready()``: what the driver proposes in
+  between carries it for nothing.  The driver calls ``ready()`` until it returns ``None``.
+* **Entries travel as they are.**  A message holds :class:`~replog.types.Entry` records; their
+  bodies were encoded once and are spliced, never decoded, on the way.
+* **Role variables die with the role**: one record per role, replaced at each change.
+* An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`,
+  :mod:`~replog.logview`) and calls them; a part never calls back.
+* ``clone()``, ``key()`` and ``check()`` serve the model checker and the invariants: a clone shares
+  nothing mutable, equal keys mean equal futures, ``check`` raises
+  :class:`~replog.errors.InvariantViolated`.
+
+An engine comes as a *plugin*: an object behind an entry point of the group ``replog.engines``,
+which brings its message records with their schemas and limits, so that :mod:`replog.wire` can carry
+them without knowing any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from enum import Enum
+from typing import Protocol
+
+from replog.limits import Limits
+from replog.types import (
+    Entry,
+    EntryKind,
+    Epoch,
+    HardState,
+    NodeId,
+    Ready,
+    SoftState,
+    Status,
+    Term,
+    record,
+)
+
+
+class Engine(Protocol):
+    """One node's part in the agreement on one log.  See the module's essay for the contract."""
+
+    @property
+    def term(self) -> Term:
+        """The highest term seen; may not be durable yet."""
+
+    @property
+    def soft_state(self) -> SoftState:
+        """The role and the known leader, as of now."""
+
+    def step(self, message: object) -> None:
+        """Take one message from a peer.  Stale ones are answered or ignored, never an error."""
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
+        """Append one entry at the leader and return it.
+
+        Raises :class:`~replog.errors.NotLeader` at any other node and
+        :class:`~replog.errors.Overloaded` above ``limits.uncommitted_bytes_max`` or while
+        leadership is being handed over; in both cases nothing was proposed.
+        """
+
+    def campaign(self) -> None:
+        """Try to become leader now, without waiting for a timeout."""
+
+    def transfer(self, to: NodeId) -> None:
+        """Hand leadership to ``to`` (thesis §3.10); raises ``NotLeader`` or ``CallerError``."""
+
+    def ready(self) -> Ready | None:
+        """Everything that is to be done since the last call; ``None`` when there is nothing."""
+
+    def advance(self, ready: Ready) -> None:
+        """The writes of ``ready`` and of every earlier one are durable."""
+
+    def status(self) -> Status:
+        """A read-only picture; ``applied_index`` is what was handed out to be applied."""
+
+    def clone(self) -> Engine:
+        """An independent copy with the same future."""
+
+    def key(self) -> Hashable:
+        """A value that is equal for two engines iff they behave alike from here on."""
+
+    def check(self) -> None:
+        """Assert the invariants that one node can see of itself."""
+
+
+class FieldKind(Enum):
+    """What a field of a message may hold; :mod:`replog.wire` checks it strictly."""
+
+    BOOL = "bool"
+    U16 = "u16"
+    """A node id."""
+    U32 = "u32"
+    """An epoch number."""
+    U64 = "u64"
+    """A term, an index or a count."""
+    ENTRIES = "entries"
+    """A sequence of entries; at most one such field per message, spliced behind the others."""
+
+
+@record
+class MessageSpec:
+    """How one message of an engine travels."""
+
+    number: int
+    """1 to 63, fixed for ever within the engine's protocol."""
+    record: type
+    """The record class; its fields are exactly those of ``fields``, in the same order.
+
+    Every message has the fields ``epoch``, ``term``, ``sender`` and ``to``.
+    """
+    fields: Mapping[str, FieldKind]
+    bytes_max: int | None
+    """The largest frame content; ``None``: ``limits.frame_bytes_max`` (carries entries)."""
+
+
+@record
+class EngineSetup:
+    """Everything that an engine starts from: its identity and what its storage held."""
+
+    node_id: NodeId
+    epoch: Epoch
+    hard_state: HardState
+    """What was recovered; (epoch, 0, nobody) in a fresh directory."""
+    entries: Sequence[Entry]
+    """What was recovered, contiguous from ``epoch.start_index``; all of it is durable."""
+    limits: Limits
+    options: object
+    """An instance of the plugin's ``options`` class."""
+    seed: int
+    """Salt for the jitter of timeouts."""
+
+
+class EnginePlugin(Protocol):
+    """What an entry point of the group ``replog.engines`` names."""
+
+    @property
+    def name(self) -> str:
+        """The name that a configuration uses."""
+
+    @property
+    def title(self) -> str:
+        """One line for people: what it is, and from which paper."""
+
+    @property
+    def options(self) -> type:
+        """A record class of int, float, bool and str fields, all with defaults.
+
+        Its method ``problems() -> list[str]`` names every relation that does not hold, as
+        ``key: sentence``.
+        """
+
+    @property
+    def messages(self) -> Sequence[MessageSpec]:
+        """Every message of the engine's protocol."""
+
+    def create(self, setup: EngineSetup) -> Engine:
+        """Make the engine of one node."""

@@ -1,0 +1,105 @@
+"""How entries are laid out as bytes: the same in every frame and in the log on disk.
+
+Entries travel as *runs*: stretches of one epoch and term at contiguous indexes.  A run is
+
+=================  ====================================================================
+part               content (big-endian)
+=================  ====================================================================
+head               epoch (u32), term (u64), first index (u64), count (u32)
+lengths            ``count`` body lengths (u32 each)
+bodies             the bodies, back to back, as they were encoded at birth
+=================  ====================================================================
+
+The columns make one ``struct`` call and one join of a whole batch; a head per entry would cost
+more than everything else that is done for the entry.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from replog.errors import SchemaError
+from replog.types import BODY_HEAD_BYTES, Entry
+
+_RUN_HEAD: Final = struct.Struct(">IQQI")
+RUN_HEAD_BYTES: Final = _RUN_HEAD.size
+ENTRY_OVERHEAD_BYTES_MAX: Final = RUN_HEAD_BYTES + 4
+"""What an entry takes beside its body, at most: as a run of its own."""
+
+
+def pack_entries(entries: Sequence[Entry]) -> bytes:
+    """The bytes of entries, which ascend by index; their terms may differ in any way."""
+    if not entries:
+        return b""
+    first = entries[0]
+    count = len(entries)
+    # Indexes ascend, so a span as long as the count has no gap.
+    if (
+        entries[-1].index - first.index == count - 1
+        and [entry.term for entry in entries].count(first.term) == count
+        and [entry.epoch for entry in entries].count(first.epoch) == count
+    ):
+        return _pack_run(entries)
+    runs: list[bytes] = []
+    start = 0
+    for at in range(1, count + 1):
+        if at < count and _continues(entries[at - 1], entries[at]):
+            continue
+        runs.append(_pack_run(entries[start:at]))
+        start = at
+    return b"".join(runs)
+
+
+def _continues(before: Entry, after: Entry) -> bool:
+    return (
+        after.term == before.term
+        and after.epoch == before.epoch
+        and after.index == before.index + 1
+    )
+
+
+def _pack_run(entries: Sequence[Entry]) -> bytes:
+    first = entries[0]
+    bodies = [entry.body for entry in entries]
+    count = len(bodies)
+    return b"".join(
+        (
+            _RUN_HEAD.pack(first.epoch, first.term, first.index, count),
+            struct.pack(f">{count}I", *map(len, bodies)),
+            *bodies,
+        )
+    )
+
+
+def unpack_entries(data: bytes, start: int = 0) -> list[Entry]:
+    """The entries in ``data`` from ``start`` to its end.
+
+    Raises :class:`~replog.errors.SchemaError` when the bytes are not exactly a sequence of runs
+    whose indexes ascend; nothing is allocated beyond the size of ``data``.
+    """
+    entries: list[Entry] = []
+    end = len(data)
+    offset = start
+    index_min = 1
+    while offset < end:
+        if end - offset < RUN_HEAD_BYTES:
+            raise SchemaError("a run of entries is cut off in its head")
+        epoch, term, first_index, count = _RUN_HEAD.unpack_from(data, offset)
+        offset += RUN_HEAD_BYTES
+        if count == 0 or count * 4 > end - offset:
+            raise SchemaError(f"a run of entries claims {count} entries, which do not fit")
+        if first_index < index_min or first_index + count > 1 << 64:
+            raise SchemaError(f"a run of entries starts at index {first_index}, out of order")
+        lengths = struct.unpack_from(f">{count}I", data, offset)
+        offset += 4 * count
+        if sum(lengths) > end - offset or min(lengths) < BODY_HEAD_BYTES:
+            raise SchemaError("a run of entries has a body that is too short or cut off")
+        index = first_index
+        for length in lengths:
+            entries.append(Entry(epoch, index, term, data[offset : offset + length]))
+            offset += length
+            index += 1
+        index_min = index
+    return entries

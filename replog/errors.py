@@ -1,0 +1,168 @@
+"""The errors of replog, in three families.
+
+* **The caller's** (:class:`CallerError`): something asked for cannot be had.  Returned to the
+  caller; one sentence that names the thing and the remedy.  Proposals end in exactly one of three
+  outcomes: *done* (a result), *definitely not done* (:class:`NotDone`) or *unknown*
+  (:class:`OutcomeUnknown`).
+* **A peer's** (:class:`PeerError`): bytes that no correct peer sends.  The connection is closed.
+* **Ours** (:class:`FatalError`): going on would endanger safety.  The node stops; never caught.
+
+Stale messages are not errors.
+"""
+
+from __future__ import annotations
+
+
+class ReplogError(Exception):
+    """The root of every error that replog raises on purpose."""
+
+
+class CallerError(ReplogError):
+    """Something asked for cannot be had; the message says what and what to do about it."""
+
+
+class ConfigError(CallerError):
+    """The configuration is wrong; ``problems`` holds every mistake, each with its key's path."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.source = source
+        self.problems = problems
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+
+
+class PluginError(CallerError):
+    """A named engine, storage or state machine is not installed, or is not what it claims."""
+
+
+class DirectoryError(CallerError):
+    """A node's directory is missing, populated, in use, or belongs to somebody else."""
+
+
+class AddressError(CallerError):
+    """An address cannot be listened on or connected to."""
+
+
+class PlatformError(CallerError):
+    """The operating system lacks what durability needs."""
+
+
+class NotDone(CallerError):
+    """The proposal was definitely not done and never will be; it may be sent again safely."""
+
+
+class NotLeader(NotDone):
+    """This node does not lead; ``leader_id`` is its best hint (0: it knows none)."""
+
+    def __init__(self, node_id: int, leader_id: int) -> None:
+        self.node_id = node_id
+        self.leader_id = leader_id
+        hint = f"node {leader_id} does" if leader_id else "it knows no leader at the moment"
+        super().__init__(f"node {node_id} does not lead the cluster; {hint}")
+
+
+class Overloaded(NotDone):
+    """The leader's limits are reached; try again a little later."""
+
+
+class CommandTooLarge(NotDone):
+    """The command exceeds ``limits.command_bytes_max``."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        super().__init__(
+            f"the command has {size_bytes} bytes, above limits.command_bytes_max = {limit_bytes}"
+        )
+
+
+class BadCommand(NotDone):
+    """The command cannot be decoded, or the state machine has none of that name and shape."""
+
+
+class EntryReplaced(NotDone):
+    """Another entry was committed at the index of the proposal."""
+
+
+class Unavailable(NotDone):
+    """No node could be reached, or none leads, within the deadline; nothing was sent."""
+
+
+class Refused(Unavailable):
+    """Every address answered, and each that it will not do: asking again would change nothing."""
+
+
+class DumpUnavailable(CallerError):
+    """The state machine cannot show its state; the message says what to add to it."""
+
+
+class OutcomeUnknown(CallerError):
+    """The command may or may not have been done: the leader was lost or the deadline passed."""
+
+
+class StateMachineError(ReplogError):
+    """Base of the errors that a state machine declares: they are replicated *results*.
+
+    Raise a subclass in a command and every replica computes the same outcome; the caller gets it
+    back as :class:`CommandFailed` (or, embedded, as the very exception).  Any other exception in a
+    command stops the node.
+    """
+
+
+class CommandFailed(StateMachineError):
+    """The command was applied and its result is the declared error ``name``."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
+class InvalidCommand(StateMachineError):
+    """An entry holds no command of this state machine: the replicated twin of ``BadCommand``.
+
+    Admission refuses such a payload, but a hostile or newer client may get one into the log; every
+    replica then computes this result and goes on.
+    """
+
+
+class InvalidResult(StateMachineError):
+    """The command was applied, but what it returned cannot travel to the client."""
+
+
+class PeerError(ReplogError):
+    """Bytes that no correct peer sends; the connection is closed and counted."""
+
+
+class FrameError(PeerError):
+    """A frame's magic, version, length or checksum is wrong."""
+
+
+class SchemaError(PeerError):
+    """A frame's content does not have the shape that its type promises."""
+
+
+class HandshakeError(PeerError):
+    """The other side is not who we want to talk to; the message says why."""
+
+
+class FatalError(ReplogError):
+    """Going on would endanger safety: the node stops."""
+
+
+class LogDamaged(FatalError):
+    """The log holds damage that is not a torn, unacknowledged tail."""
+
+
+class StorageFailed(FatalError):
+    """A write or a sync failed: what is on disk is not known any more."""
+
+
+class UnknownFormat(FatalError):
+    """An entry, envelope or file has a kind or version that this release does not know."""
+
+
+class StateMachineCrashed(FatalError):
+    """A state machine raised an error that it did not declare; no entry was skipped."""
+
+
+class InvariantViolated(FatalError):
+    """A rule of the protocol does not hold; this is a bug in replog or in a plugin."""

@@ -1,0 +1,84 @@
+"""Every limit of a node, in one record, with the relations between them.
+
+A queue that reaches its limit blocks or refuses; it does not grow.
+"""
+
+from __future__ import annotations
+
+from replog.types import record
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@record
+class Limits:
+    """The limits of one node; ``[limits]`` in the configuration file sets them."""
+
+    tick_ms: int = 20
+    """Milliseconds per tick, the engines' unit of time."""
+    command_bytes_max: int = 1 * MIB
+    """The largest command payload that is accepted."""
+    frame_bytes_max: int = 8 * MIB
+    """The largest frame that is read from a peer or a client."""
+    message_bytes_max: int = 1 * MIB
+    """How many bytes of entries a leader puts into one message (at least one entry fits)."""
+    in_flight_messages_max: int = 64
+    """Unanswered append messages per peer."""
+    in_flight_bytes_max: int = 16 * MIB
+    """Unanswered bytes of entries per peer."""
+    uncommitted_bytes_max: int = 64 * MIB
+    """Bytes of proposed but uncommitted entries above which a leader refuses proposals."""
+    apply_entries_max: int = 1024
+    """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
+    peer_queue_bytes_max: int = 32 * MIB
+    """Bytes queued for one slow peer before messages to it are dropped."""
+    client_queue_bytes_max: int = 16 * MIB
+    """Bytes of replies queued for one slow client before its connection is closed."""
+    client_connections_max: int = 1024
+    """Open client connections per node."""
+    client_requests_max: int = 4096
+    """Requests in flight per client connection."""
+    handshake_ms: int = 5_000
+    """How long a new connection may take to say who it is."""
+    connection_idle_ms: int = 10_000
+    """A peer connection on which nothing arrives for so long is closed (half-open)."""
+
+    def problems(self) -> list[str]:
+        """Every relation that does not hold, as ``key: sentence``."""
+        found = [
+            f"{name}: must be at least 1, not {value}"
+            for name, value in ((name, getattr(self, name)) for name in LIMIT_NAMES)
+            if value < 1
+        ]
+        overhead = 4 * KIB
+        if self.command_bytes_max + overhead > self.frame_bytes_max:
+            found.append(
+                f"command_bytes_max: {self.command_bytes_max} and {overhead} bytes of overhead do "
+                f"not fit into frame_bytes_max = {self.frame_bytes_max}"
+            )
+        if self.message_bytes_max + self.command_bytes_max + overhead > self.frame_bytes_max:
+            found.append(
+                f"message_bytes_max: {self.message_bytes_max} plus one command of "
+                f"{self.command_bytes_max} do not fit into frame_bytes_max = {self.frame_bytes_max}"
+            )
+        if self.frame_bytes_max > self.peer_queue_bytes_max:
+            found.append(
+                f"peer_queue_bytes_max: {self.peer_queue_bytes_max} is less than one frame "
+                f"(frame_bytes_max = {self.frame_bytes_max})"
+            )
+        if self.frame_bytes_max > self.client_queue_bytes_max:
+            found.append(
+                f"client_queue_bytes_max: {self.client_queue_bytes_max} is less than one frame "
+                f"(frame_bytes_max = {self.frame_bytes_max})"
+            )
+        if self.command_bytes_max > self.uncommitted_bytes_max:
+            found.append(
+                f"uncommitted_bytes_max: {self.uncommitted_bytes_max} is less than one command "
+                f"(command_bytes_max = {self.command_bytes_max})"
+            )
+        return found
+
+
+LIMIT_NAMES: tuple[str, ...] = tuple(Limits.__annotations__)
+"""The names of all limits, in the order of the record."""

@@ -1,0 +1,46 @@
+"""Quorum systems: predicates over sets of nodes, never counters.
+
+A counter cannot tell a duplicated answer from a second voter; a set can.  Any two quorums of one
+system meet in at least one voter, which is what carries a decision from one term to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from replog.types import LogIndex, NodeId, record
+
+
+class QuorumSystem(Protocol):
+    """Which sets of voters may decide."""
+
+    def is_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether ``nodes`` contains a quorum; nodes that are no voters do not matter."""
+
+    def is_blocked(self, refused: Collection[NodeId]) -> bool:
+        """Whether no quorum is left among the voters that are not in ``refused``."""
+
+    def committed_index(self, match: Mapping[NodeId, LogIndex]) -> LogIndex:
+        """The highest index that a quorum holds, where voter v holds up to ``match[v]``."""
+
+
+@record
+class Majority:
+    """More than half of the voters (Raft §5.1, PMS §2.1)."""
+
+    voters: tuple[NodeId, ...]
+
+    def is_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether more than half of the voters are in ``nodes``."""
+        present = sum(1 for voter in self.voters if voter in nodes)
+        return 2 * present > len(self.voters)
+
+    def is_blocked(self, refused: Collection[NodeId]) -> bool:
+        """Whether the voters outside ``refused`` are no majority any more."""
+        return not self.is_quorum([voter for voter in self.voters if voter not in refused])
+
+    def committed_index(self, match: Mapping[NodeId, LogIndex]) -> LogIndex:
+        """The median, rounded towards the lower index when the voters are even in number."""
+        held = sorted([match.get(voter, 0) for voter in self.voters])
+        return held[(len(held) - 1) // 2]

@@ -1,0 +1,174 @@
+"""The synchronous heart of a node: one engine, one state machine, and those who wait for results.
+
+The trio node and the test cluster both drive *this* object; it does no I/O and never blocks.  The
+driver's turn is::
+
+    step / tick / propose ...          whatever arrived
+    while (ready := replica.ready()) is not None:
+        send ready.messages
+        start making ready durable     (later, in order: advance, then send messages_after_sync)
+        replica.apply(ready)           waiters run, and may propose more
+
+The rules this module keeps: entries are applied in order, each once; a waiter gets the result only
+if the entry applied at its index is the one that it proposed, judged by the body (kind, origin and
+data), never by the term; every waiter is called exactly once; nothing that a state machine sees
+depends on who leads or on a local clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from replog.engine import Engine
+from replog.envelope import open_envelope, pack_envelope
+from replog.errors import (
+    CommandTooLarge,
+    EntryReplaced,
+    InvariantViolated,
+    OutcomeUnknown,
+    StateMachineCrashed,
+    StateMachineError,
+    UnknownFormat,
+)
+from replog.limits import Limits
+from replog.machine import ApplyContext, Machine
+from replog.types import Entry, EntryKind, LogIndex, NodeId, Ready, Role, Status, Waiter
+
+_NOOP: Final = int(EntryKind.NOOP)
+_COMMAND: Final = int(EntryKind.COMMAND)
+
+
+class Replica:
+    """One engine with the state machine that consumes its log."""
+
+    __slots__ = ("_command_bytes_max", "_pending", "applied_index", "engine", "machine", "time_ms")
+
+    def __init__(
+        self, engine: Engine, machine: Machine, limits: Limits, applied_index: LogIndex = 0
+    ) -> None:
+        self.engine = engine
+        self.machine = machine
+        self.applied_index = applied_index
+        """Everything up to here was applied."""
+        self.time_ms = 0
+        """The replicated time: the highest that a proposer stamped on an applied command."""
+        self._command_bytes_max = limits.command_bytes_max
+        self._pending: dict[LogIndex, tuple[bytes, Waiter]] = {}
+
+    # -- what arrives --
+
+    def step(self, message: object) -> None:
+        """Take one message from a peer."""
+        self.engine.step(message)
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+        self.engine.tick()
+
+    def campaign(self) -> None:
+        """Try to become leader now."""
+        self.engine.campaign()
+
+    def transfer(self, to: NodeId) -> None:
+        """Hand leadership to ``to``; raises ``NotLeader`` or ``CallerError``."""
+        self.engine.transfer(to)
+
+    def propose(self, payload: bytes, time_ms: int, waiter: Waiter) -> LogIndex:
+        """Propose one command; ``waiter`` is called once, when its outcome is known.
+
+        ``waiter(index, result, error)``: *done* with a result, or with a declared
+        :class:`~replog.errors.StateMachineError`, when ``index`` is above 0; else ``error`` says
+        whether it is *definitely not done* or *unknown*.  It must not raise.
+
+        Raises a :class:`~replog.errors.NotDone` when nothing was proposed; ``waiter`` is not
+        called then.
+        """
+        if len(payload) > self._command_bytes_max:
+            raise CommandTooLarge(len(payload), self._command_bytes_max)
+        entry = self.engine.propose(pack_envelope(payload, time_ms))
+        assert entry.index not in self._pending, "a lost leadership ends its waits"
+        self._pending[entry.index] = (entry.body, waiter)
+        return entry.index
+
+    # -- what is to be done --
+
+    def ready(self) -> Ready | None:
+        """The engine's next :class:`~replog.types.Ready`; ``None`` when there is nothing."""
+        return self.engine.ready()
+
+    def advance(self, ready: Ready) -> None:
+        """The writes of ``ready``, and of every earlier one, are durable."""
+        self.engine.advance(ready)
+
+    def apply(self, ready: Ready) -> None:
+        """Apply what ``ready`` committed, call the waiters, and end the waits of a lost leadership.
+
+        Raises a :class:`~replog.errors.FatalError` when an entry cannot be applied; it is not
+        skipped, and the replica must not go on.
+        """
+        if ready.committed:
+            self._apply_entries(ready.committed)
+        if ready.soft_state is not None and ready.soft_state.role is not Role.LEADER:
+            self.end_waits(
+                OutcomeUnknown(
+                    "the node lost its leadership before the command was committed; it may or may "
+                    "not be done: look, or repeat it only if repeating does no harm"
+                )
+            )
+
+    def _apply_entries(self, entries: Sequence[Entry]) -> None:
+        """Apply entries in order.  One loop: a call per entry would cost as much as its work."""
+        index = self.applied_index
+        if (entries[0].index, entries[-1].index) != (index + 1, index + len(entries)):
+            raise InvariantViolated(
+                f"entry {entries[0].index} was handed out to be applied, as the first of "
+                f"{len(entries)} up to {entries[-1].index}, after {index}"
+            )
+        apply = self.machine.apply
+        for entry in entries:
+            index += 1
+            result: object = None
+            error: StateMachineError | None = None
+            if entry.body[0] == _COMMAND:
+                time_ms, payload = open_envelope(entry)
+                if time_ms > self.time_ms:
+                    self.time_ms = time_ms
+                try:
+                    result = apply(ApplyContext(index, self.time_ms), payload)
+                except StateMachineError as declared:
+                    error = declared
+                except Exception as crash:
+                    raise StateMachineCrashed(
+                        f"the state machine raised {type(crash).__name__}: {crash} at entry "
+                        f"{index}; mend it and start the node again, which applies the entry again"
+                    ) from crash
+            elif entry.body[0] != _NOOP:
+                raise UnknownFormat(
+                    f"entry {index} is of kind {entry.body[0]}, which this release cannot apply; "
+                    "upgrade this node"
+                )
+            self.applied_index = index
+            waiting = self._pending.pop(index, None)
+            if waiting is not None:
+                body, waiter = waiting
+                if body == entry.body:
+                    waiter(index, result, error)
+                else:
+                    waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
+
+    def end_waits(self, error: Exception) -> None:
+        """Call every waiter with ``error``: the node stops, or leads no more."""
+        pending, self._pending = self._pending, {}
+        for _, waiter in pending.values():
+            waiter(0, None, error)
+
+    @property
+    def waiting_count(self) -> int:
+        """How many proposals have no outcome yet."""
+        return len(self._pending)
+
+    def status(self) -> Status:
+        """A read-only picture."""
+        return replace(self.engine.status(), applied_index=self.applied_index)

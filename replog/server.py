@@ -1,0 +1,345 @@
+"""The port for clients: requests in, replies out, many in flight on each connection.
+
+A connection begins with a handshake, in which the client learns who leads.  After that every
+request gets exactly one reply, in whatever order they end.  Only a leader takes proposals; another
+node answers "definitely not done" with its best hint.
+
+The rules this module keeps: requests in flight and queued replies are bounded per connection,
+connections per node; whatever is no correct client is refused with a sentence, counted, and logged
+at a limited rate; replies of one turn leave together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from replog.cbor import strict_dumps, strict_loads
+from replog.config import Config
+from replog.errors import (
+    CallerError,
+    HandshakeError,
+    InvalidResult,
+    NotDone,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    PeerError,
+    SchemaError,
+    StateMachineError,
+)
+from replog.frames import (
+    HANDSHAKE_LIMITS,
+    ClientHello,
+    FrameCodec,
+    FrameType,
+    Outcome,
+    Refusal,
+    Reply,
+    Request,
+    ServerHello,
+    refusal_of_first,
+)
+from replog.machine import Machine
+from replog.transport.connection import Connection, closing, take_over
+from replog.transport.listening import (
+    RateLimit,
+    close_listeners,
+    open_listeners,
+    receive_first,
+)
+from replog.types import NO_NODE, LogIndex, Status, Waiter
+from replog.wire import FrameReader, pack_frame
+
+if TYPE_CHECKING:
+    from replog.node import Node
+
+CLIENT_PROTOCOL_VERSION: Final = 1
+_KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
+_DUMP_ITEMS_MAX: Final = 10_000
+
+
+class _Session:
+    """One connected client and its requests in flight."""
+
+    __slots__ = ("connection", "in_flight")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.in_flight: set[int] = set()
+        """Request ids that have no reply yet; only ever looked up."""
+
+
+class ClientServer:
+    """Serves the clients of one node."""
+
+    def __init__(
+        self, node: Node, config: Config, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self._node = node
+        self._listen = config.node(node.node_id).client_listen
+        self._listeners: list[trio.SocketListener] = []
+        self._limits = config.limits
+        self._cluster_id = config.cluster_id
+        self._addresses = {member.id: str(member.client) for member in config.nodes}
+        self._log = log
+        self._codec = FrameCodec(config.limits)
+        self._sessions: dict[_Session, None] = {}
+        self._replied: dict[_Session, None] = {}
+        """Who has replies that did not leave yet."""
+        self._refusal_logs = RateLimit(per_second=1)
+        self.refused_count = 0
+        """Connections that were refused or broken off since the start."""
+        self._verbs: dict[str, Callable[[_Session, Request], None]] = {
+            "propose": self._propose,
+            "status": self._status,
+            "dump": self._dump,
+        }
+
+    def flush(self) -> None:
+        """Let the replies of this turn leave: one system call per client."""
+        replied, self._replied = self._replied, {}
+        for session in replied:
+            session.connection.flush()
+
+    async def open(self) -> None:
+        """Listen for clients; raises :class:`~replog.errors.AddressError`."""
+        self._listeners = await open_listeners(self._listen, "clients")
+
+    def close(self) -> None:
+        """Listen no more; may be called without ``run``."""
+        close_listeners(self._listeners)
+
+    async def run(self) -> None:
+        """Serve clients until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_watch)
+            nursery.start_soon(partial(trio.serve_listeners, self._serve, self._listeners))
+
+    async def _run_watch(self) -> None:
+        """Close the connections of clients that take no replies."""
+        idle_seconds = self._limits.connection_idle_ms / 1000
+        while True:
+            await trio.sleep(idle_seconds / 4)
+            deadline = trio.current_time() - idle_seconds
+            for session in list(self._sessions):
+                blocked_since = session.connection.blocked_since
+                if blocked_since is not None and blocked_since < deadline:
+                    session.connection.close()
+
+    # -- one client --
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        connection = take_over(stream, self._limits.client_queue_bytes_max)
+        session = _Session(connection)
+        with closing(connection):
+            try:
+                if len(self._sessions) >= self._limits.client_connections_max:
+                    raise HandshakeError(
+                        f"node {self._node.node_id} serves {len(self._sessions)} clients, which is "
+                        "limits.client_connections_max; close some or raise it"
+                    )
+                self._sessions[session] = None
+                reader = FrameReader(HANDSHAKE_LIMITS)
+                with trio.fail_after(self._limits.handshake_ms / 1000):
+                    await self._welcome(connection, reader)
+                reader.accept(self._codec.limits_of(FrameType.REQUEST, FrameType.KEEPALIVE))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(connection.run_writer)
+                    try:
+                        await self._receive_requests(session, reader)
+                    finally:
+                        nursery.cancel_scope.cancel()
+            except* (PeerError, trio.TooSlowError) as failures:
+                await self._refuse(connection, failures)
+            finally:
+                self._sessions.pop(session, None)
+                self._replied.pop(session, None)
+
+    async def _welcome(self, connection: Connection, reader: FrameReader) -> None:
+        frame_type, content = await receive_first(connection, reader)
+        if refusal := refusal_of_first(FrameType.CLIENT_HELLO, frame_type):
+            raise HandshakeError(refusal)
+        hello = self._codec.decode(frame_type, content)
+        assert isinstance(hello, ClientHello)
+        if not hello.version_min <= CLIENT_PROTOCOL_VERSION <= hello.version_max:
+            raise HandshakeError(
+                f"node {self._node.node_id} speaks version {CLIENT_PROTOCOL_VERSION} of the client "
+                f"protocol, not {hello.version_min} to {hello.version_max}; upgrade the older one"
+            )
+        if hello.cluster_id not in ("", self._cluster_id):
+            raise HandshakeError(
+                f"this is cluster '{self._cluster_id}', not '{hello.cluster_id}'; check the "
+                "addresses that the client was given"
+            )
+        answer = ServerHello(
+            version=CLIENT_PROTOCOL_VERSION,
+            cluster_id=self._cluster_id,
+            node_id=self._node.node_id,
+            leader_id=self._node.status().leader_id,
+            members=tuple(sorted(self._addresses.items())),
+        )
+        connection.queue(self._codec.encode(answer))
+        connection.flush()
+
+    async def _receive_requests(self, session: _Session, reader: FrameReader) -> None:
+        connection = session.connection
+        while data := await connection.receive():
+            for frame_type, content in reader.feed(data):
+                if frame_type == FrameType.KEEPALIVE:
+                    connection.queue(_KEEPALIVE)
+                    self._replied[session] = None
+                    continue
+                request = self._codec.decode(frame_type, content)
+                assert isinstance(request, Request)
+                self._handle_request(session, request)
+            self._node.wake()
+
+    async def _refuse(
+        self, connection: Connection, failures: BaseExceptionGroup[BaseException]
+    ) -> None:
+        failure: BaseException = failures
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        reason = str(failure) or (
+            f"no handshake came within {self._limits.handshake_ms} ms (limits.handshake_ms)"
+        )
+        self.refused_count += 1
+        if self._refusal_logs.admits(trio.current_time()):
+            self._log.warning(
+                "connection_refused",
+                port="client",
+                caller=connection.peer_name(),
+                reason=reason,
+                refused_count=self.refused_count,
+            )
+        connection.queue(self._codec.encode(Refusal(reason)))
+        await connection.drain(seconds=1.0)
+
+    # -- requests --
+
+    def _handle_request(self, session: _Session, request: Request) -> None:
+        request_id = request.request_id
+        if request_id in session.in_flight:
+            raise SchemaError(f"request {request_id} was sent again before it was answered")
+        handle = self._verbs.get(request.verb)
+        if handle is None:
+            raise SchemaError(
+                f"'{request.verb[:40]}' is no request; there are {', '.join(self._verbs)}"
+            )
+        session.in_flight.add(request_id)
+        try:
+            if len(session.in_flight) > self._limits.client_requests_max:
+                raise Overloaded(
+                    f"the connection has {len(session.in_flight)} requests in flight, above "
+                    f"limits.client_requests_max = {self._limits.client_requests_max}"
+                )
+            handle(session, request)
+        except CallerError as error:
+            self._reply_error(session, request_id, 0, error)
+
+    def _propose(self, session: _Session, request: Request) -> None:
+        self._node.submit(request.body, self._waiter(session, request.request_id))
+
+    def _waiter(self, session: _Session, request_id: int) -> Waiter:
+        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
+            if error is not None:
+                self._reply_error(session, request_id, index, error)
+            else:
+                self._reply(session, request_id, index, result)
+
+        return end_wait
+
+    def _status(self, session: _Session, request: Request) -> None:
+        status = status_map(self._node.status(), self._node.is_durable)
+        self._reply(session, request.request_id, 0, status)
+
+    def _dump(self, session: _Session, request: Request) -> None:
+        asked = strict_loads(request.body)
+        if not isinstance(asked, list) or list(map(type, asked)) != [bytes, int]:
+            raise SchemaError("a dump request is an array of a cursor and a count of items")
+        cursor, items_max = asked
+        machine: Machine = self._node.machine
+        page = machine.dump(cursor, max(1, min(items_max, _DUMP_ITEMS_MAX)))
+        value = [self._node.status().applied_index, list(page.items), page.cursor]
+        self._reply(session, request.request_id, 0, value)
+
+    # -- replies --
+
+    def _reply(self, session: _Session, request_id: int, index: LogIndex, result: object) -> None:
+        try:
+            value = strict_dumps(result)
+            frame = self._codec.encode(
+                Reply(request_id, Outcome.DONE, index, value, "", "", NO_NODE, "")
+            )
+        except CallerError as error:
+            # Done, but what it returned cannot travel: that is the result.
+            self._reply_error(session, request_id, index, InvalidResult(str(error)))
+            return
+        self._queue(session, request_id, frame)
+
+    def _reply_error(
+        self, session: _Session, request_id: int, index: LogIndex, error: Exception
+    ) -> None:
+        outcome = outcome_of(error)
+        leader_id = error.leader_id if isinstance(error, NotLeader) else NO_NODE
+        reply = Reply(
+            request_id,
+            outcome,
+            index,
+            b"",
+            type(error).__name__,
+            str(error),
+            leader_id,
+            self._addresses.get(leader_id, ""),
+        )
+        self._queue(session, request_id, self._codec.encode(reply))
+
+    def _queue(self, session: _Session, request_id: int, frame: bytes) -> None:
+        session.in_flight.discard(request_id)
+        if not session.connection.queue(frame):
+            session.connection.close()  # it takes no replies; what it waits for is unknown to it
+            return
+        self._replied[session] = None
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """Which of the outcomes an error stands for."""
+    if isinstance(error, StateMachineError):
+        return Outcome.FAILED
+    if isinstance(error, OutcomeUnknown):
+        return Outcome.UNKNOWN
+    assert isinstance(error, CallerError | NotDone)
+    return Outcome.NOT_DONE
+
+
+def status_map(status: Status, is_durable: bool) -> dict[str, object]:
+    """A node's status as it travels and as ``replog status --json`` prints it."""
+    return {
+        "node": status.node_id,
+        "engine": status.engine,
+        "role": status.role.value,
+        "leader": status.leader_id or None,
+        "epoch": status.epoch,
+        "term": status.term,
+        "last_index": status.last_index,
+        "durable_index": status.durable_index,
+        "commit_index": status.commit_index,
+        "applied_index": status.applied_index,
+        "durable": is_durable,
+        "peers": [
+            {
+                "node": peer.node_id,
+                "state": peer.state.value,
+                "match_index": peer.match_index,
+                "next_index": peer.next_index,
+                "in_flight_messages": peer.in_flight_messages,
+                "recently_active": peer.recently_active,
+            }
+            for peer in status.peers
+        ],
+    }

@@ -1,0 +1,416 @@
+"""A cluster in one object: real replicas, a modelled network and modelled disks, virtual ticks.
+
+Everything is synchronous and comes from one seed, so a run can be repeated exactly; nothing waits,
+and no clock is read.  A test either directs it step by step::
+
+    cluster = Cluster(find_engine("..."), node_count=3)
+    cluster.campaign(1)
+    cluster.settle()
+    proposal = cluster.propose(cluster.leader(), b"x")
+    cluster.settle()
+    assert proposal.outcome is Outcome.DONE
+
+or lets chance direct it (:meth:`Cluster.run` with :class:`~replog.testing.faults.Faults`).  Either
+way the invariants of :mod:`replog.testing.checks` are judged after every event, and the first one
+that is broken raises :class:`~replog.testing.checks.Violation` with the end of the trace.
+
+Time moves only in :meth:`Cluster.tick`.  What takes no time (a message without delay, a write
+without latency) is *due* at once: writes happen within the turn that asks for them, messages when
+the cluster settles.  No engine is named here, and no message of one.
+
+What is left to others: the turn of a node (:mod:`replog.testing.driver`), chance (``faults``), the
+links (``network``), durability (``disk``), what must hold (``checks``), and what a line of the
+trace looks like (``trace``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Final
+
+from replog.engine import EnginePlugin, EngineSetup
+from replog.limits import Limits
+from replog.machine import Machine
+from replog.quorum import Majority, QuorumSystem
+from replog.replica import Replica
+from replog.storage.protocol import Recovered
+from replog.testing.checks import Check, Invariants
+from replog.testing.driver import QUIET, Driver
+from replog.testing.faults import Faults, draw_troubles
+from replog.testing.network import Link, Matches, Network
+from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
+from replog.testing.trace import Trace, node_text
+from replog.types import NO_NODE, Entry, Epoch, HardState, NodeId, Role, Voter
+
+SETTLE_ACTS_MAX: Final = 100_000
+"""A cluster that still moves after so many acts within one tick never comes to rest."""
+
+
+class Cluster:
+    """Some replicas that agree on one log; see the module's text.
+
+    ``options`` is an instance of the plugin's options class (``None``: its defaults).  ``disks``
+    says what a node's disk holds before its first start.  ``sync_ticks`` is how long a write takes
+    to be durable.  ``quorum`` is what a committed entry must be durable on (``None``: a majority).
+    """
+
+    def __init__(
+        self,
+        plugin: EnginePlugin,
+        options: object | None = None,
+        *,
+        node_count: int = 3,
+        seed: int = 0,
+        limits: Limits | None = None,
+        machine: Callable[[], Machine] = Recorder,
+        disks: Mapping[NodeId, Recovered] | None = None,
+        sync_ticks: int = 0,
+        quorum: QuorumSystem | None = None,
+        checks: Sequence[Check] = (),
+    ) -> None:
+        node_ids = tuple(range(1, node_count + 1))
+        self._plugin = plugin
+        self._options: object = plugin.options() if options is None else options
+        self._limits = Limits() if limits is None else limits
+        self._make_machine = machine
+        voters = tuple(Voter(node_id, incarnation=node_id) for node_id in node_ids)
+        self._epoch = Epoch(number=1, engine=plugin.name, voters=voters, start_index=1)
+        self.seed = seed
+        self.nodes: Mapping[NodeId, ClusterNode] = {
+            node_id: ClusterNode(
+                node_id, (disks or {}).get(node_id, Recovered(hard_state=None, entries=()))
+            )
+            for node_id in node_ids
+        }
+        """All nodes by id, ascending, those that are down included."""
+        self.trace = Trace(plugin.messages)
+        self.invariants = Invariants(self.nodes, quorum or Majority(node_ids), checks)
+        self._driver = Driver(seed, sync_ticks, self.trace, self.invariants, self._make_replica)
+        self._agenda = self._driver.agenda
+        for node in self.nodes.values():
+            self._driver.start(node, "start")
+
+    def _make_replica(self, node_id: NodeId, recovered: Recovered) -> Replica:
+        setup = EngineSetup(
+            node_id=node_id,
+            epoch=self._epoch,
+            hard_state=recovered.hard_state or HardState(self._epoch.number, 0, NO_NODE),
+            entries=recovered.entries,
+            limits=self._limits,
+            options=self._options,
+            seed=self.seed,
+        )
+        return Replica(self._plugin.create(setup), self._make_machine(), self._limits)
+
+    # -- looking --
+
+    @property
+    def now(self) -> int:
+        """The current tick."""
+        return self._agenda.now
+
+    @property
+    def random(self) -> Random:
+        """The one source of chance."""
+        return self._driver.random
+
+    @property
+    def network(self) -> Network:
+        """The messages on their way."""
+        return self._driver.network
+
+    @property
+    def proposals(self) -> Sequence[Proposal]:
+        """Everything that was ever proposed, in order."""
+        return self._driver.proposals
+
+    @property
+    def turn_count(self) -> int:
+        """How many events the nodes dealt with."""
+        return self._driver.turn_count
+
+    def leader(self) -> NodeId:
+        """Who leads in the highest term among the nodes that are up; ``NO_NODE``: nobody."""
+        leaders = [
+            (node.replica.engine.term, node_id)
+            for node_id, node in self.nodes.items()
+            if node.is_up and self._is_leader(node_id)
+        ]
+        return max(leaders, default=(0, NO_NODE))[1]
+
+    def applied(self, node_id: NodeId) -> Sequence[Entry]:
+        """What the node's current run applied, in order."""
+        return self.nodes[node_id].applied
+
+    def is_converged(self) -> bool:
+        """Whether every node is up and applied everything that was ever committed."""
+        chosen_count = len(self.invariants.chosen)
+        return all(
+            node.is_running and node.applied_index == chosen_count for node in self.nodes.values()
+        )
+
+    # -- time --
+
+    def tick(self, count: int = 1) -> None:
+        """Let time pass: every running node ticks, and everything that is due happens."""
+        for _ in range(count):
+            self._agenda.now += 1
+            for node in self.nodes.values():
+                if node.is_running:
+                    self._driver.turn(node, node.replica.tick)
+            self.settle()
+
+    def settle(self) -> None:
+        """Let everything happen that is due, without letting time pass, until nothing moves."""
+        for _ in range(SETTLE_ACTS_MAX):
+            act = self._agenda.take_due()
+            if act is None:
+                return
+            act()
+        raise self._driver.violation(f"the cluster does not come to rest within tick {self.now}")
+
+    def run_until(self, holds: Callable[[], bool], ticks_max: int) -> bool:
+        """Tick until a condition holds; whether it did within ``ticks_max``."""
+        for _ in range(ticks_max):
+            if holds():
+                return True
+            self.tick()
+        return holds()
+
+    def run(self, ticks: int, faults: Faults = QUIET, propose_chance: float = 0.0) -> None:
+        """Let chance direct the cluster for a while; ``propose_chance`` is per tick."""
+        self._driver.faults = faults
+        for _ in range(ticks):
+            draw_troubles(self, faults)
+            if self.random.random() < propose_chance:
+                self._propose_somewhere()
+            self.tick()
+        self._driver.faults = QUIET
+        self.check_acknowledged()
+
+    def plan(self, ticks: int, act: Callable[[], object]) -> None:
+        """Have ``act`` called ``ticks`` from now, when the cluster next settles."""
+        self._agenda.plan(self.now + ticks, act)
+
+    def calm(self) -> None:
+        """End every fault: links whole, holds released, disks free, every node running."""
+        self.heal()
+        self.release()
+        for node_id, node in self.nodes.items():
+            if not node.is_up:
+                self.restart(node_id)
+            elif node.is_paused:
+                self.resume(node_id)
+            self.release_disk(node_id)
+
+    def remark(self, text: str) -> None:
+        """Add a sentence to the trace, for its reader."""
+        self._driver.note(NO_NODE, "remark", text)
+
+    # -- what must come of it --
+
+    def check_acknowledged(self) -> None:
+        """Judge that every replica has each proposal that was ever reported done (I6)."""
+        self._driver.judge(partial(self.invariants.check_acknowledged, self.proposals))
+
+    def check_liveness(self, leader_ticks_max: int, done_ticks_max: int) -> None:
+        """Judge that a calm cluster works: a leader, then a fresh proposal done, then all equal.
+
+        The first has ``leader_ticks_max``, each of the others ``done_ticks_max``, which must be
+        enough to catch up in.  In the end every proposal has an outcome.
+        """
+        if not self.run_until(lambda: self.leader() != NO_NODE, leader_ticks_max):
+            raise self._driver.violation(f"no leader after {leader_ticks_max} ticks of calm")
+        fresh: list[Proposal] = []
+        if not self.run_until(lambda: self._is_done(fresh), done_ticks_max):
+            raise self._driver.violation(f"no fresh proposal done in {done_ticks_max} ticks")
+        if not self.run_until(self.is_converged, done_ticks_max):
+            raise self._driver.violation(f"the replicas differ after {done_ticks_max} ticks")
+        for proposal in self.proposals:
+            if proposal.outcome is Outcome.PENDING:
+                raise self._driver.violation(f"nobody told what became of p{proposal.number}")
+        self.check_acknowledged()
+
+    def _is_done(self, fresh: list[Proposal]) -> bool:
+        """Whether the last of ``fresh`` is done; proposes once more when the last one failed."""
+        leader_id = self.leader()
+        if fresh and fresh[-1].outcome in (Outcome.PENDING, Outcome.DONE):
+            return fresh[-1].outcome is Outcome.DONE
+        if leader_id != NO_NODE:
+            fresh.append(self.propose(leader_id, b"fresh"))
+        return False
+
+    # -- asking the nodes --
+
+    def campaign(self, node_id: NodeId) -> None:
+        """Have a node try to become leader now."""
+        node = self._running(node_id)
+        self._driver.note(node_id, "campaign")
+        self._driver.turn(node, node.replica.campaign)
+
+    def transfer(self, node_id: NodeId, to: NodeId) -> None:
+        """Have a leader hand over; raises what the replica raises."""
+        node = self._running(node_id)
+        self._driver.note(node_id, "transfer", to=node_text(to))
+        self._driver.turn(node, partial(node.replica.transfer, to))
+
+    def propose(self, node_id: NodeId, payload: bytes) -> Proposal:
+        """Propose a command at a node; the outcome shows in what is returned."""
+        time_ms = self.now * self._limits.tick_ms
+        return self._driver.propose(self._running(node_id), payload, time_ms)
+
+    def _propose_somewhere(self) -> None:
+        """Propose mostly at a node that takes itself for the leader, else anywhere.
+
+        A deposed leader that does not know it yet is as good: what it takes must not be lost
+        in silence.
+        """
+        running = [node_id for node_id, node in self.nodes.items() if node.is_running]
+        leaders = [node_id for node_id in running if self._is_leader(node_id)]
+        is_guess = not leaders or self.random.random() < 0.1
+        if running:
+            node_id = self.random.choice(running if is_guess else leaders)
+            self.propose(node_id, b"%d" % (len(self.proposals) + 1))
+
+    def _is_leader(self, node_id: NodeId) -> bool:
+        return self.nodes[node_id].replica.engine.soft_state.role is Role.LEADER
+
+    def _running(self, node_id: NodeId) -> ClusterNode:
+        node = self.nodes[node_id]
+        assert node.is_running, f"node {node_id} is down or paused"
+        return node
+
+    # -- messages --
+
+    def deliver(self, matches: Matches | None = None, count: int | None = None) -> int:
+        """Let messages arrive now, in the order of sending; returns how many did.
+
+        ``matches`` chooses among those on their way and those that are held (``None``: all that
+        are on their way), ``count`` takes only so many.  What they cause to be sent is not
+        delivered.
+        """
+        flights = self.network.matching(matches)
+        if matches is not None:
+            flights += [flight for flight in self.network.held.values() if matches(flight)]
+            flights.sort(key=lambda flight: flight.number)
+        flights = flights[:count]
+        for flight in flights:
+            if self.network.held.pop(flight.number, None) is not None:
+                self.network.in_flight[flight.number] = flight
+            self._driver.arrive(flight)
+        return len(flights)
+
+    def drop(self, matches: Matches | None = None) -> int:
+        """Lose messages that are on their way (``None``: all); returns how many."""
+        flights = self.network.matching(matches)
+        for flight in flights:
+            self.network.take(flight)
+            self._driver.lose(flight, "script")
+        return len(flights)
+
+    def duplicate(self, matches: Matches, ticks: int = 0) -> int:
+        """Send messages that are on their way once more, to arrive in ``ticks``."""
+        flights = self.network.matching(matches)
+        for flight in flights:
+            self._driver.duplicate(flight, ticks)
+        return len(flights)
+
+    def hold(self, matches: Matches) -> None:
+        """Keep matching messages back, now and from now on, until they are released."""
+        for flight in self.network.hold(matches):
+            self._driver.note_flight(flight.sender, "hold", flight)
+
+    def release(self, matches: Matches | None = None) -> None:
+        """End a hold (``None``: all holds); what it kept back is due at once."""
+        for flight in self.network.release(matches):
+            self._driver.note_flight(flight.sender, "release", flight)
+            self._driver.launch(flight, 0)
+
+    # -- links --
+
+    def cut(self, links: Iterable[Link]) -> int:
+        """Cut directed links; what is on its way there is lost.  Returns a number to mend it by."""
+        links = tuple(links)
+        self._driver.note(NO_NODE, "partition", links=_links_text(links))
+        return self.network.cut(links)
+
+    def partition(self, *groups: Iterable[NodeId]) -> int:
+        """Cut every link between two groups, both ways."""
+        sides = [tuple(group) for group in groups]
+        pairs = [(side, other) for side in sides for other in sides if other is not side]
+        return self.cut((a, b) for side, other in pairs for a in side for b in other)
+
+    def isolate(self, node_id: NodeId) -> int:
+        """Cut every link of one node, both ways."""
+        return self.partition((node_id,), (other for other in self.nodes if other != node_id))
+
+    def mend(self, cut: int) -> None:
+        """Undo one cut; nothing happens if it was undone before."""
+        links = self.network.mend(cut)
+        if links:
+            self._driver.note(NO_NODE, "heal", links=_links_text(links))
+
+    def heal(self) -> None:
+        """Undo every cut."""
+        for cut in list(self.network.cuts):
+            self.mend(cut)
+
+    # -- nodes and their disks --
+
+    def crash(self, node_id: NodeId, kept: int = 0) -> None:
+        """End a node's run; of its pending Readys the ``kept`` oldest survive."""
+        node = self.nodes[node_id]
+        assert node.is_up, f"node {node_id} is down already"
+        self._driver.crash(node, min(kept, len(node.disk.pending)))
+
+    def restart(self, node_id: NodeId) -> None:
+        """Start a node that is down from its synced layer; it applies its log again."""
+        self._driver.start(self.nodes[node_id], "restart")
+
+    def pause(self, node_id: NodeId) -> None:
+        """Make a node stand still: no ticks, no syncs, and what arrives waits."""
+        self._running(node_id).is_paused = True
+        self._driver.note(node_id, "pause")
+
+    def resume(self, node_id: NodeId) -> None:
+        """Let a paused node go on; what arrived meanwhile is due at once."""
+        node = self.nodes[node_id]
+        assert node.is_paused, f"node {node_id} is not paused"
+        node.is_paused = False
+        self._driver.note(node_id, "resume", waiting=len(node.inbox))
+        inbox, node.inbox = node.inbox, []
+        for flight in inbox:
+            self._driver.launch(flight, 0)
+        self._driver.sync_due(node, node.run)
+
+    def hold_disk(self, node_id: NodeId) -> None:
+        """Let nothing become durable at a node until it is released or synced by hand."""
+        self.nodes[node_id].disk.is_held = True
+        self._driver.note(node_id, "hold_disk")
+
+    def release_disk(self, node_id: NodeId) -> None:
+        """End the hold of a disk; what is overdue becomes durable now."""
+        node = self.nodes[node_id]
+        if node.disk.is_held:
+            node.disk.is_held = False
+            self._driver.note(node_id, "free_disk")
+        self._driver.sync_due(node, node.run)
+
+    def sync(self, node_id: NodeId, count: int | None = None) -> None:
+        """Make the ``count`` oldest pending Readys of a node durable now (``None``: all)."""
+        node = self._running(node_id)
+        pending_count = len(node.disk.pending)
+        self._driver.sync(node, pending_count if count is None else min(count, pending_count))
+
+
+def _links_text(links: Sequence[Link]) -> str:
+    """``n1-n2`` for a link that is cut both ways, ``n1>n2`` for one way; ``-`` for none."""
+    words: list[str] = []
+    for a, b in links:
+        if (b, a) not in links:
+            words.append(f"{node_text(a)}>{node_text(b)}")
+        elif a < b:
+            words.append(f"{node_text(a)}-{node_text(b)}")
+    return ",".join(words) or "-"

@@ -1,0 +1,358 @@
+"""The peers' transport over TCP: one connection per direction, made and kept by the sender.
+
+Node a calls node b and sends its messages there; b's messages come over b's own call.  A call
+begins with a handshake: the caller says its protocol versions, cluster, id, incarnation, engine and
+whom it means to have called; the other side welcomes it or refuses with a sentence.  So a node of
+another cluster, a wiped node or a mistaken address never gets a message through.
+
+The rules this module keeps: a slow peer costs memory up to ``limits.peer_queue_bytes_max``, then
+messages to it are dropped, and never the other peers' pace; a connection on which nothing arrives
+for ``limits.connection_idle_ms`` is closed (keepalives go both ways, so a half-open one is
+noticed); whatever is not a correct peer is refused, counted, and logged at a limited rate.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Final
+
+import structlog
+import trio
+
+from replog.address import Address
+from replog.errors import FrameError, HandshakeError, PeerError, SchemaError
+from replog.frames import (
+    HANDSHAKE_LIMITS,
+    FrameCodec,
+    FrameType,
+    PeerHello,
+    PeerWelcome,
+    Refusal,
+    refusal_of_first,
+)
+from replog.limits import Limits
+from replog.transport.connection import Connection, closing, connect, take_over
+from replog.transport.listening import (
+    RateLimit,
+    close_listeners,
+    open_listeners,
+    receive_first,
+)
+from replog.types import Epoch, NodeId, record
+from replog.wire import FrameReader, MessageCodec, pack_frame
+
+PROTOCOL_VERSION: Final = 1
+"""Of what follows the handshake between peers."""
+
+_BACKOFF_SECONDS_MIN: Final = 0.05
+_BACKOFF_SECONDS_MAX: Final = 2.0
+_CHECKS_PER_IDLE: Final = 4
+"""How often a connection is looked at before its silence has lasted too long."""
+_KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
+_ends_of: Final[Callable[[object], tuple[NodeId, NodeId]]] = attrgetter("sender", "to")
+_receiver_of: Final[Callable[[object], NodeId]] = attrgetter("to")
+
+
+@record
+class Member:
+    """Who a node is, as the handshake states it."""
+
+    cluster_id: str
+    node_id: NodeId
+    incarnation: int
+    epoch: Epoch
+    """The record in force: its voters are the peers, each with exactly one incarnation."""
+
+    def incarnation_of(self, node_id: NodeId) -> int | None:
+        """The incarnation that counts as ``node_id``; ``None``: it is no member."""
+        for voter in self.epoch.voters:
+            if voter.node_id == node_id:
+                return voter.incarnation
+        return None
+
+
+class _Link:
+    """The way to one peer."""
+
+    __slots__ = ("address", "connection", "dropped_count", "peer_id")
+
+    def __init__(self, peer_id: NodeId, address: Address) -> None:
+        self.peer_id = peer_id
+        self.address = address
+        self.connection: Connection | None = None
+        self.dropped_count = 0
+        """Messages dropped because the peer was not connected or too slow."""
+
+
+class TcpTransport:
+    """One node's connections to and from its peers."""
+
+    def __init__(
+        self,
+        member: Member,
+        listen: Address,
+        addresses: dict[NodeId, Address],
+        codec: MessageCodec,
+        limits: Limits,
+        on_message: Callable[[object], None],
+        on_batch: Callable[[], None],
+        log: structlog.typing.FilteringBoundLogger,
+    ) -> None:
+        """``on_message`` takes each message that arrives, ``on_batch`` follows a batch of them."""
+        self._member = member
+        self._listen = listen
+        self._listeners: list[trio.SocketListener] = []
+        self._codec = codec
+        self._frames = FrameCodec(limits)
+        self._limits = limits
+        self._on_message = on_message
+        self._on_batch = on_batch
+        self._log = log
+        self._links = {
+            peer: _Link(peer, address)
+            for peer, address in sorted(addresses.items())
+            if peer != member.node_id
+        }
+        self._incoming: dict[NodeId, Connection] = {}
+        self._frame_limits = {**codec.frame_limits, FrameType.KEEPALIVE: 0}
+        self._refusal_logs = RateLimit(per_second=1)
+        self.refused_count = 0
+        """Connections that were refused or broken off since the start."""
+
+    # -- sending --
+
+    def send(self, message: object) -> None:
+        """Queue a message for its receiver; dropped when it cannot be sent now."""
+        link = self._links[_receiver_of(message)]
+        connection = link.connection
+        if connection is None or not connection.queue(self._codec.encode(message)):
+            link.dropped_count += 1
+
+    def flush(self) -> None:
+        """Hand everything that is queued to the kernel: one system call per peer."""
+        for link in self._links.values():
+            if link.connection is not None:
+                link.connection.flush()
+
+    # -- running --
+
+    async def open(self) -> None:
+        """Listen for the peers; raises :class:`~replog.errors.AddressError`."""
+        self._listeners = await open_listeners(self._listen, "peers")
+
+    def close(self) -> None:
+        """Listen no more; may be called without ``run``."""
+        close_listeners(self._listeners)
+
+    async def run(self) -> None:
+        """Call the peers and hear their calls until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for link in self._links.values():
+                nursery.start_soon(self._run_link, link)
+            nursery.start_soon(self._run_watch)
+            nursery.start_soon(partial(trio.serve_listeners, self._serve_caller, self._listeners))
+
+    async def _run_watch(self) -> None:
+        """Keep connections alive, and close those on which nothing arrives any more."""
+        idle_seconds = self._limits.connection_idle_ms / 1000
+        while True:
+            await trio.sleep(idle_seconds / _CHECKS_PER_IDLE)
+            for link in self._links.values():
+                if link.connection is not None:
+                    link.connection.queue(_KEEPALIVE)
+                    link.connection.flush()
+            outgoing = [link.connection for link in self._links.values() if link.connection]
+            for connection in (*outgoing, *self._incoming.values()):
+                connection.silent_checks += 1
+                if connection.silent_checks > _CHECKS_PER_IDLE:
+                    connection.close()
+
+    # -- calling --
+
+    async def _run_link(self, link: _Link) -> None:
+        """Call a peer, again and again, with growing pauses while it does not answer."""
+        backoff = _BACKOFF_SECONDS_MIN
+        reported = ""
+        while True:
+            reason = ""
+            try:
+                connection = await self._call(link)
+            except (OSError, PeerError, trio.TooSlowError) as failure:
+                reason = str(failure) or "the handshake took too long"
+            else:
+                self._log.debug("peer_connected", peer=link.peer_id, address=str(link.address))
+                backoff = _BACKOFF_SECONDS_MIN
+                await self._keep_link(link, connection)
+                reason = "the connection ended"
+            if reason != reported:
+                self._log.info(
+                    "peer_unreachable", peer=link.peer_id, address=str(link.address), reason=reason
+                )
+                reported = reason
+            # Jitter: nodes that lost each other together should not call together.
+            await trio.sleep(backoff * random.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, _BACKOFF_SECONDS_MAX)
+
+    async def _call(self, link: _Link) -> Connection:
+        """Connect and shake hands."""
+        with trio.fail_after(self._limits.handshake_ms / 1000):
+            connection = await connect(
+                link.address.host, link.address.port, self._limits.peer_queue_bytes_max
+            )
+            try:
+                await self._introduce(link, connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    async def _introduce(self, link: _Link, connection: Connection) -> None:
+        me = self._member
+        hello = PeerHello(
+            version_min=PROTOCOL_VERSION,
+            version_max=PROTOCOL_VERSION,
+            cluster_id=me.cluster_id,
+            sender=me.node_id,
+            incarnation=me.incarnation,
+            receiver=link.peer_id,
+            engine=me.epoch.engine,
+            epoch=me.epoch.number,
+            fresh=False,
+            met=(),
+        )
+        connection.queue(self._frames.encode(hello))
+        connection.flush()
+        answer = self._frames.decode(
+            *await receive_first(connection, FrameReader(HANDSHAKE_LIMITS))
+        )
+        if isinstance(answer, Refusal):
+            raise HandshakeError(answer.reason)
+        if not isinstance(answer, PeerWelcome):
+            raise HandshakeError(f"{link.address} is not the peer port of a node")
+        expected = (link.peer_id, me.incarnation_of(link.peer_id))
+        if (answer.sender, answer.incarnation) != expected:
+            raise HandshakeError(
+                f"{link.address} is node {answer.sender} of incarnation {answer.incarnation}, not "
+                f"node {expected[0]} of incarnation {expected[1]} as the founding record says"
+            )
+
+    async def _keep_link(self, link: _Link, connection: Connection) -> None:
+        """Let messages out over a fresh connection until it ends."""
+        reader = FrameReader({FrameType.KEEPALIVE: 0, **HANDSHAKE_LIMITS})
+        link.connection = connection
+        with closing(connection):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.run_writer)
+                self._on_batch()
+                while data := await connection.receive():
+                    try:
+                        reader.feed(data)  # keepalives, or a refusal before the end
+                    except FrameError:
+                        break
+                nursery.cancel_scope.cancel()
+            link.connection = None
+
+    # -- being called --
+
+    async def _serve_caller(self, stream: trio.SocketStream) -> None:
+        connection = take_over(stream, self._limits.peer_queue_bytes_max)
+        with closing(connection):
+            try:
+                reader = FrameReader(HANDSHAKE_LIMITS)
+                with trio.fail_after(self._limits.handshake_ms / 1000):
+                    first = await receive_first(connection, reader)
+                caller_id = self._welcome(connection, *first)
+                reader.accept(self._frame_limits)
+                await self._receive_messages(connection, reader, caller_id)
+            except (PeerError, trio.TooSlowError) as failure:
+                await self._refuse(connection, failure)
+
+    def _welcome(self, connection: Connection, frame_type: int, content: bytes) -> NodeId:
+        """Check who calls; raises :class:`~replog.errors.HandshakeError`."""
+        me = self._member
+        if refusal := refusal_of_first(FrameType.PEER_HELLO, frame_type):
+            raise HandshakeError(refusal)
+        hello = self._frames.decode(frame_type, content)
+        assert isinstance(hello, PeerHello)
+        self._check_hello(hello)
+        older = self._incoming.pop(hello.sender, None)
+        if older is not None:
+            older.close()  # the caller lost it, or it would not have called again
+        self._incoming[hello.sender] = connection
+        connection.queue(
+            self._frames.encode(
+                PeerWelcome(PROTOCOL_VERSION, me.node_id, me.incarnation, False, False)
+            )
+        )
+        connection.flush()
+        return hello.sender
+
+    def _check_hello(self, hello: PeerHello) -> None:
+        me = self._member
+        if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
+            raise HandshakeError(
+                f"node {me.node_id} speaks version {PROTOCOL_VERSION} of the peer protocol, not "
+                f"{hello.version_min} to {hello.version_max}; upgrade the older of the two"
+            )
+        if hello.cluster_id != me.cluster_id:
+            raise HandshakeError(
+                f"this is node {me.node_id} of cluster '{me.cluster_id}', not of "
+                f"'{hello.cluster_id}'; check the peer addresses of both clusters"
+            )
+        if hello.receiver != me.node_id:
+            raise HandshakeError(
+                f"this is node {me.node_id}, not node {hello.receiver}; check the peer addresses"
+            )
+        expected = me.incarnation_of(hello.sender)
+        if expected is None:
+            raise HandshakeError(f"node {hello.sender} is no member of cluster '{me.cluster_id}'")
+        if hello.incarnation != expected:
+            raise HandshakeError(
+                f"node {hello.sender} has incarnation {hello.incarnation}, but the founding record "
+                f"of this node names {expected}: its directory was made anew or founded apart"
+            )
+        if hello.engine != me.epoch.engine:
+            raise HandshakeError(
+                f"this cluster runs the engine '{me.epoch.engine}', not '{hello.engine}'"
+            )
+
+    async def _receive_messages(
+        self, connection: Connection, reader: FrameReader, caller_id: NodeId
+    ) -> None:
+        """Hand every message to the engine, a batch per wake-up."""
+        ends = (caller_id, self._member.node_id)
+        decode, on_message = self._codec.decode, self._on_message
+        try:
+            while data := await connection.receive():
+                for frame_type, content in reader.feed(data):
+                    if frame_type == FrameType.KEEPALIVE:
+                        connection.queue(_KEEPALIVE)
+                        connection.flush()
+                        continue
+                    message = decode(frame_type, content)
+                    if _ends_of(message) != ends:
+                        raise SchemaError(f"node {caller_id} sent a message that is not its own")
+                    on_message(message)
+                self._on_batch()
+        finally:
+            if self._incoming.get(caller_id) is connection:
+                del self._incoming[caller_id]
+
+    async def _refuse(self, connection: Connection, failure: Exception) -> None:
+        reason = str(failure) or (
+            f"no handshake came within {self._limits.handshake_ms} ms (limits.handshake_ms)"
+        )
+        self.refused_count += 1
+        if self._refusal_logs.admits(trio.current_time()):
+            self._log.warning(
+                "connection_refused",
+                port="peer",
+                caller=connection.peer_name(),
+                reason=reason,
+                refused_count=self.refused_count,
+            )
+        connection.queue(self._frames.encode(Refusal(reason)))
+        await connection.drain(seconds=1.0)

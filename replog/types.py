@@ -1,0 +1,287 @@
+"""The records that every part of replog speaks in.
+
+The rules this module keeps: it imports nothing of ours; its records are made once and never
+changed.  ``Term``, ``LogIndex`` and ``NodeId`` are plain integers; index 0 and term 0 mean "before
+the first entry".
+
+A **term** is a totally ordered unsigned 64-bit integer that names at most one leader within an
+epoch.  Raft makes that true by voting (Raft §5.2), Multi-Paxos by construction (a ballot holds the
+id of its owner).  With this one definition the entry, the hard state and the wire header are the
+same for every engine.
+
+An entry's term may differ between replicas that hold the same chosen entry (a Paxos leader
+re-proposes an entry at its own ballot), so nothing that is applied, digested or shown to a user
+depends on it.  What never changes is the entry's *body*: kind, origin and data, encoded once when
+the entry is born and spliced into the log and every frame as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Final, TypeAlias, TypeVar, dataclass_transform
+
+Term: TypeAlias = int
+LogIndex: TypeAlias = int
+NodeId: TypeAlias = int
+EpochNumber: TypeAlias = int
+
+NODE_ID_MAX: Final = 65_535
+"""Node ids are 1 to 65535, so that an engine may pack one into a term."""
+
+NO_NODE: Final[NodeId] = 0
+"""Stands for "nobody" where a node id is expected: no vote, no known leader."""
+
+_T = TypeVar("_T")
+
+RECORDS: Final[list[type]] = []
+"""Every record class that was made; ``replog.testing.freeze_records`` freezes them in tests."""
+
+
+@dataclass_transform(frozen_default=True)
+def record(cls: type[_T]) -> type[_T]:
+    """Make a slotted record: frozen for the type checker, free at run time.
+
+    A truly frozen dataclass costs 362 ns to create against 96 ns for a slotted one (CPython 3.11),
+    and records are made for every entry; so the type checker refuses a change, the tests freeze
+    the classes in earnest, and production pays nothing.
+    """
+    made = dataclass(slots=True, unsafe_hash=True)(cls)
+    RECORDS.append(made)
+    return made
+
+
+class EntryKind(IntEnum):
+    """What an entry is; explicit on the wire and on disk: a no-op is never "an empty value"."""
+
+    NOOP = 0
+    """Nothing to apply: a new leader's first entry, or the filling of a gap."""
+    COMMAND = 1
+    """A command envelope for the state machine."""
+    CONTROL = 2
+    """Sessions, learners and incarnations, each with a sub-kind."""
+    EPOCH = 3
+    """The seal that ends an epoch."""
+
+
+BODY_HEAD: Final = struct.Struct(">BIQQ")
+"""The fixed head of an entry's body: kind, then the origin (epoch, term, sequence)."""
+
+BODY_HEAD_BYTES: Final = BODY_HEAD.size
+
+
+@record
+class Origin:
+    """Where an entry was first proposed; re-proposal by another leader never changes it."""
+
+    epoch: EpochNumber
+    term: Term
+    sequence: int
+    """The proposer's count of proposals within (epoch, term), from 1."""
+
+
+@record
+class EntryId:
+    """The name of one proposal: at most one entry was ever proposed under it."""
+
+    epoch: EpochNumber
+    term: Term
+    index: LogIndex
+
+    @property
+    def recency(self) -> tuple[int, int, int]:
+        """The key of the up-to-date rule (Raft §5.4.1): epoch, then term, then index."""
+        return (self.epoch, self.term, self.index)
+
+
+@record
+class Entry:
+    """One entry of the log.
+
+    ``epoch``, ``index`` and ``term`` stand outside the body, in a fixed header on the wire and on
+    disk; ``body`` is kind, origin and data, encoded once (see :func:`entry_body`).  Two entries
+    hold the same value iff their bodies are equal, whatever their terms.
+    """
+
+    epoch: EpochNumber
+    index: LogIndex
+    term: Term
+    body: bytes
+
+    @property
+    def kind(self) -> int:
+        """The number of the entry's :class:`EntryKind`; may be one that we do not know."""
+        return self.body[0]
+
+    @property
+    def origin(self) -> Origin:
+        """Where the entry was first proposed."""
+        _, epoch, term, sequence = BODY_HEAD.unpack_from(self.body)
+        return Origin(epoch, term, sequence)
+
+    @property
+    def data(self) -> bytes:
+        """What the entry carries: a command envelope, a control record, or nothing."""
+        return self.body[BODY_HEAD_BYTES:]
+
+    @property
+    def id(self) -> EntryId:
+        """The name of this proposal of the entry."""
+        return EntryId(self.epoch, self.term, self.index)
+
+
+def entry_body(
+    kind: EntryKind, epoch: EpochNumber, term: Term, sequence: int, data: bytes
+) -> bytes:
+    """Encode kind, origin (epoch, term, sequence) and data into the bytes that are spliced
+    everywhere."""
+    return BODY_HEAD.pack(kind, epoch, term, sequence) + data
+
+
+@record
+class Voter:
+    """A member that counts in quorums: exactly this incarnation of this node, no other."""
+
+    node_id: NodeId
+    incarnation: int
+    """Random 63-bit number drawn when the node's directory was made."""
+
+
+@record
+class Epoch:
+    """A stretch of the log with one engine and one fixed set of voters."""
+
+    number: EpochNumber
+    engine: str
+    voters: tuple[Voter, ...]
+    """Sorted by node id."""
+    start_index: LogIndex
+    """The first index of the epoch; what lies below is its base and is never compared."""
+
+    @property
+    def voter_ids(self) -> tuple[NodeId, ...]:
+        """The ids of the voters, ascending."""
+        return tuple(voter.node_id for voter in self.voters)
+
+
+@record
+class HardState:
+    """What an engine must find again after a crash, as one atomic durable record.
+
+    Raft: current term and the vote in it (Raft §5.1, figure 2).  Multi-Paxos: ``term`` is the
+    promised ballot and ``voted_for`` its owner.  Hard states order as (epoch, term).
+    """
+
+    epoch: EpochNumber
+    term: Term
+    voted_for: NodeId
+    """``NO_NODE`` when no vote was given in ``term``."""
+
+
+class Role(Enum):
+    """What a node is doing in its term."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre_candidate"
+    """Asks whether an election could succeed; binds nobody and raises no term."""
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+@record
+class SoftState:
+    """What changes often and need not survive a crash."""
+
+    role: Role
+    leader_id: NodeId
+    """``NO_NODE`` when no leader is known."""
+
+
+@record
+class Ready:
+    """What an engine wants done, in the order of the duties (see :mod:`replog.engine`)."""
+
+    messages: Sequence[object]
+    """Engine messages that may leave at once."""
+    hard_state: HardState | None
+    """To be made durable; ``None`` when it did not change."""
+    truncate_from: LogIndex | None
+    """Entries at and above this index are void on disk, before ``entries`` are put."""
+    entries: Sequence[Entry]
+    """To be made durable, each at its index."""
+    messages_after_sync: Sequence[object]
+    """May leave only when this Ready *and every earlier one* are durable."""
+    committed: Sequence[Entry]
+    """To be applied in order; each index is handed out exactly once."""
+    soft_state: SoftState | None
+    """The new soft state; ``None`` when it did not change."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything to make durable."""
+        return bool(self.entries or self.hard_state or self.truncate_from is not None)
+
+
+class PeerState(Enum):
+    """How a leader replicates to a peer."""
+
+    PROBE = "probe"
+    """The matching point is not known: one message at a time."""
+    REPLICATE = "replicate"
+    """Pipelined: messages leave before earlier ones are answered."""
+
+
+@record
+class PeerStatus:
+    """A leader's view of one peer."""
+
+    node_id: NodeId
+    state: PeerState
+    match_index: LogIndex
+    next_index: LogIndex
+    in_flight_messages: int
+    recently_active: bool
+
+
+@record
+class Status:
+    """A read-only picture of a node for people, metrics and tests."""
+
+    node_id: NodeId
+    engine: str
+    role: Role
+    leader_id: NodeId
+    epoch: EpochNumber
+    term: Term
+    last_index: LogIndex
+    durable_index: LogIndex
+    """Everything up to here is on this node's disk."""
+    commit_index: LogIndex
+    applied_index: LogIndex
+    peers: tuple[PeerStatus, ...]
+    """Sorted by node id; empty unless the node leads."""
+
+
+@record
+class Applied:
+    """A command that is done."""
+
+    index: LogIndex
+    result: object
+    """What the state machine returned."""
+
+
+@record
+class RoleChange:
+    """A node's place in the cluster, after it changed."""
+
+    role: Role
+    leader_id: NodeId
+    """``NO_NODE`` when no leader is known."""
+    term: Term
+
+
+Waiter: TypeAlias = "Callable[[LogIndex, object, Exception | None], None]"
+"""Called once when a proposal ends: (index, result, None), or (0, None, error)."""

@@ -1,0 +1,199 @@
+"""The key-value store: str keys, bytes values, and the log index at which each was last set.
+
+A dict holds the items.  The order of the keys, which only ranges and dumps need, is made up for
+when one asks: a put then costs a dict's insertion and no more, where a sorted container would cost
+several microseconds per new key.  The price is that a range behind many new keys sorts them first,
+about a second for a million.
+
+Keys compare by code point, which is also the order of their UTF-8 bytes.
+
+What a command answers is the same on every replica for ever, so the limits below are part of the
+store's meaning: to change one is to change what old entries did.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from typing import Final, TypedDict
+
+from replog.errors import StateMachineError
+from replog.statemachine import DumpPage, StateMachine, command, query
+
+KEY_BYTES_MAX: Final = 1024
+"""The longest key, as UTF-8."""
+
+RANGE_ITEMS_MAX: Final = 10_000
+"""The most items that one range returns."""
+
+RANGE_BYTES_MAX: Final = 1 << 20
+"""A range or a dumped page ends before it exceeds this, but never before its first item.
+
+The result has to fit into a frame, and whoever asks cannot know how large the values are.
+"""
+
+ITEM_OVERHEAD_BYTES: Final = 40
+"""What an item costs on the wire beyond its key and value, roughly and never more."""
+
+INSERTIONS_MAX: Final = 256
+"""Up to so many changes of the key set, inserting each is cheaper than sorting all keys anew."""
+
+
+class KvError(StateMachineError):
+    """The store cannot do that; the message says why.  Nothing was changed."""
+
+
+class Item(TypedDict):
+    """One item, as a range returns it."""
+
+    key: str
+    value: bytes
+    index: int
+    """The log index of the command that last set the value."""
+
+
+class ItemRange(TypedDict):
+    """A stretch of the store in the order of the keys."""
+
+    items: list[Item]
+    more: bool
+    """Whether a limit cut the range short: ask again from the last key + ``"\\0"``."""
+
+
+class Kv(StateMachine):
+    """A store of items; every method that is a command or a query goes through the log."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, tuple[bytes, int]] = {}
+        """Value and modification index by key."""
+        self._order: list[str] = []
+        """The keys in order, as of the last time that anybody asked for the order."""
+        self._added: dict[str, None] = {}
+        """Keys in ``_items`` that ``_order`` lacks; a dict, as an insertion-ordered set."""
+        self._removed: dict[str, None] = {}
+        """Keys in ``_order`` that ``_items`` lacks."""
+
+    @command
+    def put(self, key: str, value: bytes) -> None:
+        """Set ``key`` to ``value``."""
+        # 256 characters are at most 1024 bytes, so that most keys need no encoding to be checked.
+        if not 0 < len(key) <= 256:
+            _check_key(key)
+        if key not in self._items:
+            self._note_added(key)
+        self._items[key] = (value, self.context.index)
+
+    @query
+    def get(self, key: str) -> bytes | None:
+        """The value of ``key``, or None when there is none."""
+        _check_key(key)
+        item = self._items.get(key)
+        return None if item is None else item[0]
+
+    @command
+    def delete(self, key: str) -> bool:
+        """Remove ``key``; False when there was none."""
+        _check_key(key)
+        if self._items.pop(key, None) is None:
+            return False
+        self._note_removed(key)
+        return True
+
+    @command
+    def compare_and_set(self, key: str, expected: bytes | None, value: bytes | None) -> bool:
+        """Set ``key`` to ``value`` if its value is ``expected``; False, and no change, if not.
+
+        None stands for absence: ``expected=None`` sets only what is not there, ``value=None``
+        removes.
+        """
+        _check_key(key)
+        item = self._items.get(key)
+        if (None if item is None else item[0]) != expected:
+            return False
+        if value is not None:
+            if item is None:
+                self._note_added(key)
+            self._items[key] = (value, self.context.index)
+        elif item is not None:
+            del self._items[key]
+            self._note_removed(key)
+        return True
+
+    @query
+    def range(self, start: str = "", end: str | None = None, limit: int = 1000) -> ItemRange:
+        """The items with ``start <= key < end`` in the order of the keys; no end: to the last.
+
+        At most ``limit`` items, 1 to 10000, and about 1 MiB of them, but at least one.
+        """
+        if not 1 <= limit <= RANGE_ITEMS_MAX:
+            raise KvError(f"the limit of a range is 1 to {RANGE_ITEMS_MAX} items, not {limit}")
+        self._sort_keys()
+        order = self._order
+        stop = len(order) if end is None else bisect_left(order, end)
+        keys, more = self._keys_between(bisect_left(order, start), stop, limit)
+        items: list[Item] = []
+        for key in keys:
+            value, index = self._items[key]
+            items.append({"key": key, "value": value, "index": index})
+        return {"items": items, "more": more}
+
+    def dump(self, cursor: bytes, items_max: int) -> DumpPage:
+        """A page of ``[key, value, index]`` in the order of the keys; the cursor is a key."""
+        assert items_max >= 1
+        self._sort_keys()
+        # A cursor that no page gave out still stands somewhere between the keys.
+        last = cursor.decode("utf-8", "surrogateescape")
+        order = self._order
+        keys, more = self._keys_between(bisect_right(order, last), len(order), items_max)
+        items = [[key, *self._items[key]] for key in keys]
+        return DumpPage(items=items, cursor=keys[-1].encode() if more else None)
+
+    def _keys_between(self, first: int, stop: int, count_max: int) -> tuple[list[str], bool]:
+        """The keys at the positions from ``first`` up to ``stop``, and whether some were cut off.
+
+        Cut off by ``count_max`` or by the bytes of the items, but never before the first.
+        """
+        size_bytes = 0
+        keys = self._order[first : min(stop, first + count_max)] if first < stop else []
+        for position, key in enumerate(keys):
+            size_bytes += len(key.encode()) + len(self._items[key][0]) + ITEM_OVERHEAD_BYTES
+            if size_bytes > RANGE_BYTES_MAX and position > 0:
+                return keys[:position], True
+        return keys, first + len(keys) < stop
+
+    def _note_added(self, key: str) -> None:
+        if key in self._removed:
+            del self._removed[key]
+        else:
+            self._added[key] = None
+
+    def _note_removed(self, key: str) -> None:
+        if key in self._added:
+            del self._added[key]
+        else:
+            self._removed[key] = None
+
+    def _sort_keys(self) -> None:
+        """Make ``_order`` the keys of ``_items``, in order."""
+        if len(self._added) + len(self._removed) <= INSERTIONS_MAX:
+            for key in self._removed:
+                del self._order[bisect_left(self._order, key)]
+            for key in self._added:
+                insort(self._order, key)
+        else:
+            removed = self._removed
+            self._order = [key for key in self._order if key not in removed]
+            self._order += sorted(self._added)
+            # Two sorted runs, which the sort finds and merges.
+            self._order.sort()
+        self._added.clear()
+        self._removed.clear()
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that is empty or too long."""
+    if not key:
+        raise KvError("a key must not be empty")
+    if len(key) > KEY_BYTES_MAX // 4:
+        size_bytes = len(key.encode())
+        if size_bytes > KEY_BYTES_MAX:
+            raise KvError(f"a key has at most {KEY_BYTES_MAX} bytes as UTF-8, not {size_bytes}")

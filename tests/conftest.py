@@ -1,0 +1,29 @@
+"""Freezes the records for the whole session and marks the tests that open sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replog.testing import freeze_records
+
+_NET_FOLDERS = ("net", "demo")
+_TESTS = Path(__file__).resolve().parent
+
+
+def pytest_configure() -> None:
+    """Freeze what exists before the first test module is imported."""
+    freeze_records()
+
+
+def pytest_runtest_setup() -> None:
+    """Freeze the records of modules that were imported since."""
+    freeze_records()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in the folders of real processes carries the ``net`` mark."""
+    for item in items:
+        if item.path.relative_to(_TESTS).parts[0] in _NET_FOLDERS:
+            item.add_marker(pytest.mark.net)

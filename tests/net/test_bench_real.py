@@ -1,0 +1,122 @@
+"""The measurements on real processes: every installed engine, embedded and over the network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replog import plugins
+from replog.config import local_config
+from replog.config_text import config_toml
+from replog.founding import found_cluster, founding_path
+from replog_bench import cluster
+from replog_bench.__main__ import main
+from replog_bench.processes import ChildFailed, Processes
+from replog_bench.trial import Trial
+
+ENGINES = plugins.engine_names()
+SHORT = [
+    *("--seconds", "0.3", "--network-seconds", "0.3"),
+    *("--warm-up-seconds", "0.1", "--repeats", "1"),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_throughput_engine_rows(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine gets a row beside bare, with columns for network clients; nothing is left."""
+    arguments = ["throughput", "--engines", engine, "--clients", "8", *SHORT, "--json"]
+    assert main([*arguments, "--directory", str(tmp_path)]) == 0
+    base, row = json.loads(capsys.readouterr().out)
+    assert (base["engine"], row["engine"]) == ("bare", engine)
+    assert row["clients"] == base["clients"] == 8
+    assert row["ops_per_second"] > 0
+    assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert row["ratio_to_bare"] == pytest.approx(
+        row["ops_per_second"] / base["ops_per_second"], abs=0.001
+    )
+    assert base["network_ops_per_second"] is base["network_p50_ms"] is None
+    assert row["network_ops_per_second"] > 0
+    assert 0 < row["network_p50_ms"] <= row["network_p99_ms"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_throughput_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A profile shows the functions of the leader's loop, a timeline the stages of its groups."""
+    profile, timeline = tmp_path / "profile", tmp_path / "timeline"
+    arguments = ["throughput", "--engines", ENGINES[0], "--clients", "4", *SHORT, "--no-network"]
+    files = ["--profile", str(profile), "--timeline", str(timeline)]
+    assert main([*arguments, *files]) == 0
+    assert "bare" in capsys.readouterr().out
+    title = f"of {ENGINES[0]}, 4 in flight, embedded"
+    assert profile.read_text().startswith(f"profile {title}\n")
+    assert "(propose)" in profile.read_text()
+    assert timeline.read_text().startswith(f"timeline {title}\n")
+    stages = timeline.read_text().splitlines()[2:-1]
+    times = [int(stage.split()[0]) for stage in stages]
+    assert times == sorted(times)
+    assert len(times) == 8
+    assert "turn begins" in stages[0]
+    assert "results" in stages[-1]
+
+
+def _trial(directory: Path) -> Trial:
+    return Trial(clients=8, value_bytes=64, warm_up_seconds=0.1, seconds=0.3, directory=directory)
+
+
+def test_network_over_one_connection(tmp_path: Path) -> None:
+    """The commands of all network clients travel over a single connection."""
+    with cluster._running(ENGINES[0], _trial(tmp_path)) as running:
+        port = running.config.node(running.leader_id).client.port
+        with Processes() as processes:
+            arguments = "--clients 8 --value-bytes 64 --warm-up-seconds 0.1 --seconds 60"
+            client = processes.start(
+                "client", "replog_bench.network", (*arguments.split(), "--lifetime-seconds", "60")
+            )
+            client.line(15.0)
+            client.tell(address=f"127.0.0.1:{port}")
+            with pytest.raises(ChildFailed, match="said nothing"):
+                client.line(0.5)
+            assert _connections_to(port) == 1
+
+
+def _connections_to(port: int) -> int:
+    """How many connections to a port of the loopback are established."""
+    table = Path("/proc/net/tcp")
+    if not table.exists():
+        pytest.skip("the system does not show its connections")
+    established = 0
+    for line in table.read_text().splitlines()[1:]:
+        _, _, remote, state, *_ = line.split()
+        established += state == "01" and int(remote.partition(":")[2], 16) == port
+    return established
+
+
+def test_leader_killed_reported(tmp_path: Path) -> None:
+    """A trial whose leader dies ends with a sentence that names the process, not with a figure."""
+    with cluster._running(ENGINES[0], _trial(tmp_path)) as running:
+        running.leader.process.kill()
+        with pytest.raises(ChildFailed, match=rf"node {running.leader_id} ended"):
+            cluster._load_line(running, _trial(tmp_path), profile=False)
+
+
+def test_member_ends_with_parent(tmp_path: Path) -> None:
+    """A node whose parent has gone ends itself, without an error."""
+    config = local_config(tmp_path, engine=ENGINES[0])
+    path = tmp_path / "cluster.toml"
+    path.write_text(config_toml(config))
+    found_cluster(config, founding_path(config, path))
+    arguments = ["--config", str(path), "--node", "1", "--lifetime-seconds", "60"]
+    done = subprocess.run(
+        [sys.executable, "-m", "replog_bench.member", *arguments],
+        input=b"",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

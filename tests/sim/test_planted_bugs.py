@@ -1,0 +1,33 @@
+"""The random runs can fail: each planted bug is found by some of their seeds.
+
+Most fall to the first few; the limit leaves room for the seeds to mean other runs after a change.
+"""
+
+from __future__ import annotations
+
+import pytest
+from planted_bugs import BUGS, Bug
+from random_runs import run_seed
+
+from replog.testing.checks import Violation
+
+pytestmark = pytest.mark.slow
+
+SEEDS_MAX = 200
+
+
+def first_seed_that_finds(bug: Bug, patch: pytest.MonkeyPatch) -> int | None:
+    """The first seed whose run ends in a violation; ``None``: none does."""
+    bug(patch)
+    for seed in range(SEEDS_MAX):
+        try:
+            run_seed(5 if seed % 2 else 3, seed)
+        except Violation:
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_planted_bug_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with one broken rule ends in a violation within the first 200 seeds."""
+    assert first_seed_that_finds(bug, monkeypatch) is not None

@@ -1,0 +1,230 @@
+"""The parts of the demonstration that need no processes: its input, its account, its judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import cast
+
+import pytest
+import trio
+
+from replog.cli.demo_check import ReplicaDump, count_lost, count_words, dump_replica
+from replog.cli.demo_load import Acknowledged, Load
+from replog.cli.demo_words import Put, lines_of_replog, puts_of, words_in
+from replog.client import Client, NodeDump
+from replog.errors import OutcomeUnknown, Overloaded, ReplogError, Unavailable
+from replog.machine import ApplyContext
+from replog.types import Applied, NodeId
+from replog_kv import Kv
+
+# --- The input ----------------------------------------------------------------------------------
+
+
+def test_puts_count_words() -> None:
+    """Each occurrence of a word is a key of its own, with its position as the value."""
+    assert list(puts_of(["The cat, the CAT", "", "it's 9 o_o"], repeat=False)) == [
+        ("the#1", b"1:1"),
+        ("cat#1", b"1:2"),
+        ("the#2", b"1:3"),
+        ("cat#2", b"1:4"),
+        ("it's#1", b"3:1"),
+        ("o#1", b"3:2"),
+        ("o#2", b"3:3"),
+    ]
+
+
+def test_puts_repeated_stay_unique() -> None:
+    """A text that begins again gives new keys and new values for ever."""
+    puts = list(islice(puts_of(["a b", "a"], repeat=True), 100))
+    assert len({key for key, _ in puts}) == len({value for _, value in puts}) == 100
+
+
+def test_puts_of_hostile_word_stay_short() -> None:
+    """A word of a million letters is cut to a key that any store takes."""
+    [(key, _)] = puts_of(["x" * 1_000_000], repeat=False)
+    assert len(key) < 100
+
+
+def test_default_text_is_real() -> None:
+    """The text that is always there has thousands of words."""
+    lines = lines_of_replog()
+    assert words_in(lines) > 5_000
+    assert words_in(lines) == sum(1 for _ in puts_of(lines, repeat=False))
+
+
+# --- The account --------------------------------------------------------------------------------
+
+
+class FakeCluster:
+    """A client whose every command is applied at once, unless the script says otherwise."""
+
+    def __init__(self, script: Callable[[int], tuple[bool, ReplogError | None]]) -> None:
+        """``script`` says of the n-th command whether it is applied, and what the caller gets."""
+        self.machine = Kv()
+        self.proposed_count = 0
+        self.index = 0
+        self._script = script
+
+    async def propose(self, payload: bytes) -> Applied:
+        await trio.sleep(0.01)
+        self.proposed_count += 1
+        is_applied, error = self._script(self.proposed_count)
+        applied = Applied(0, None)
+        if is_applied:
+            self.index += 1
+            result = self.machine.apply(ApplyContext(self.index, 0), payload)
+            applied = Applied(self.index, result)
+        if error is not None:
+            raise error
+        return applied
+
+    async def dump(self, cursor: bytes, items_max: int, *, node: NodeId) -> NodeDump:
+        await trio.lowlevel.checkpoint()
+        page = self.machine.dump(cursor, min(items_max, 3))
+        return NodeDump(self.index, page.items, page.cursor)
+
+
+def always_done(at: int) -> tuple[bool, ReplogError | None]:
+    """The script of a cluster in which nothing goes wrong."""
+    return True, None
+
+
+def load_of(cluster: FakeCluster, puts: Iterator[Put], writes: int) -> Load:
+    load = Load(
+        cast("Client", cluster),
+        Kv,
+        puts,
+        in_flight=4,
+        writes_min=writes,
+        seconds_min=0.0,
+        writes_max=writes,
+    )
+    load.note_failure()  # lets the last quarter pass
+    return load
+
+
+def only(number: int, is_applied: bool, error: ReplogError) -> FakeCluster:
+    """A cluster in which one command ends so, and every other one is done."""
+    return FakeCluster(lambda at: (is_applied, error) if at == number else (True, None))
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_load_settles_unknown(is_applied: bool, autojump_clock: object) -> None:
+    """A write with an unknown outcome, done or not, is in the store once at the end."""
+    cluster = only(5, is_applied, OutcomeUnknown("lost"))
+    load = load_of(cluster, puts_of(["a b c d e f g h"], repeat=False), 8)
+    await load.run()
+    assert load.unknown_count == 1
+    assert len(load.acknowledged) == 8
+    assert cluster.proposed_count == 9
+    dump = await dump_replica(cast("Client", cluster), 1)
+    assert count_lost(load.acknowledged, [dump]) == 0
+
+
+async def test_load_never_repeats_unknown(autojump_clock: object) -> None:
+    """An unknown write that another one has replaced since is not done a second time."""
+    cluster = only(1, True, OutcomeUnknown("lost"))
+    cluster.machine.put("a#1", b"other")
+    cluster._script = lambda at: (at != 1, OutcomeUnknown("lost") if at == 1 else None)
+    load = load_of(cluster, puts_of(["a"], repeat=False), 1)
+    await load.run()
+    assert cluster.machine.get("a#1") == b"other"
+    dump = await dump_replica(cast("Client", cluster), 1)
+    assert count_lost(load.acknowledged, [dump]) == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("nobody"), Overloaded("full")])
+async def test_load_repeats_not_done(error: ReplogError, autojump_clock: object) -> None:
+    """A write that was definitely not done is sent again and is no unknown one."""
+    cluster = only(2, False, error)
+    load = load_of(cluster, puts_of(["a b c"], repeat=False), 3)
+    await load.run()
+    assert load.unknown_count == 0
+    assert len(load.acknowledged) == 3
+    assert cluster.proposed_count == 4
+
+
+async def test_load_recovers_only_by_a_later_command(autojump_clock: object) -> None:
+    """An acknowledgement of a command that was sent before the failure does not end it."""
+    cluster = FakeCluster(always_done)
+    load = Load(
+        cast("Client", cluster),
+        Kv,
+        puts_of(["a"], repeat=True),
+        in_flight=2,
+        writes_min=10,
+        seconds_min=1.0,
+        writes_max=None,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load.run)
+        await load.wait_middle()
+        await trio.sleep(0.005)
+        failed_at = trio.current_time()
+        load.note_failure()
+        await load.wait_recovered()
+        load.let_end()
+    # What was in flight is acknowledged after 5 ms, what is sent next after 15 ms.
+    assert load.recovered_at == pytest.approx(failed_at + 0.015)
+    assert load.seconds >= 1.0
+    assert len(load.acknowledged) == load.written_count == len(load.latencies)
+
+
+# --- The judge ----------------------------------------------------------------------------------
+
+
+def dump_of(items: dict[str, tuple[bytes, int]]) -> ReplicaDump:
+    return ReplicaDump(9, items, "")
+
+
+@pytest.mark.parametrize(
+    ("found", "lost"),
+    [
+        ({"a": (b"1", 3)}, 0),
+        ({}, 1),
+        ({"a": (b"2", 3)}, 1),
+        ({"a": (b"1", 4)}, 1),
+        ({"a": (b"1", 3), "b": (b"1", 4)}, 0),
+    ],
+)
+def test_lost_if_missing_or_different_anywhere(
+    found: dict[str, tuple[bytes, int]], lost: int
+) -> None:
+    """A write is lost if one replica lacks it, or has another value or index for it."""
+    write = Acknowledged("a", b"1", 3)
+    good = dump_of({"a": (b"1", 3)})
+    assert count_lost([write], [good, dump_of(found), good]) == lost
+
+
+def test_lost_settled_by_value_alone() -> None:
+    """Of a settled write the index is not known, so only its value counts."""
+    write = Acknowledged("a", b"1", None)
+    assert count_lost([write], [dump_of({"a": (b"1", 7)})]) == 0
+    assert count_lost([write], [dump_of({"a": (b"2", 7)})]) == 1
+
+
+async def test_dumps_differ_by_one_item(autojump_clock: object) -> None:
+    """The digest covers every page: one other value at the end makes it another one."""
+    digests = []
+    for last in (b"v", b"v", b"w"):
+        cluster = FakeCluster(always_done)
+        for number in range(7):
+            cluster.machine.put(f"k{number}", b"v")
+        cluster.machine.put("k9", last)
+        digests.append((await dump_replica(cast("Client", cluster), 1)).digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+async def test_words_counted_across_pages(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """The most frequent words are those with the most keys, however many pages that takes."""
+    monkeypatch.setattr("replog.cli.demo_check._PAGE_ITEMS_MAX", 3)
+    text = ["b a c b a b", "d b"]
+    cluster = FakeCluster(always_done)
+    await load_of(cluster, puts_of(text, repeat=False), 8).run()
+    counts = Counter(" ".join(text).split())
+    words = await count_words(cast("Client", cluster), Kv, 3)
+    assert words == [("b", counts["b"]), ("a", counts["a"]), ("c", counts["c"])]

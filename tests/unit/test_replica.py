@@ -1,0 +1,434 @@
+"""The synchronous heart of a node, with an engine and a state machine that do as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from replog.engine import Engine, EngineSetup
+from replog.envelope import open_envelope, pack_envelope
+from replog.errors import (
+    BadCommand,
+    CommandTooLarge,
+    EntryReplaced,
+    InvariantViolated,
+    NotLeader,
+    OutcomeUnknown,
+    StateMachineCrashed,
+    StateMachineError,
+    UnknownFormat,
+)
+from replog.limits import Limits
+from replog.machine import ApplyContext, DumpPage
+from replog.replica import Replica
+from replog.types import (
+    Entry,
+    EntryKind,
+    Epoch,
+    HardState,
+    LogIndex,
+    NodeId,
+    Ready,
+    Role,
+    SoftState,
+    Status,
+    Term,
+    Voter,
+    Waiter,
+    entry_body,
+)
+from replog_raft import PLUGIN, RaftOptions
+
+
+class TooPoor(StateMachineError):
+    """An error that the machine declares."""
+
+
+class Journal:
+    """A machine that notes what it was given; some payloads do something."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[LogIndex, int, bytes]] = []
+
+    def apply(self, context: ApplyContext, payload: bytes) -> object:
+        """Note the payload and answer with how many came so far."""
+        if payload == b"declared":
+            raise TooPoor("there is not enough")
+        if payload == b"crash":
+            raise ZeroDivisionError("division by zero")
+        self.applied.append((context.index, context.time_ms, payload))
+        return len(self.applied)
+
+    def check_payload(self, payload: bytes) -> None:
+        """Nothing is refused but one payload."""
+        if payload == b"bad":
+            raise BadCommand("no command is called bad")
+
+    def dump(self, cursor: bytes, items_max: int) -> DumpPage:
+        """Nothing to show."""
+        return DumpPage([], None)
+
+
+class ScriptedEngine:
+    """An engine that hands out what the test gives it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.proposed: list[Entry] = []
+        self.leads = True
+
+    term: Term = 3
+    soft_state = SoftState(Role.LEADER, 1)
+
+    def step(self, message: object) -> None:
+        """Note the call."""
+        self.calls.append(("step", message))
+
+    def tick(self) -> None:
+        """Note the call."""
+        self.calls.append(("tick",))
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
+        """Append behind what was proposed before."""
+        if not self.leads:
+            raise NotLeader(1, 2)
+        index = len(self.proposed) + 1
+        entry = Entry(1, index, 3, entry_body(kind, 1, 3, index, data))
+        self.proposed.append(entry)
+        return entry
+
+    def campaign(self) -> None:
+        """Note the call."""
+        self.calls.append(("campaign",))
+
+    def transfer(self, to: NodeId) -> None:
+        """Note the call."""
+        self.calls.append(("transfer", to))
+
+    def ready(self) -> Ready | None:
+        """Nothing: tests give a Ready to ``apply`` themselves."""
+        return None
+
+    def advance(self, ready: Ready) -> None:
+        """Note the call."""
+        self.calls.append(("advance", ready))
+
+    def status(self) -> Status:
+        """A picture in which more was handed out than is applied."""
+        return Status(1, "scripted", Role.LEADER, 1, 1, 3, 9, 9, 9, 9, ())
+
+    def clone(self) -> Engine:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def key(self) -> Hashable:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Nothing to check."""
+
+
+@dataclass
+class Outcomes:
+    """What the waiters were told, by name and in order."""
+
+    told: list[tuple[str, LogIndex, object, Exception | None]] = field(default_factory=list)
+
+    def waiter(self, name: str) -> Waiter:
+        """A waiter that notes its outcome."""
+        return partial(self._note, name)
+
+    def _note(self, name: str, index: LogIndex, result: object, error: Exception | None) -> None:
+        self.told.append((name, index, result, error))
+
+    @property
+    def last_error(self) -> Exception | None:
+        """The error of the last outcome."""
+        return self.told[-1][3]
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """The engine under the replica."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def machine() -> Journal:
+    """The machine on top of it."""
+    return Journal()
+
+
+@pytest.fixture
+def replica(engine: ScriptedEngine, machine: Journal) -> Replica:
+    """The replica between them."""
+    return Replica(engine, machine, Limits(command_bytes_max=100))
+
+
+@pytest.fixture
+def outcomes() -> Outcomes:
+    """What the waiters are told."""
+    return Outcomes()
+
+
+def committed(entries: Sequence[Entry], soft_state: SoftState | None = None) -> Ready:
+    """A Ready that hands out entries to be applied."""
+    return Ready((), None, None, (), (), entries, soft_state)
+
+
+def command(index: LogIndex, payload: bytes, time_ms: int = 5, term: Term = 3) -> Entry:
+    """A command that some leader proposed."""
+    body = entry_body(EntryKind.COMMAND, 1, term, index, pack_envelope(payload, time_ms))
+    return Entry(1, index, term, body)
+
+
+# -- proposing --
+
+
+def test_propose_in_envelope(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """A proposal reaches the engine as a command with its time around the payload."""
+    assert replica.propose(b"set", 1234, outcomes.waiter("a")) == 1
+    (entry,) = engine.proposed
+    assert entry.kind == EntryKind.COMMAND
+    assert open_envelope(entry) == (1234, b"set")
+    assert (outcomes.told, replica.waiting_count) == ([], 1)
+
+
+def test_propose_too_large(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """A payload above the limit is refused before anything is proposed; one at the limit is not."""
+    with pytest.raises(CommandTooLarge, match=r"101 bytes, above limits\.command_bytes_max = 100"):
+        replica.propose(bytes(101), 5, outcomes.waiter("a"))
+    assert (engine.proposed, replica.waiting_count) == ([], 0)
+    replica.propose(bytes(100), 5, outcomes.waiter("b"))
+    assert len(engine.proposed) == 1
+
+
+def test_propose_not_leader(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """What the engine refuses is raised to the caller, and its waiter is never called."""
+    engine.leads = False
+    with pytest.raises(NotLeader):
+        replica.propose(b"set", 5, outcomes.waiter("a"))
+    replica.end_waits(OutcomeUnknown("the node stops"))
+    assert (outcomes.told, replica.waiting_count) == ([], 0)
+
+
+# -- applying --
+
+
+def test_apply_in_order(replica: Replica, machine: Journal) -> None:
+    """Committed commands reach the machine in order, each once, with their index."""
+    replica.apply(committed([command(1, b"a"), command(2, b"b")]))
+    replica.apply(committed([command(3, b"c")]))
+    assert [(index, payload) for index, _, payload in machine.applied] == [
+        (1, b"a"),
+        (2, b"b"),
+        (3, b"c"),
+    ]
+    assert replica.applied_index == 3
+
+
+@pytest.mark.parametrize("index", [1, 3])
+def test_apply_out_of_order_refused(replica: Replica, machine: Journal, index: LogIndex) -> None:
+    """An entry that is handed out twice, or behind a gap, stops the node and is not applied."""
+    replica.apply(committed([command(1, b"a")]))
+    with pytest.raises(InvariantViolated, match=rf"entr\w+ {index} .*handed out .* after 1"):
+        replica.apply(committed([command(index, b"b")]))
+    assert len(machine.applied) == 1
+
+
+def test_apply_gap_refused(replica: Replica, machine: Journal) -> None:
+    """A gap between the entries of one Ready stops the node before any of them is applied."""
+    with pytest.raises(InvariantViolated):
+        replica.apply(committed([command(1, b"a"), command(3, b"c")]))
+    assert machine.applied == []
+
+
+def test_apply_after_applied_index(engine: ScriptedEngine, machine: Journal) -> None:
+    """A replica whose machine holds a prefix already goes on behind it."""
+    replica = Replica(engine, machine, Limits(), applied_index=7)
+    replica.apply(committed([command(8, b"a")]))
+    assert replica.applied_index == 8
+
+
+def test_apply_noop(replica: Replica, machine: Journal) -> None:
+    """A no-op moves the applied index and reaches no machine."""
+    replica.apply(committed([Entry(1, 1, 3, entry_body(EntryKind.NOOP, 1, 3, 1, b""))]))
+    assert (replica.applied_index, machine.applied) == (1, [])
+
+
+@pytest.mark.parametrize("kind", [EntryKind.CONTROL, EntryKind.EPOCH])
+def test_apply_unknown_kind(replica: Replica, kind: EntryKind) -> None:
+    """An entry of a kind that this release cannot apply stops the node; it is not skipped."""
+    entry = Entry(1, 1, 3, entry_body(kind, 1, 3, 1, b""))
+    with pytest.raises(UnknownFormat, match=f"entry 1 is of kind {int(kind)}"):
+        replica.apply(committed([entry]))
+    assert replica.applied_index == 0
+
+
+def test_apply_time_never_goes_back(replica: Replica, machine: Journal) -> None:
+    """The time that a machine sees is the highest that a proposer stamped so far."""
+    times = [5, 9, 7, 9, 12]
+    entries = [command(index, b"x", time_ms) for index, time_ms in enumerate(times, 1)]
+    replica.apply(committed(entries))
+    assert [time_ms for _, time_ms, _ in machine.applied] == [5, 9, 9, 9, 12]
+    assert replica.time_ms == 12
+
+
+def test_apply_crash_stops(replica: Replica, machine: Journal) -> None:
+    """An error that the machine did not declare stops the node at that entry, which counts as not
+    applied."""
+    with pytest.raises(StateMachineCrashed, match="ZeroDivisionError: division by zero at entry 2"):
+        replica.apply(committed([command(1, b"a"), command(2, b"crash"), command(3, b"c")]))
+    assert replica.applied_index == 1
+    assert [payload for *_, payload in machine.applied] == [b"a"]
+
+
+# -- waiting --
+
+
+def test_wait_result(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """A waiter gets the machine's result once its entry is applied, and is called once."""
+    for name in ("a", "b"):
+        replica.propose(name.encode(), 5, outcomes.waiter(name))
+    replica.apply(committed(engine.proposed[:1]))
+    assert outcomes.told == [("a", 1, 1, None)]
+    replica.apply(committed(engine.proposed[1:]))
+    assert outcomes.told == [("a", 1, 1, None), ("b", 2, 2, None)]
+    replica.end_waits(OutcomeUnknown("the node stops"))
+    assert (len(outcomes.told), replica.waiting_count) == (2, 0)
+
+
+def test_wait_declared_error(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """An error that the machine declares is a result: the entry counts as applied, and the waiter
+    gets the error with the index."""
+    replica.propose(b"declared", 5, outcomes.waiter("a"))
+    replica.apply(committed(engine.proposed))
+    ((name, index, result, error),) = outcomes.told
+    assert (name, index, result) == ("a", 1, None)
+    assert isinstance(error, TooPoor)
+    assert replica.applied_index == 1
+
+
+def test_wait_entry_replaced(replica: Replica, machine: Journal, outcomes: Outcomes) -> None:
+    """When another entry is committed at the index, the waiter is told that its own is definitely
+    not done; the other is applied."""
+    replica.propose(b"mine", 5, outcomes.waiter("a"))
+    replica.apply(committed([command(1, b"other", term=4)]))
+    assert outcomes.told[0][:3] == ("a", 0, None)
+    assert isinstance(outcomes.last_error, EntryReplaced)
+    assert machine.applied[0][2] == b"other"
+
+
+def test_wait_replaced_by_equal_payload(replica: Replica, outcomes: Outcomes) -> None:
+    """An entry with the same payload from another proposal is another entry."""
+    replica.propose(b"set", 5, outcomes.waiter("a"))
+    replica.apply(committed([command(1, b"set", term=4)]))
+    assert isinstance(outcomes.last_error, EntryReplaced)
+
+
+def test_wait_reproposed_entry(
+    replica: Replica, engine: ScriptedEngine, outcomes: Outcomes
+) -> None:
+    """The same entry accepted again at a higher term is still the one that was proposed: the body
+    decides, not the term."""
+    replica.propose(b"set", 5, outcomes.waiter("a"))
+    replica.apply(committed([Entry(1, 1, 9, engine.proposed[0].body)]))
+    assert outcomes.told == [("a", 1, 1, None)]
+
+
+@pytest.mark.parametrize("role", [Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE])
+def test_wait_ends_with_leadership(
+    replica: Replica, engine: ScriptedEngine, outcomes: Outcomes, role: Role
+) -> None:
+    """When leadership is lost, what this Ready still commits gets its result and every other
+    waiter learns that its outcome is unknown."""
+    for name in ("a", "b", "c"):
+        replica.propose(name.encode(), 5, outcomes.waiter(name))
+    replica.apply(committed(engine.proposed[:1], SoftState(role, 0)))
+    assert [(name, index) for name, index, *_ in outcomes.told] == [("a", 1), ("b", 0), ("c", 0)]
+    assert isinstance(outcomes.last_error, OutcomeUnknown)
+    assert replica.waiting_count == 0
+
+
+def test_wait_goes_on_as_leader(replica: Replica, outcomes: Outcomes) -> None:
+    """A change of the soft state that leaves the node the leader ends no wait."""
+    replica.propose(b"set", 5, outcomes.waiter("a"))
+    replica.apply(committed([], SoftState(Role.LEADER, 1)))
+    assert (outcomes.told, replica.waiting_count) == ([], 1)
+
+
+def test_wait_ends_with_node(replica: Replica, outcomes: Outcomes) -> None:
+    """When the node stops every waiter is told why, in the order of the proposals."""
+    for name in ("a", "b"):
+        replica.propose(name.encode(), 5, outcomes.waiter(name))
+    replica.end_waits(OutcomeUnknown("the node stops"))
+    assert [name for name, *_ in outcomes.told] == ["a", "b"]
+    assert str(outcomes.last_error) == "the node stops"
+
+
+def test_propose_from_waiter(replica: Replica, engine: ScriptedEngine, outcomes: Outcomes) -> None:
+    """A waiter may propose the next command right away."""
+
+    def propose_next(index: LogIndex, result: object, error: Exception | None) -> None:
+        replica.propose(b"next", 5, outcomes.waiter("next"))
+
+    replica.propose(b"first", 5, propose_next)
+    replica.apply(committed(list(engine.proposed)))
+    assert replica.waiting_count == 1
+    replica.apply(committed(engine.proposed[1:]))
+    assert outcomes.told == [("next", 2, 2, None)]
+
+
+# -- the rest is the engine's --
+
+
+def test_calls_reach_engine(replica: Replica, engine: ScriptedEngine) -> None:
+    """Messages, time, elections, transfers and writes go straight to the engine."""
+    ready = committed([])
+    calls: list[Callable[[], None]] = [
+        partial(replica.step, "message"),
+        replica.tick,
+        replica.campaign,
+        partial(replica.transfer, 2),
+        partial(replica.advance, ready),
+    ]
+    for call in calls:
+        call()
+    assert engine.calls == [
+        ("step", "message"),
+        ("tick",),
+        ("campaign",),
+        ("transfer", 2),
+        ("advance", ready),
+    ]
+    assert replica.ready() is None
+
+
+def test_status_shows_applied(replica: Replica) -> None:
+    """The picture shows what was applied, not what was handed out to be."""
+    replica.apply(committed([command(1, b"a")]))
+    status = replica.status()
+    assert (status.applied_index, status.commit_index) == (1, 9)
+
+
+def test_replica_over_raft(machine: Journal, outcomes: Outcomes) -> None:
+    """Over a real engine, a cluster of one applies a proposal once it is durable, not before."""
+    epoch = Epoch(1, "raft", (Voter(1, 101),), 1)
+    setup = EngineSetup(1, epoch, HardState(1, 0, 0), (), Limits(), RaftOptions(), 7)
+    replica = Replica(PLUGIN.create(setup), machine, Limits())
+    replica.campaign()
+    while (ready := replica.ready()) is not None:
+        replica.apply(ready)
+        replica.advance(ready)
+    replica.propose(b"set", 5, outcomes.waiter("a"))
+    told: list[int] = []
+    while (ready := replica.ready()) is not None:
+        replica.apply(ready)
+        told.append(len(outcomes.told))
+        replica.advance(ready)
+    assert told == [0, 1]
+    assert outcomes.told == [("a", 2, 1, None)]

@@ -1,0 +1,68 @@
+"""The storage in memory keeps the contract of a storage, and promises nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replog.storage.memory import MEMORY, MemoryStorage
+from replog.storage.plugin import StorageHome
+from replog.storage.protocol import Write
+from replog.testing.files import ForgetfulFiles
+from replog.types import Entry, EntryKind, HardState, entry_body
+
+
+def entry(index, term=1):
+    return Entry(1, index, term, entry_body(EntryKind.COMMAND, 1, term, index, b"x"))
+
+
+def persist(storage, *writes):
+    storage.persist(storage.encode(writes))
+
+
+def test_recover_new():
+    """A new storage holds nothing."""
+    recovered = MemoryStorage().recover()
+    assert recovered.hard_state is None
+    assert recovered.entries == []
+
+
+def test_recover_persisted():
+    """Within the object's life what was persisted comes back, by the rules of the real log."""
+    storage = MemoryStorage()
+    storage.recover()
+    persist(storage, Write(HardState(1, 1, 2), None, [entry(1), entry(2), entry(3)]))
+    persist(storage, Write(HardState(1, 2, 0), 2, [entry(2, 2)]), Write(None, None, [entry(9, 2)]))
+    recovered = storage.recover()
+    assert recovered.hard_state == HardState(1, 2, 0)
+    assert recovered.entries == [entry(1), entry(2, 2), entry(9, 2)]
+
+
+def test_recover_encoded_only():
+    """What was encoded and not persisted is not recovered, and the storage goes on."""
+    storage = MemoryStorage()
+    storage.recover()
+    persist(storage, Write(None, None, [entry(1)]))
+    storage.encode([Write(None, None, [entry(2)])])
+    assert storage.recover().entries == [entry(1)]
+    persist(storage, Write(None, None, [entry(3)]))
+    assert storage.recover().entries == [entry(1), entry(3)]
+
+
+def test_persist_out_of_order():
+    """Groups are persisted in the order in which they were encoded."""
+    storage = MemoryStorage()
+    storage.encode([Write(None, None, [entry(1)])])
+    second = storage.encode([Write(None, None, [entry(2)])])
+    with pytest.raises(AssertionError, match="in the order"):
+        storage.persist(second)
+
+
+def test_durable_never():
+    """It says of itself, before and after it is opened, that it is not durable."""
+    files = ForgetfulFiles()
+    storage = MEMORY.open(StorageHome(files, Path("/node"), "demo", 1, 7))
+    assert not MEMORY.durable
+    assert not storage.durable
+    assert "not durable" in MEMORY.title
