@@ -44,5 +44,5 @@ def load_result(line: Line) -> LoadResult:
     if result.errors:
         raise ChildFailed(f"{result.errors} clients failed, the first: {result.first_error}")
     if not result.operations:
-        raise ChildFailed("nothing completed within the window; give more --seconds")
+        raise ChildFailed("nothing completed within the window; make it longer")
     return result
