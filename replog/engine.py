@@ -84,11 +84,14 @@ class Engine(Protocol):
         """One unit of time has passed."""
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
-        """Append one entry at the leader and return it.
+        """Append one entry at the leader and return it: a batch of one."""
 
-        Raises :class:`~replog.errors.NotLeader` at any other node and
+    def propose_batch(self, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
+        """Append an entry for each of ``datas`` (at least one) at the leader and return them.
+
+        All or nothing: raises :class:`~replog.errors.NotLeader` at any other node and
         :class:`~replog.errors.Overloaded` above ``limits.uncommitted_bytes_max`` or while
-        leadership is being handed over; in both cases nothing was proposed.
+        leadership is being handed over, and then nothing was proposed.  The indexes ascend.
         """
 
     def campaign(self) -> None:

@@ -19,7 +19,8 @@ would make replicas differ.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NoReturn
 
 from replog.errors import UnknownFormat
 from replog.types import BODY_HEAD_BYTES, Entry
@@ -29,17 +30,23 @@ FEATURE_SESSION: Final = 0x01
 FEATURE_EXPECT_TERM: Final = 0x02
 FEATURES_KNOWN: Final = 0
 
-_OPENING_AND_TIME: Final = struct.Struct(">HQ")
+ENVELOPE_HEAD: Final = struct.Struct(">HQ")
 """The head of an envelope, with version and features as one number to compare."""
 
-_OPENING: Final = ENVELOPE_VERSION << 8
-ENVELOPE_BYTES: Final = _OPENING_AND_TIME.size
-_PAYLOAD_OFFSET: Final = BODY_HEAD_BYTES + ENVELOPE_BYTES
+ENVELOPE_OPENING: Final = ENVELOPE_VERSION << 8
+ENVELOPE_BYTES: Final = ENVELOPE_HEAD.size
+PAYLOAD_OFFSET: Final = BODY_HEAD_BYTES + ENVELOPE_BYTES
 
 
 def pack_envelope(payload: bytes, time_ms: int) -> bytes:
-    """Wrap a command's payload for the log; ``time_ms`` is the proposer's wall clock."""
-    return _OPENING_AND_TIME.pack(_OPENING, time_ms) + payload
+    """Wrap one command's payload for the log; ``time_ms`` is the proposer's wall clock."""
+    return ENVELOPE_HEAD.pack(ENVELOPE_OPENING, time_ms) + payload
+
+
+def pack_envelopes(payloads: Sequence[bytes], time_ms: int) -> list[bytes]:
+    """Wrap the payloads of commands that are proposed together."""
+    head = ENVELOPE_HEAD.pack(ENVELOPE_OPENING, time_ms)
+    return [head + payload for payload in payloads]
 
 
 def open_envelope(entry: Entry) -> tuple[int, bytes]:
@@ -49,17 +56,25 @@ def open_envelope(entry: Entry) -> tuple[int, bytes]:
     :class:`~replog.errors.UnknownFormat`.
     """
     body = entry.body
-    try:
-        opening, time_ms = _OPENING_AND_TIME.unpack_from(body, BODY_HEAD_BYTES)
-    except struct.error:
+    if len(body) < PAYLOAD_OFFSET:
+        refuse_envelope(entry)
+    opening, time_ms = ENVELOPE_HEAD.unpack_from(body, BODY_HEAD_BYTES)
+    if opening != ENVELOPE_OPENING:
+        refuse_envelope(entry)
+    return time_ms, body[PAYLOAD_OFFSET:]
+
+
+def refuse_envelope(entry: Entry) -> NoReturn:
+    """Stop the node at an entry whose envelope it cannot open."""
+    body = entry.body
+    if len(body) < PAYLOAD_OFFSET:
         raise UnknownFormat(
             f"entry {entry.index} is a command of {len(body)} bytes, too short for its envelope; "
             "it was written by a broken or foreign program"
-        ) from None
-    if opening != _OPENING:
-        raise UnknownFormat(
-            f"entry {entry.index} has a command envelope of version {opening >> 8} with features "
-            f"{opening & 0xFF:#04x}; this release knows version {ENVELOPE_VERSION} with features "
-            f"{FEATURES_KNOWN:#04x}: upgrade this node"
         )
-    return time_ms, body[_PAYLOAD_OFFSET:]
+    opening, _ = ENVELOPE_HEAD.unpack_from(body, BODY_HEAD_BYTES)
+    raise UnknownFormat(
+        f"entry {entry.index} has a command envelope of version {opening >> 8} with features "
+        f"{opening & 0xFF:#04x}; this release knows version {ENVELOPE_VERSION} with features "
+        f"{FEATURES_KNOWN:#04x}: upgrade this node"
+    )

@@ -110,13 +110,6 @@ class LogView:
         offset = self.base_index + 1
         return sum([len(entry.body) for entry in self._entries[first - offset : last - offset + 1]])
 
-    def append(self, entry: Entry) -> None:
-        """Add one entry behind the last."""
-        assert entry.index == self.last_index + 1
-        self._entries.append(entry)
-        self.last_index = entry.index
-        self.last_term = entry.term
-
     def extend(self, entries: Sequence[Entry]) -> None:
         """Add entries behind the last."""
         assert entries[0].index == self.last_index + 1

@@ -21,14 +21,19 @@ What is left to others: sessions and envelopes (the replica), encoding of result
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from replog.types import LogIndex, record
 
 
-@record
+@dataclass(slots=True)
 class ApplyContext:
-    """What a command may know besides its arguments; the same on every replica."""
+    """What a command may know besides its arguments; the same on every replica.
+
+    No record: each replica has one, which it moves on from entry to entry, because a new one per
+    entry costs as much as a small command.  Read it while the command runs; do not keep it.
+    """
 
     index: LogIndex
     """The index of the entry; ascends, with gaps where entries are not commands."""
@@ -60,7 +65,9 @@ class Machine(Protocol):
 
         Raises :class:`~replog.errors.BadCommand`.  Reads no state: the answer is about the
         payload's name and shape only, because the state will have moved on when it is applied.
-        ``apply`` must not rely on this check: another node's release may have admitted the entry.
+        Whatever comes from outside is checked so.  ``apply`` may rely on the payload's *encoding*
+        having passed (that rule is part of the envelope's version), not on its shape: another
+        node's release may know other commands.
         """
 
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:

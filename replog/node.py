@@ -35,7 +35,14 @@ import trio
 from replog import plugins
 from replog.config import Config, load_config
 from replog.engine import EngineSetup
-from replog.errors import FatalError, OutcomeUnknown, Unavailable
+from replog.errors import (
+    CommandTooLarge,
+    FatalError,
+    NotDone,
+    OutcomeUnknown,
+    Overloaded,
+    Unavailable,
+)
 from replog.founding import bootstrap_cluster
 from replog.machine import Machine
 from replog.replica import Replica
@@ -120,33 +127,58 @@ class Node:
         """How many of them, from the oldest, the group on its way covers."""
         self._is_running = False
         self._is_turning = False
+        self._payloads: list[bytes] = []
+        """What was submitted since the last proposal, and beside it who waits for each."""
+        self._waiters: list[Waiter] = []
+        self._submitted_bytes = 0
+        self._command_bytes_max = config.limits.command_bytes_max
         self._unapplied: deque[Ready] = deque()
         """Readys whose entries are committed and not applied yet."""
         self._role_changed = trio.Event()
 
     # -- for the embedding program --
 
-    def submit(self, payload: bytes, waiter: Waiter) -> LogIndex:
-        """Propose one command without waiting; see :meth:`replog.replica.Replica.propose`.
+    def submit(self, payload: bytes, waiter: Waiter) -> None:
+        """Propose one command without waiting, together with all that come up until the next turn.
 
-        The cheapest way in: no task, no channel.  Must be called on the node's event loop;
-        ``waiter`` is called there, must not raise and must not block.
+        The cheapest way in: no task, no channel, no check; ``payload`` comes from ``Call.encode``
+        or has passed the machine's ``check_payload``.  Must be called on the node's event loop;
+        ``waiter`` is called there, once (see :meth:`replog.replica.Replica.propose_batch`), must
+        not raise and must not block.
+
+        Raises a :class:`~replog.errors.NotDone` when nothing will be proposed; ``waiter`` is not
+        called then.
         """
         if not self._is_running:
             raise Unavailable(f"node {self.node_id} is not running (any more)")
-        index = self._replica.propose(payload, int(time.time() * 1000), waiter)
+        size_bytes = len(payload)
+        if size_bytes > self._command_bytes_max:
+            raise CommandTooLarge(size_bytes, self._command_bytes_max)
+        self._submitted_bytes += size_bytes
+        if self._submitted_bytes > self.config.limits.uncommitted_bytes_max:
+            self._submitted_bytes -= size_bytes
+            raise Overloaded(
+                f"node {self.node_id} holds {self._submitted_bytes} bytes of commands that were "
+                "submitted and not proposed yet; try again a little later"
+            )
+        self._payloads.append(payload)
+        self._waiters.append(waiter)
         if not self._is_turning:
             self._wakeup.set()
-        return index
 
     async def propose(self, payload: bytes) -> Applied:
         """Replicate one command and return its index and result.
 
-        Raises a :class:`~replog.errors.NotDone` when it was definitely not done (as
+        Raises :class:`~replog.errors.BadCommand` for what is no command of the state machine, a
+        :class:`~replog.errors.NotDone` when it was definitely not done (as
         :class:`~replog.errors.NotLeader`), :class:`~replog.errors.OutcomeUnknown` when it may have
         been, and the :class:`~replog.errors.StateMachineError` that the command declared.  When
         the wait is cancelled the command may still be done.
         """
+        self.machine.check_payload(payload)
+        return await self._replicate(payload)
+
+    async def _replicate(self, payload: bytes) -> Applied:
         task = trio.lowlevel.current_task()
         is_waiting = True
         applied = Applied(0, None)
@@ -175,7 +207,7 @@ class Node:
 
         Raises what :meth:`propose` raises.
         """
-        applied = await self.propose(call.encode(*args, **kwargs))
+        applied = await self._replicate(call.encode(*args, **kwargs))
         return cast(R, applied.result)
 
     def status(self) -> Status:
@@ -261,6 +293,8 @@ class Node:
             self._replica.end_waits(
                 OutcomeUnknown("the node stopped before the outcome of the command was known")
             )
+            for waiter in self._waiters:
+                waiter(0, None, Unavailable("the node stopped before the command was proposed"))
             self._server.flush()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._syncs.stop)
@@ -296,14 +330,30 @@ class Node:
         would cost more than a small batch is worth.
         """
         self._is_turning = True
+        self._propose_submitted()
         while (ready := self._replica.ready()) is not None:
             self._carry_out(ready)
+            self._propose_submitted()
             if len(ready.committed) >= self.config.limits.apply_entries_max:
                 # There may be a long backlog: heartbeats go out and come in between.
                 self._wakeup.set()
                 break
         self._is_turning = False
         self._server.flush()
+
+    def _propose_submitted(self) -> None:
+        """Propose everything that was submitted, as one batch."""
+        if not self._payloads:
+            return
+        payloads, waiters = self._payloads, self._waiters
+        self._payloads, self._waiters, self._submitted_bytes = [], [], 0
+        try:
+            self._replica.propose_batch(payloads, int(time.time() * 1000), waiters)
+        except NotDone as refusal:
+            for waiter in waiters:
+                waiter(0, None, refusal)
+            # Who submits again at once is heard in another turn, or this one might never end.
+            self._wakeup.set()
 
     def _carry_out(self, ready: Ready) -> None:
         """One Ready.  The disk first: it starts while the sends are in the kernel."""

@@ -17,12 +17,19 @@ depends on who leads or on a local clock.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from replog.engine import Engine
-from replog.envelope import open_envelope, pack_envelope
+from replog.envelope import (
+    ENVELOPE_HEAD,
+    ENVELOPE_OPENING,
+    PAYLOAD_OFFSET,
+    pack_envelopes,
+    refuse_envelope,
+)
 from replog.errors import (
     CommandTooLarge,
     EntryReplaced,
@@ -34,16 +41,35 @@ from replog.errors import (
 )
 from replog.limits import Limits
 from replog.machine import ApplyContext, Machine
-from replog.types import Entry, EntryKind, LogIndex, NodeId, Ready, Role, Status, Waiter
+from replog.types import (
+    BODY_HEAD_BYTES,
+    Entry,
+    EntryKind,
+    LogIndex,
+    NodeId,
+    Ready,
+    Role,
+    Status,
+    Waiter,
+)
 
 _NOOP: Final = int(EntryKind.NOOP)
 _COMMAND: Final = int(EntryKind.COMMAND)
+_unpack_envelope: Final = ENVELOPE_HEAD.unpack_from
 
 
 class Replica:
     """One engine with the state machine that consumes its log."""
 
-    __slots__ = ("_command_bytes_max", "_pending", "applied_index", "engine", "machine", "time_ms")
+    __slots__ = (
+        "_command_bytes_max",
+        "_context",
+        "_waits",
+        "applied_index",
+        "engine",
+        "machine",
+        "time_ms",
+    )
 
     def __init__(
         self, engine: Engine, machine: Machine, limits: Limits, applied_index: LogIndex = 0
@@ -54,8 +80,10 @@ class Replica:
         """Everything up to here was applied."""
         self.time_ms = 0
         """The replicated time: the highest that a proposer stamped on an applied command."""
+        self._context = ApplyContext(applied_index, 0)
         self._command_bytes_max = limits.command_bytes_max
-        self._pending: dict[LogIndex, tuple[bytes, Waiter]] = {}
+        self._waits: deque[tuple[Entry, Waiter]] = deque()
+        """What was proposed here and has no outcome yet, ascending by index."""
 
     # -- what arrives --
 
@@ -76,21 +104,32 @@ class Replica:
         self.engine.transfer(to)
 
     def propose(self, payload: bytes, time_ms: int, waiter: Waiter) -> LogIndex:
-        """Propose one command; ``waiter`` is called once, when its outcome is known.
+        """Propose one command and return its index: a batch of one."""
+        if len(payload) > self._command_bytes_max:
+            raise CommandTooLarge(len(payload), self._command_bytes_max)
+        return self.propose_batch((payload,), time_ms, (waiter,))
 
+    def propose_batch(
+        self, payloads: Sequence[bytes], time_ms: int, waiters: Sequence[Waiter]
+    ) -> LogIndex:
+        """Propose commands at contiguous indexes and return the first of these.
+
+        Each waiter is called once, when the outcome of its command is known.
         ``waiter(index, result, error)``: *done* with a result, or with a declared
         :class:`~replog.errors.StateMachineError`, when ``index`` is above 0; else ``error`` says
         whether it is *definitely not done* or *unknown*.  It must not raise.
 
-        Raises a :class:`~replog.errors.NotDone` when nothing was proposed; ``waiter`` is not
-        called then.
+        Each payload was made by the state machine's own encoding, or passed ``check_payload``;
+        none is above ``limits.command_bytes_max``.
+
+        Raises a :class:`~replog.errors.NotDone` when nothing was proposed; no waiter is called
+        then.
         """
-        if len(payload) > self._command_bytes_max:
-            raise CommandTooLarge(len(payload), self._command_bytes_max)
-        entry = self.engine.propose(pack_envelope(payload, time_ms))
-        assert entry.index not in self._pending, "a lost leadership ends its waits"
-        self._pending[entry.index] = (entry.body, waiter)
-        return entry.index
+        entries = self.engine.propose_batch(pack_envelopes(payloads, time_ms), EntryKind.COMMAND)
+        first_index = entries[0].index
+        assert not self._waits or self._waits[-1][0].index < first_index
+        self._waits.extend(zip(entries, waiters, strict=True))
+        return first_index
 
     # -- what is to be done --
 
@@ -126,17 +165,24 @@ class Replica:
                 f"entry {entries[0].index} was handed out to be applied, as the first of "
                 f"{len(entries)} up to {entries[-1].index}, after {index}"
             )
-        apply = self.machine.apply
+        apply, context, waits = self.machine.apply, self._context, self._waits
         for entry in entries:
             index += 1
+            body = entry.body
             result: object = None
             error: StateMachineError | None = None
-            if entry.body[0] == _COMMAND:
-                time_ms, payload = open_envelope(entry)
+            if body[0] == _COMMAND:
+                # open_envelope, spelled out: this is the innermost loop of every replica.
+                if len(body) < PAYLOAD_OFFSET:
+                    refuse_envelope(entry)
+                opening, time_ms = _unpack_envelope(body, BODY_HEAD_BYTES)
+                if opening != ENVELOPE_OPENING:
+                    refuse_envelope(entry)
                 if time_ms > self.time_ms:
-                    self.time_ms = time_ms
+                    self.time_ms = context.time_ms = time_ms
+                context.index = index
                 try:
-                    result = apply(ApplyContext(index, self.time_ms), payload)
+                    result = apply(context, body[PAYLOAD_OFFSET:])
                 except StateMachineError as declared:
                     error = declared
                 except Exception as crash:
@@ -144,30 +190,30 @@ class Replica:
                         f"the state machine raised {type(crash).__name__}: {crash} at entry "
                         f"{index}; mend it and start the node again, which applies the entry again"
                     ) from crash
-            elif entry.body[0] != _NOOP:
+            elif body[0] != _NOOP:
                 raise UnknownFormat(
-                    f"entry {index} is of kind {entry.body[0]}, which this release cannot apply; "
+                    f"entry {index} is of kind {body[0]}, which this release cannot apply; "
                     "upgrade this node"
                 )
             self.applied_index = index
-            waiting = self._pending.pop(index, None)
-            if waiting is not None:
-                body, waiter = waiting
-                if body == entry.body:
+            if waits and waits[0][0].index == index:
+                proposed, waiter = waits.popleft()
+                if proposed.body == body:
                     waiter(index, result, error)
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
 
     def end_waits(self, error: Exception) -> None:
         """Call every waiter with ``error``: the node stops, or leads no more."""
-        pending, self._pending = self._pending, {}
-        for _, waiter in pending.values():
+        ended = list(self._waits)
+        self._waits.clear()
+        for _, waiter in ended:
             waiter(0, None, error)
 
     @property
     def waiting_count(self) -> int:
         """How many proposals have no outcome yet."""
-        return len(self._pending)
+        return len(self._waits)
 
     def status(self) -> Status:
         """A read-only picture."""

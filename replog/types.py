@@ -21,6 +21,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from itertools import count, repeat
 from typing import Final, TypeAlias, TypeVar, dataclass_transform
 
 Term: TypeAlias = int
@@ -132,12 +133,30 @@ class Entry:
         return EntryId(self.epoch, self.term, self.index)
 
 
-def entry_body(
-    kind: EntryKind, epoch: EpochNumber, term: Term, sequence: int, data: bytes
-) -> bytes:
-    """Encode kind, origin (epoch, term, sequence) and data into the bytes that are spliced
-    everywhere."""
+def entry_body(kind: int, epoch: EpochNumber, term: Term, sequence: int, data: bytes) -> bytes:
+    """Encode kind (an :class:`EntryKind`), origin (epoch, term, sequence) and data into the bytes
+    that are spliced everywhere."""
     return BODY_HEAD.pack(kind, epoch, term, sequence) + data
+
+
+def new_entries(
+    kind: int,
+    epoch: EpochNumber,
+    term: Term,
+    first_index: LogIndex,
+    first_sequence: int,
+    datas: Sequence[bytes],
+) -> tuple[Entry, ...]:
+    """Entries that are proposed now, at contiguous indexes, one for each of ``datas``.
+
+    A batch at a time: a call per entry would cost as much as making it.
+    """
+    pack = BODY_HEAD.pack
+    bodies = [
+        pack(kind, epoch, term, sequence) + data
+        for sequence, data in enumerate(datas, first_sequence)
+    ]
+    return tuple(map(Entry, repeat(epoch), count(first_index), repeat(term), bodies))
 
 
 @record

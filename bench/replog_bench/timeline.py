@@ -99,10 +99,10 @@ class Timeline:
     def _watch_commands(self) -> None:
         submit, apply = Node.submit, Replica.apply
 
-        def watched_submit(node: Node, payload: bytes, waiter: Waiter) -> LogIndex:
+        def watched_submit(node: Node, payload: bytes, waiter: Waiter) -> None:
             if not self._first_submitted:
                 self._first_submitted = perf_counter()
-            return submit(node, payload, waiter)
+            submit(node, payload, waiter)
 
         def watched_apply(replica: Replica, ready: Ready) -> None:
             apply(replica, ready)

@@ -7,8 +7,8 @@ and its outbox, and nothing else of it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
 from replog.progress import Progress
@@ -19,7 +19,7 @@ from replog.types import (
     LogIndex,
     NodeId,
     PeerState,
-    entry_body,
+    new_entries,
 )
 from replog_raft.messages import (
     AppendEntries,
@@ -102,34 +102,40 @@ def start_leading(raft: Raft) -> Leader:
     for peer in raft.peer_ids:
         # Raft §5.3: nextIndex starts at the index just after the last one in the leader's log.
         leader.progress[peer] = Progress(raft.view.last_index + 1, raft.setup.limits)
-    append_entry(raft, leader, EntryKind.NOOP, b"")
+    append_entries(raft, leader, EntryKind.NOOP, (b"",))
     return leader
 
 
-def append_entry(raft: Raft, leader: Leader, kind: EntryKind, data: bytes) -> Entry:
-    """Append one entry of the own term (Raft §5.3); replicated at the next ``ready``."""
-    sequence = leader.proposal_count = leader.proposal_count + 1
-    epoch, term, view = raft.epoch.number, raft.term, raft.view
-    body = entry_body(kind, epoch, term, sequence, data)
-    entry = Entry(epoch, view.last_index + 1, term, body)
-    view.append(entry)
-    leader.uncommitted_bytes += len(body)
-    return entry
+def append_entries(
+    raft: Raft, leader: Leader, kind: EntryKind, datas: Sequence[bytes]
+) -> tuple[Entry, ...]:
+    """Append entries of the own term (Raft §5.3); replicated at the next ``ready``."""
+    entries = new_entries(
+        int(kind),
+        raft.epoch.number,
+        raft.term,
+        first_index=raft.view.last_index + 1,
+        first_sequence=leader.proposal_count + 1,
+        datas=datas,
+    )
+    raft.view.extend(entries)
+    leader.proposal_count += len(entries)
+    leader.uncommitted_bytes += sum([len(entry.body) for entry in entries])
+    return entries
 
 
-def check_admission(raft: Raft, leader: Leader) -> None:
-    """Refuse a client's entry that the limits or a transfer forbid; nothing is proposed then."""
-    if leader.uncommitted_bytes > raft.setup.limits.uncommitted_bytes_max:
-        raise Overloaded(
-            f"node {raft.node_id} holds {leader.uncommitted_bytes} bytes of uncommitted entries, "
-            f"above limits.uncommitted_bytes_max = {raft.setup.limits.uncommitted_bytes_max}; "
-            "try again a little later"
-        )
+def refuse_proposal(raft: Raft, leader: Leader) -> NoReturn:
+    """Say which limit, or which transfer, forbids a client's entry; nothing is proposed."""
     if leader.successor_id:
         raise Overloaded(
             f"node {raft.node_id} is handing leadership to node {leader.successor_id}; "
             "try again a little later"
         )
+    raise Overloaded(
+        f"node {raft.node_id} holds {leader.uncommitted_bytes} bytes of uncommitted entries, "
+        f"above limits.uncommitted_bytes_max = {raft.setup.limits.uncommitted_bytes_max}; "
+        "try again a little later"
+    )
 
 
 # -- time --

@@ -18,7 +18,7 @@ in a higher term deaf for ever, since the leader would never learn of that term.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from replog.engine import EngineSetup
@@ -381,11 +381,18 @@ class Raft:
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """Append one entry at the leader; see the contract."""
+        (entry,) = self.propose_batch((data,), kind)
+        return entry
+
+    def propose_batch(self, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
+        """Append entries at the leader; see the contract."""
         leader = self.leader
         if leader is None:
             raise NotLeader(self.node_id, self.leader_id)
-        leading.check_admission(self, leader)
-        return leading.append_entry(self, leader, kind, data)
+        limits = self.setup.limits
+        if leader.successor_id or leader.uncommitted_bytes > limits.uncommitted_bytes_max:
+            leading.refuse_proposal(self, leader)
+        return leading.append_entries(self, leader, kind, datas)
 
     def transfer(self, to: NodeId) -> None:
         """Hand leadership to a peer; see the contract."""

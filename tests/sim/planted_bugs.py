@@ -372,9 +372,9 @@ def waiter_ignores_body(patch: pytest.MonkeyPatch) -> None:
     """A proposal counts as done when anything is applied at its index, whoever leads by then."""
 
     def wrong(replica: Replica, ready: Ready) -> None:
-        for entry in ready.committed:
-            if entry.index in replica._pending:
-                replica._pending[entry.index] = (entry.body, replica._pending[entry.index][1])
+        applied = {entry.index: entry for entry in ready.committed}
+        for at, (entry, waiter) in enumerate(replica._waits):
+            replica._waits[at] = (applied.get(entry.index, entry), waiter)
         if ready.committed:
             replica._apply_entries(ready.committed)
 

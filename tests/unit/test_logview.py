@@ -130,7 +130,7 @@ def test_slice_within_grown_log() -> None:
     """A kept answer is not given any more when the log has grown."""
     view = view_of(1, 1)
     assert indexes(view.slice_within(1, 10_000)[0]) == [1, 2]
-    view.append(entry(3, 1))
+    view.extend([entry(3, 1)])
     assert indexes(view.slice_within(1, 10_000)[0]) == [1, 2, 3]
 
 
@@ -162,12 +162,12 @@ def test_last_index_at_most_definition(base_index: LogIndex) -> None:
 def test_append_and_extend() -> None:
     """Entries are added behind the last only."""
     view = view_of(1)
-    view.append(entry(2, 2))
+    view.extend([entry(2, 2)])
     assert (view.last_index, view.last_term) == (2, 2)
     view.extend([entry(3, 2), entry(4, 2)])
     assert (view.last_index, view.last_term, view.durable_index) == (4, 2, 1)
     with pytest.raises(AssertionError):
-        view.append(entry(4, 2))
+        view.extend([entry(4, 2)])
     with pytest.raises(AssertionError):
         view.extend([entry(6, 2)])
 
@@ -192,7 +192,7 @@ def test_take_unsaved_once() -> None:
     """What is to be written is handed out once, and a truncation before what replaces it."""
     view = view_of(1, 1, 1)
     view.truncate(2)
-    view.append(entry(2, 2))
+    view.extend([entry(2, 2)])
     truncate_from, entries = view.take_unsaved()
     assert (truncate_from, indexes(entries)) == (2, [2])
     assert not view.has_unsaved
@@ -204,7 +204,7 @@ def test_truncate_unsaved_not_told() -> None:
     view.extend([entry(2, 1), entry(3, 1)])
     view.truncate(2)
     assert not view.has_unsaved
-    view.append(entry(2, 2))
+    view.extend([entry(2, 2)])
     truncate_from, entries = view.take_unsaved()
     assert (truncate_from, [one.term for one in entries]) == (None, [2])
 
@@ -214,7 +214,7 @@ def test_truncate_twice_told_lowest() -> None:
     view = view_of(1, 1, 1, 1)
     for from_index in (4, 2):
         view.truncate(from_index)
-    view.append(entry(2, 2))
+    view.extend([entry(2, 2)])
     view.truncate(2)
     assert view.take_unsaved() == (2, ())
 
@@ -223,7 +223,7 @@ def test_advance_in_order() -> None:
     """Each write that ends makes durable what it held, in order."""
     view = view_of()
     for index in (1, 2, 3):
-        view.append(entry(index, 1))
+        view.extend([entry(index, 1)])
         view.take_unsaved()
     reached = []
     for _ in range(3):
@@ -281,26 +281,26 @@ def test_clone_independent() -> None:
     """A clone has an equal key and goes its own way, writes under way included."""
     view = view_of(1, 1, 1)
     view.truncate(3)
-    view.append(entry(3, 2))
+    view.extend([entry(3, 2)])
     view.take_unsaved()
-    view.append(entry(4, 2))
+    view.extend([entry(4, 2)])
     view.truncate(3)
-    view.append(entry(3, 3))
+    view.extend([entry(3, 3)])
     clone = view.clone()
     assert clone.key() == view.key()
     before = view.key()
     clone.advance_durable()
-    clone.append(entry(4, 3))
+    clone.extend([entry(4, 3)])
     clone.take_unsaved()
     assert view.key() == before
-    view.append(entry(4, 3))
+    view.extend([entry(4, 3)])
     assert view.take_unsaved() == (3, (entry(3, 3), entry(4, 3)))
 
 
 def test_key_tells_durability_apart() -> None:
     """Two views with equal entries differ while a write of one is still under way."""
     one, other = view_of(1), view_of()
-    other.append(entry(1, 1))
+    other.extend([entry(1, 1)])
     assert one.key() != other.key()
     other.take_unsaved()
     assert one.key() != other.key()

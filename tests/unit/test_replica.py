@@ -92,13 +92,21 @@ class ScriptedEngine:
         self.calls.append(("tick",))
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
+        """A batch of one."""
+        (entry,) = self.propose_batch((data,), kind)
+        return entry
+
+    def propose_batch(self, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
         """Append behind what was proposed before."""
         if not self.leads:
             raise NotLeader(1, 2)
-        index = len(self.proposed) + 1
-        entry = Entry(1, index, 3, entry_body(kind, 1, 3, index, data))
-        self.proposed.append(entry)
-        return entry
+        first = len(self.proposed) + 1
+        entries = [
+            Entry(1, index, 3, entry_body(kind, 1, 3, index, data))
+            for index, data in enumerate(datas, first)
+        ]
+        self.proposed += entries
+        return entries
 
     def campaign(self) -> None:
         """Note the call."""
