@@ -16,8 +16,10 @@ more than everything else that is done for the entry.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 from replog.errors import SchemaError
@@ -96,10 +98,10 @@ def unpack_entries(data: bytes, start: int = 0) -> list[Entry]:
         offset += 4 * count
         if sum(lengths) > end - offset or min(lengths) < BODY_HEAD_BYTES:
             raise SchemaError("a run of entries has a body that is too short or cut off")
-        index = first_index
+        bodies: list[bytes] = []
         for length in lengths:
-            entries.append(Entry(epoch, index, term, data[offset : offset + length]))
+            bodies.append(data[offset : offset + length])
             offset += length
-            index += 1
-        index_min = index
+        entries += map(Entry, repeat(epoch), itertools.count(first_index), repeat(term), bodies)
+        index_min = first_index + count
     return entries

@@ -68,7 +68,6 @@ class Replica:
         "applied_index",
         "engine",
         "machine",
-        "time_ms",
     )
 
     def __init__(
@@ -78,12 +77,15 @@ class Replica:
         self.machine = machine
         self.applied_index = applied_index
         """Everything up to here was applied."""
-        self.time_ms = 0
-        """The replicated time: the highest that a proposer stamped on an applied command."""
         self._context = ApplyContext(applied_index, 0)
         self._command_bytes_max = limits.command_bytes_max
         self._waits: deque[tuple[Entry, Waiter]] = deque()
         """What was proposed here and has no outcome yet, ascending by index."""
+
+    @property
+    def time_ms(self) -> int:
+        """The replicated time: the highest that a proposer stamped on an applied command."""
+        return self._context.time_ms
 
     # -- what arrives --
 
@@ -166,6 +168,7 @@ class Replica:
                 f"{len(entries)} up to {entries[-1].index}, after {index}"
             )
         apply, context, waits = self.machine.apply, self._context, self._waits
+        wait_index = waits[0][0].index if waits else 0
         for entry in entries:
             index += 1
             body = entry.body
@@ -178,8 +181,8 @@ class Replica:
                 opening, time_ms = _unpack_envelope(body, BODY_HEAD_BYTES)
                 if opening != ENVELOPE_OPENING:
                     refuse_envelope(entry)
-                if time_ms > self.time_ms:
-                    self.time_ms = context.time_ms = time_ms
+                if time_ms > context.time_ms:
+                    context.time_ms = time_ms
                 context.index = index
                 try:
                     result = apply(context, body[PAYLOAD_OFFSET:])
@@ -196,8 +199,9 @@ class Replica:
                     "upgrade this node"
                 )
             self.applied_index = index
-            if waits and waits[0][0].index == index:
+            if wait_index == index:
                 proposed, waiter = waits.popleft()
+                wait_index = waits[0][0].index if waits else 0
                 if proposed.body == body:
                     waiter(index, result, error)
                 else:
