@@ -142,7 +142,7 @@ class Node:
         """Propose one command without waiting, together with all that come up until the next turn.
 
         The cheapest way in: no task, no channel, no check; ``payload`` comes from ``Call.encode``
-        or has passed the machine's ``check_payload``.  Must be called on the node's event loop;
+        or has passed :meth:`check_command`.  Must be called on the node's event loop;
         ``waiter`` is called there, once (see :meth:`replog.replica.Replica.propose_batch`), must
         not raise and must not block.
 
@@ -175,8 +175,17 @@ class Node:
         been, and the :class:`~replog.errors.StateMachineError` that the command declared.  When
         the wait is cancelled the command may still be done.
         """
-        self.machine.check_payload(payload)
+        self.check_command(payload)
         return await self._replicate(payload)
+
+    def check_command(self, payload: bytes) -> None:
+        """Refuse what came from outside and is too large, or no command of the state machine.
+
+        Raises :class:`~replog.errors.CommandTooLarge` or :class:`~replog.errors.BadCommand`.
+        """
+        if len(payload) > self._command_bytes_max:
+            raise CommandTooLarge(len(payload), self._command_bytes_max)
+        self.machine.check_payload(payload)
 
     async def _replicate(self, payload: bytes) -> Applied:
         task = trio.lowlevel.current_task()

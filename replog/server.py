@@ -243,7 +243,7 @@ class ClientServer:
             self._reply_error(session, request_id, 0, error)
 
     def _propose(self, session: _Session, request: Request) -> None:
-        self._node.machine.check_payload(request.body)
+        self._node.check_command(request.body)
         self._node.submit(request.body, self._waiter(session, request.request_id))
 
     def _waiter(self, session: _Session, request_id: int) -> Waiter:
