@@ -66,10 +66,12 @@ _DUMP_ITEMS_MAX: Final = 10_000
 class _Session:
     """One connected client and its requests in flight."""
 
-    __slots__ = ("connection", "in_flight")
+    __slots__ = ("connection", "in_flight", "is_welcome")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.is_welcome = False
+        """Whether the handshake is over."""
         self.in_flight: set[int] = set()
         """Request ids that have no reply yet; only ever looked up."""
 
@@ -121,15 +123,22 @@ class ClientServer:
             nursery.start_soon(partial(trio.serve_listeners, self._serve, self._listeners))
 
     async def _run_watch(self) -> None:
-        """Close the connections of clients that take no replies."""
+        """Send keepalives, and close the connections of clients that take no replies.
+
+        A client's own keepalives are not answered: behind a large request on a slow link they
+        come too late.
+        """
         idle_seconds = self._limits.connection_idle_ms / 1000
         while True:
             await trio.sleep(idle_seconds / 4)
             deadline = trio.current_time() - idle_seconds
             for session in list(self._sessions):
-                blocked_since = session.connection.blocked_since
-                if blocked_since is not None and blocked_since < deadline:
-                    session.connection.close()
+                connection = session.connection
+                if connection.blocked_since is not None and connection.blocked_since < deadline:
+                    connection.close()
+                elif session.is_welcome:
+                    connection.queue(_KEEPALIVE)
+                    connection.flush()
 
     # -- one client --
 
@@ -147,6 +156,7 @@ class ClientServer:
                 reader = FrameReader(HANDSHAKE_LIMITS)
                 with trio.fail_after(self._limits.handshake_ms / 1000):
                     await self._welcome(connection, reader)
+                session.is_welcome = True
                 reader.accept(self._codec.limits_of(FrameType.REQUEST, FrameType.KEEPALIVE))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(connection.run_writer)
@@ -191,8 +201,6 @@ class ClientServer:
         while data := await connection.receive():
             for frame_type, content in reader.feed(data):
                 if frame_type == FrameType.KEEPALIVE:
-                    connection.queue(_KEEPALIVE)
-                    self._replied[session] = None
                     continue
                 request = self._codec.decode(frame_type, content)
                 assert isinstance(request, Request)

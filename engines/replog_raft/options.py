@@ -14,7 +14,8 @@ class RaftOptions:
     heartbeat_ticks: int = 5
     """A leader sends a heartbeat every so many ticks."""
     election_ticks_min: int = 25
-    """A follower that hears nothing for this long or longer starts an election."""
+    """A follower that hears nothing for this long or longer starts an election; must exceed what
+    a sync of the disk takes at its worst, twice, or a slow disk elects nobody."""
     election_ticks_max: int = 50
     """The upper end of the range from which each election timeout is drawn."""
     preferred_node: int = 0

@@ -269,12 +269,21 @@ class Raft:
 
     def campaign(self) -> None:
         """Begin an election with a pre-vote; a leader has nothing to win."""
-        if self.role is Role.LEADER:
+        if self.role is Role.LEADER or self._is_vote_under_way:
             return
         self._attempt += 1
         self._become_candidate(Role.PRE_CANDIDATE)
         self._request_votes(self.term + 1, pre=True, transfer=False)
         self._count_vote(self.node_id, granted=True)  # binds nobody, so nothing need be on disk
+
+    @property
+    def _is_vote_under_way(self) -> bool:
+        """Whether our own vote is on its way to disk, and the requests for others' wait for it.
+
+        Nobody can have answered yet; beginning anew would give a slow disk one more write per
+        timeout, and no election would ever end.
+        """
+        return self.role is Role.CANDIDATE and self._durable.term != self.term
 
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
@@ -364,9 +373,7 @@ class Raft:
         if self.leader is not None:
             leading.tick(self, self.leader)
             return
-        if self.role is Role.CANDIDATE and self._durable.term != self.term:
-            # Our vote is on its way to disk and the requests wait for it: nobody can have
-            # answered.  Beginning anew would give a slow disk one more write per timeout.
+        if self._is_vote_under_way:
             return
         self._election_elapsed += 1
         if self._election_elapsed >= self._election_ticks:

@@ -7,7 +7,7 @@ another cluster, a wiped node or a mistaken address never gets a message through
 
 The rules this module keeps: a slow peer costs memory up to ``limits.peer_queue_bytes_max``, then
 messages to it are dropped, and never the other peers' pace; a connection on which nothing arrives
-for ``limits.connection_idle_ms`` is closed (keepalives go both ways, so a half-open one is
+for ``limits.connection_idle_ms`` is closed (both sides send keepalives, so a half-open one is
 noticed); whatever is not a correct peer is refused, counted, and logged at a limited rate.
 """
 
@@ -156,19 +156,22 @@ class TcpTransport:
             nursery.start_soon(partial(trio.serve_listeners, self._serve_caller, self._listeners))
 
     async def _run_watch(self) -> None:
-        """Keep connections alive, and close those on which nothing arrives any more."""
+        """Keep connections alive, and close those on which nothing arrives any more.
+
+        Both sides send keepalives of their own and answer none: behind a large message on a slow
+        link an answer would come too late, and the message would begin anew for ever.
+        """
         idle_seconds = self._limits.connection_idle_ms / 1000
         while True:
             await trio.sleep(idle_seconds / _CHECKS_PER_IDLE)
-            for link in self._links.values():
-                if link.connection is not None:
-                    link.connection.queue(_KEEPALIVE)
-                    link.connection.flush()
             outgoing = [link.connection for link in self._links.values() if link.connection]
             for connection in (*outgoing, *self._incoming.values()):
                 connection.silent_checks += 1
                 if connection.silent_checks > _CHECKS_PER_IDLE:
                     connection.close()
+                    continue
+                connection.queue(_KEEPALIVE)
+                connection.flush()
 
     # -- calling --
 
@@ -329,8 +332,6 @@ class TcpTransport:
             while data := await connection.receive():
                 for frame_type, content in reader.feed(data):
                     if frame_type == FrameType.KEEPALIVE:
-                        connection.queue(_KEEPALIVE)
-                        connection.flush()
                         continue
                     message = decode(frame_type, content)
                     if _ends_of(message) != ends:

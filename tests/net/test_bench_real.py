@@ -55,7 +55,7 @@ def test_throughput_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "bare" in capsys.readouterr().out
     title = f"of {ENGINES[0]}, 4 in flight, embedded"
     assert profile.read_text().startswith(f"profile {title}\n")
-    assert "(propose)" in profile.read_text()
+    assert "replica.py" in profile.read_text()
     assert timeline.read_text().startswith(f"timeline {title}\n")
     stages = timeline.read_text().splitlines()[2:-1]
     times = [int(stage.split()[0]) for stage in stages]

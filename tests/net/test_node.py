@@ -12,10 +12,12 @@ import trio
 
 from replog.config import local_config
 from replog.errors import AddressError, DirectoryError, NotLeader, StorageFailed, Unavailable
-from replog.frames import ClientHello, FrameCodec, Refusal
+from replog.founding import bootstrap_cluster
+from replog.frames import ClientHello, FrameCodec, FrameType, PeerHello, Refusal
 from replog.limits import Limits
 from replog.node import Node, open_node
 from replog.storage.files import Descriptor, RealFiles
+from replog.storage.identity import unpack_identity
 from replog.types import Role
 from replog.wire import FrameReader
 from replog_kv import Kv
@@ -272,6 +274,34 @@ async def test_garbage_closes_the_connection_and_harms_nobody(tmp_path: Path, po
         await ask(number, b"RL\x01\x45\xff\xff\xff\xff" + b"x" * 64)
         await node.wait_leader()
         await node.call(Kv.put, "key", b"value")
+
+
+async def test_peer_hears_keepalives_while_it_sends(tmp_path: Path) -> None:
+    """Who sends a large message over a slow link hears keepalives meanwhile, though its own are
+    stuck behind the message: else it would give up and begin anew for ever."""
+    limits = Limits(connection_idle_ms=800)
+    config = local_config(tmp_path, nodes=2, limits=limits)
+    bootstrap_cluster(config, 1)
+    founding = unpack_identity(
+        config.node(2).directory, (config.node(2).directory / "identity").read_bytes()
+    ).founding
+    incarnation = founding.incarnation_of(2)
+    assert incarnation is not None
+    codec = FrameCodec(limits)
+    hello = PeerHello(1, 1, config.cluster_id, 2, incarnation, 1, config.engine, 1, False, ())
+    with trio.fail_after(10):
+        async with open_node(config, 1):
+            stream = await trio.open_tcp_stream("127.0.0.1", config.node(1).peer.port)
+            async with stream:
+                await stream.send_all(codec.encode(hello))
+                reader = FrameReader(codec.frame_limits)
+                heard: list[int] = []
+                while len(heard) < 4:
+                    # One byte of a frame that will take for ever.
+                    await stream.send_all(b"R" if not heard else b"")
+                    heard += [kind for kind, _ in reader.feed(await stream.receive_some())]
+    assert heard[0] == FrameType.PEER_WELCOME
+    assert set(heard[1:]) == {FrameType.KEEPALIVE}
 
 
 async def test_nodes_that_were_founded_apart_refuse_each_other(tmp_path: Path) -> None:

@@ -137,9 +137,10 @@ def test_count_own_vote_of_this_term_only() -> None:
     the next."""
     raft = make_asking_candidate(make_raft(voters=3))
     late = take(raft)
+    raft.step(heartbeat(2))
     make_asking_candidate(raft)
-    assert raft.term == 2
-    raft.step(vote(2, 2))
+    assert raft.term == 3
+    raft.step(vote(3, 2))
     raft.advance(late)
     assert raft.role is Role.CANDIDATE
 
@@ -283,6 +284,8 @@ def test_candidate_waits_for_its_disk() -> None:
     for _ in range(10 * OPTIONS.election_ticks_max):
         raft.tick()
         assert raft.ready() is None
+    raft.campaign()
+    assert raft.ready() is None
     assert (raft.role, raft.term) == (Role.CANDIDATE, 1)
     raft.advance(ready)
     assert ticks_until_campaign(raft) >= OPTIONS.election_ticks_min
