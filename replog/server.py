@@ -38,7 +38,6 @@ from replog.frames import (
     FrameCodec,
     FrameType,
     Outcome,
-    Refusal,
     Reply,
     Request,
     ServerHello,
@@ -47,7 +46,7 @@ from replog.frames import (
 from replog.machine import Machine
 from replog.transport.connection import Connection, closing, take_over
 from replog.transport.listening import (
-    RateLimit,
+    Refusals,
     close_listeners,
     open_listeners,
     receive_first,
@@ -88,14 +87,11 @@ class ClientServer:
         self._limits = config.limits
         self._cluster_id = config.cluster_id
         self._addresses = {member.id: str(member.client) for member in config.nodes}
-        self._log = log
         self._codec = FrameCodec(config.limits)
         self._sessions: dict[_Session, None] = {}
         self._replied: dict[_Session, None] = {}
         """Who has replies that did not leave yet."""
-        self._refusal_logs = RateLimit(per_second=1)
-        self.refused_count = 0
-        """Connections that were refused or broken off since the start."""
+        self._refusals = Refusals("client", config.limits, log)
         self._verbs: dict[str, Callable[[_Session, Request], None]] = {
             "propose": self._propose,
             "status": self._status,
@@ -165,7 +161,10 @@ class ClientServer:
                     finally:
                         nursery.cancel_scope.cancel()
             except* (PeerError, trio.TooSlowError) as failures:
-                await self._refuse(connection, failures)
+                failure: BaseException = failures
+                while isinstance(failure, BaseExceptionGroup):
+                    failure = failure.exceptions[0]
+                await self._refusals.refuse(connection, failure)
             finally:
                 self._sessions.pop(session, None)
                 self._replied.pop(session, None)
@@ -206,27 +205,6 @@ class ClientServer:
                 assert isinstance(request, Request)
                 self._handle_request(session, request)
             self._node.wake()
-
-    async def _refuse(
-        self, connection: Connection, failures: BaseExceptionGroup[BaseException]
-    ) -> None:
-        failure: BaseException = failures
-        while isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        reason = str(failure) or (
-            f"no handshake came within {self._limits.handshake_ms} ms (limits.handshake_ms)"
-        )
-        self.refused_count += 1
-        if self._refusal_logs.admits(trio.current_time()):
-            self._log.warning(
-                "connection_refused",
-                port="client",
-                caller=connection.peer_name(),
-                reason=reason,
-                refused_count=self.refused_count,
-            )
-        connection.queue(self._codec.encode(Refusal(reason)))
-        await connection.drain(seconds=1.0)
 
     # -- requests --
 

@@ -55,29 +55,33 @@ entries that lack it are applied with the default.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
-from types import FunctionType, MethodType, NoneType, UnionType
+from types import FunctionType, MethodType
 from typing import (
-    Any,
     ClassVar,
     Concatenate,
     Final,
     Generic,
     Never,
-    NewType,
     ParamSpec,
     TypeAlias,
     TypeVar,
-    Union,
-    get_args,
-    get_origin,
     overload,
 )
 
 import cbor2
 
+from replog.argument_kinds import (
+    UNFIT,
+    MisfitError,
+    PlainRun,
+    fit_value,
+    parameter_kinds,
+    plain_kinds,
+    plain_run_of_one,
+    plain_run_of_two,
+    plain_shapes,
+)
 from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, SchemaError
 from replog.machine import ApplyContext, DumpPage
@@ -88,19 +92,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
-
-SHAPES_MAX: Final = 64
-"""Above so many combinations of argument types, a call's arguments are checked one by one."""
-
-_Fit: TypeAlias = "Callable[[object], object]"
-"""Checks a value to the bottom and returns it, or raises :class:`_MisfitError`."""
-
-_Run: TypeAlias = "Callable[[object, list[object]], object]"
-"""Runs a decoded request on a machine, or answers ``_UNFIT``."""
-
-_UNFIT: Final = object()
-_Kinds: TypeAlias = "Mapping[type, _Fit | None]"
-"""The exact types that a place accepts; ``None``: the type alone is enough."""
 
 _Refusal: TypeAlias = "type[BadCommand] | type[InvalidCommand]"
 """The same sentence is the caller's error at admission and a replicated result at apply."""
@@ -123,13 +114,13 @@ class Call(Generic[P, R_co]):
         self._signature = _command_signature(function)
         parameters = self._signature.parameters.values()
         self._names = tuple(parameter.name for parameter in parameters)
-        self._kinds = tuple(_parameter_kinds(function, parameter) for parameter in parameters)
+        self._kinds = tuple(parameter_kinds(function, parameter) for parameter in parameters)
         self._arity = len(self._names)
         self._arity_min = [p.default is inspect.Parameter.empty for p in parameters].count(True)
         self.plain_requests = frozenset(
             (str, *shape)
             for count in range(self._arity_min, self._arity + 1)
-            for shape in _plain_shapes(self._kinds[:count])
+            for shape in plain_shapes(self._kinds[:count])
         )
         """The types of a name and its arguments that need no further check."""
 
@@ -171,25 +162,25 @@ class Call(Generic[P, R_co]):
             values = self.fit(values, BadCommand)
         return strict_dumps([self.name, *values])
 
-    def plain_run(self) -> _Run:
+    def plain_run(self) -> PlainRun:
         """A function that runs a decoded request if it is a list of plain arguments, and answers
-        ``_UNFIT`` if it is not.
+        ``UNFIT`` if it is not.
 
         Spelled out for the usual numbers of arguments: checking and passing each one by name takes
         half the time of a check and a call for any number of them.
         """
         function: Callable[..., object] = self.function
-        kinds = [_plain_kinds(place) for place in self._kinds]
+        kinds = [plain_kinds(place) for place in self._kinds]
         if self._arity == 1:
-            return _plain_run_of_one(function, *kinds)
+            return plain_run_of_one(function, *kinds)
         if self._arity == 2:
-            return _plain_run_of_two(function, *kinds)
+            return plain_run_of_two(function, *kinds)
         plain_requests = self.plain_requests
 
         def run(machine: object, request: list[object]) -> object:
             if type(request) is list and tuple(map(type, request)) in plain_requests:
                 return function(machine, *request[1:])
-            return _UNFIT
+            return UNFIT
 
         return run
 
@@ -218,8 +209,8 @@ class Call(Generic[P, R_co]):
         fitted: list[object] = []
         for name, kinds, value in zip(self._names, self._kinds, values, strict=False):
             try:
-                fitted.append(_fit_value(kinds, value))
-            except _MisfitError as misfit:
+                fitted.append(fit_value(kinds, value))
+            except MisfitError as misfit:
                 raise refusal(f"{self.name}: the argument {name!r} has {misfit}") from None
         return fitted
 
@@ -258,7 +249,7 @@ class StateMachine:
     unit test of a command that reads it sets it.
     """
 
-    _runs: ClassVar[Mapping[str, _Run]] = {}
+    _runs: ClassVar[Mapping[str, PlainRun]] = {}
     calls: ClassVar[Mapping[str, Call[..., object]]] = {}
     """Every command and query of the class, by name."""
 
@@ -282,7 +273,7 @@ class StateMachine:
         except (cbor2.CBORError, LookupError, TypeError, ValueError):
             return self._apply_strictly(payload)
         result = run(self, request)
-        return self._apply_strictly(payload) if result is _UNFIT else result
+        return self._apply_strictly(payload) if result is UNFIT else result
 
     def _apply_strictly(self, payload: bytes) -> object:
         """Apply what is no plain call, or find out why it is no call at all."""
@@ -411,159 +402,3 @@ def _command_signature(function: object) -> inspect.Signature:
                 "commands take neither *args, **kwargs nor keyword-only parameters"
             )
     return signature.replace(parameters=parameters[1:])
-
-
-# What follows compiles annotations into checks, once per class.
-
-
-class _MisfitError(Exception):
-    """A value is not of a declared type; the text says what it is and what was wanted."""
-
-
-def _float_fit(value: object) -> object:
-    assert type(value) is int
-    return float(value)
-
-
-_ANYTHING: Final[_Kinds] = dict.fromkeys((NoneType, bool, int, float, str, bytes, list, dict))
-_NAMED_KINDS: Final[Mapping[object, _Kinds]] = {
-    **{kind: {kind: None} for kind in (NoneType, bool, int, str, bytes, list, dict)},
-    None: {NoneType: None},
-    float: {float: None, int: _float_fit},
-    object: _ANYTHING,
-    Any: _ANYTHING,
-}
-
-
-def _parameter_kinds(function: Callable[..., object], parameter: inspect.Parameter) -> _Kinds:
-    """What one parameter accepts; its default must be acceptable too."""
-    where = f"{function.__qualname__}: the parameter {parameter.name!r}"
-    annotation: object = parameter.annotation
-    if annotation is inspect.Parameter.empty:
-        raise TypeError(f"{where} has no type; annotate it, with object to check it yourself")
-    if isinstance(annotation, str):
-        # Parameters are resolved one by one: a result's type may be known to the checker alone.
-        try:
-            annotation = eval(annotation, inspect.unwrap(function).__globals__)
-        except Exception as error:
-            raise TypeError(
-                f"{where} is annotated {annotation!r}, which is not known in the module ({error}); "
-                "import or define it at the top level"
-            ) from error
-    try:
-        kinds = _annotation_kinds(annotation)
-        if parameter.default is not inspect.Parameter.empty:
-            _fit_value(kinds, parameter.default)
-    except _MisfitError as misfit:
-        raise TypeError(f"{where} has {misfit}") from None
-    return kinds
-
-
-def _annotation_kinds(annotation: object) -> _Kinds:
-    """Compile one annotation; raises :class:`_MisfitError` for what cannot be checked or sent."""
-    if isinstance(annotation, NewType):
-        return _annotation_kinds(annotation.__supertype__)
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Union or origin is UnionType:
-        return _union_kinds([_annotation_kinds(member) for member in arguments])
-    if origin is list:
-        items = _annotation_kinds(arguments[0])
-        return {list: None if items is _ANYTHING else _list_fit(items)}
-    if origin is dict:
-        if arguments[0] is not str:
-            raise _MisfitError(
-                f"the type {annotation!r}, but the keys of a dict travel as str only"
-            )
-        items = _annotation_kinds(arguments[1])
-        return {dict: None if items is _ANYTHING else _dict_fit(items)}
-    # An annotation need not be hashable, so the table is searched by identity.
-    for known, kinds in _NAMED_KINDS.items():
-        if annotation is known:
-            return kinds
-    raise _MisfitError(
-        f"the type {annotation!r}, which CBOR cannot carry; use None, bool, int, float, str, "
-        "bytes, list, dict or a union of them, or object to check it yourself"
-    )
-
-
-def _union_kinds(members: Sequence[_Kinds]) -> _Kinds:
-    merged: dict[type, _Fit | None] = {}
-    for member in members:
-        for kind, fit in member.items():
-            if kind in merged and kind in (list, dict) and (fit or merged[kind]):
-                raise _MisfitError(f"a union of two kinds of {kind.__name__}; declare one")
-            # An int that is declared itself stays an int, also beside a float.
-            merged[kind] = fit if kind not in merged else None
-    return merged
-
-
-def _list_fit(items: _Kinds) -> _Fit:
-    def fit_list(value: object) -> object:
-        assert type(value) is list
-        return [_fit_value(items, item) for item in value]
-
-    return fit_list
-
-
-def _dict_fit(items: _Kinds) -> _Fit:
-    def fit_dict(value: object) -> object:
-        assert type(value) is dict
-        # The keys need no look: no other keys than str are ever read or sent.
-        return {key: _fit_value(items, item) for key, item in value.items()}
-
-    return fit_dict
-
-
-def _fit_value(kinds: _Kinds, value: object) -> object:
-    """The value, of an accepted type to the bottom; raises :class:`_MisfitError`."""
-    kind = type(value)
-    if kind not in kinds:
-        wanted = " or ".join(_kind_name(accepted) for accepted in kinds)
-        raise _MisfitError(f"{_kind_name(kind)} where {wanted} is declared")
-    fit = kinds[kind]
-    return value if fit is None else fit(value)
-
-
-def _kind_name(kind: type) -> str:
-    return "None" if kind is NoneType else kind.__name__
-
-
-def _plain_kinds(kinds: _Kinds) -> frozenset[type]:
-    """The types of an argument that need no look inside the value."""
-    return frozenset(kind for kind, fit in kinds.items() if fit is None)
-
-
-def _plain_run_of_one(function: Callable[..., object], kinds: frozenset[type]) -> _Run:
-    def run(machine: object, request: list[object]) -> object:
-        if type(request) is list and len(request) == 2:
-            _, first = request
-            if type(first) in kinds:
-                return function(machine, first)
-        return _UNFIT
-
-    return run
-
-
-def _plain_run_of_two(
-    function: Callable[..., object], first_kinds: frozenset[type], second_kinds: frozenset[type]
-) -> _Run:
-    def run(machine: object, request: list[object]) -> object:
-        if type(request) is list and len(request) == 3:
-            _, first, second = request
-            if type(first) in first_kinds and type(second) in second_kinds:
-                return function(machine, first, second)
-        return _UNFIT
-
-    return run
-
-
-def _plain_shapes(kinds: Sequence[_Kinds]) -> list[tuple[type, ...]]:
-    """Every combination of argument types that needs no look inside a value.
-
-    One lookup of ``tuple(map(type, arguments))`` then checks a whole call, number of arguments
-    included; what is not found here is checked one by one.
-    """
-    plain = [list(_plain_kinds(place)) for place in kinds]
-    if math.prod(map(len, plain)) > SHAPES_MAX:
-        return []
-    return list(product(*plain))

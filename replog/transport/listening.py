@@ -1,14 +1,17 @@
-"""Listening: opening an address with a clear error, and the first frame of each conversation."""
+"""Listening: opening an address, the first frame of a conversation, and turning strangers away."""
 
 from __future__ import annotations
 
 import errno
 from typing import Final
 
+import structlog
 import trio
 
 from replog.address import Address
 from replog.errors import AddressError, HandshakeError
+from replog.frames import FrameCodec, Refusal
+from replog.limits import Limits
 from replog.transport.connection import Connection
 from replog.wire import FrameReader
 
@@ -68,3 +71,35 @@ class RateLimit:
             return False
         self._allowance -= 1.0
         return True
+
+
+class Refusals:
+    """How one port turns strangers away: with a sentence, counted, and logged at a limited rate."""
+
+    def __init__(
+        self, port: str, limits: Limits, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self._port = port
+        self._handshake_ms = limits.handshake_ms
+        self._codec = FrameCodec(limits)
+        self._log = log
+        self._rate = RateLimit(per_second=1)
+        self.count = 0
+        """Connections that were refused or broken off since the start."""
+
+    async def refuse(self, connection: Connection, failure: BaseException) -> None:
+        """Tell the other side why its connection ends; the caller closes it."""
+        reason = str(failure) or (
+            f"no handshake came within {self._handshake_ms} ms (limits.handshake_ms)"
+        )
+        self.count += 1
+        if self._rate.admits(trio.current_time()):
+            self._log.warning(
+                "connection_refused",
+                port=self._port,
+                caller=connection.peer_name(),
+                reason=reason,
+                refused_count=self.count,
+            )
+        connection.queue(self._codec.encode(Refusal(reason)))
+        await connection.drain(seconds=1.0)

@@ -36,7 +36,7 @@ from replog.frames import (
 from replog.limits import Limits
 from replog.transport.connection import Connection, closing, connect, take_over
 from replog.transport.listening import (
-    RateLimit,
+    Refusals,
     close_listeners,
     open_listeners,
     receive_first,
@@ -118,9 +118,7 @@ class TcpTransport:
         }
         self._incoming: dict[NodeId, Connection] = {}
         self._frame_limits = {**codec.frame_limits, FrameType.KEEPALIVE: 0}
-        self._refusal_logs = RateLimit(per_second=1)
-        self.refused_count = 0
-        """Connections that were refused or broken off since the start."""
+        self._refusals = Refusals("peer", limits, log)
 
     # -- sending --
 
@@ -271,7 +269,7 @@ class TcpTransport:
                 reader.accept(self._frame_limits)
                 await self._receive_messages(connection, reader, caller_id)
             except (PeerError, trio.TooSlowError) as failure:
-                await self._refuse(connection, failure)
+                await self._refusals.refuse(connection, failure)
 
     def _welcome(self, connection: Connection, frame_type: int, content: bytes) -> NodeId:
         """Check who calls; raises :class:`~replog.errors.HandshakeError`."""
@@ -341,19 +339,3 @@ class TcpTransport:
         finally:
             if self._incoming.get(caller_id) is connection:
                 del self._incoming[caller_id]
-
-    async def _refuse(self, connection: Connection, failure: Exception) -> None:
-        reason = str(failure) or (
-            f"no handshake came within {self._limits.handshake_ms} ms (limits.handshake_ms)"
-        )
-        self.refused_count += 1
-        if self._refusal_logs.admits(trio.current_time()):
-            self._log.warning(
-                "connection_refused",
-                port="peer",
-                caller=connection.peer_name(),
-                reason=reason,
-                refused_count=self.refused_count,
-            )
-        connection.queue(self._frames.encode(Refusal(reason)))
-        await connection.drain(seconds=1.0)

@@ -66,6 +66,7 @@ LADDER = (
             "replog.frames",
             "replog.storage",
             "replog.storage.*",
+            "replog.argument_kinds",
             "replog.statemachine",
             "replog.transport",
             "replog.transport.protocol",
