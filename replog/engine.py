@@ -2,7 +2,8 @@
 
 An *engine* is a deterministic object that decides; it never acts.  It has no clock, no randomness
 and no I/O.  Messages and ticks go in; what must be done comes out through one door, ``ready()``.
-Raft and Multi-Paxos both stand behind this protocol, and no shared code asks which one it serves.
+Raft stands behind this protocol, Multi-Paxos fits behind it, and no shared code asks which one it
+serves.
 
 The rules of the contract:
 

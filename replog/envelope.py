@@ -26,8 +26,6 @@ from replog.errors import UnknownFormat
 from replog.types import BODY_HEAD_BYTES, Entry
 
 ENVELOPE_VERSION: Final = 1
-FEATURE_SESSION: Final = 0x01
-FEATURE_EXPECT_TERM: Final = 0x02
 FEATURES_KNOWN: Final = 0
 
 ENVELOPE_HEAD: Final = struct.Struct(">HQ")

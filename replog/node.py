@@ -37,6 +37,7 @@ from replog.config import Config, load_config
 from replog.engine import EngineSetup
 from replog.errors import (
     CommandTooLarge,
+    DirectoryError,
     FatalError,
     NotDone,
     OutcomeUnknown,
@@ -295,7 +296,10 @@ class Node:
         except BaseExceptionGroup as group:
             failure = _main_error(group)
             if isinstance(failure, FatalError):
-                self._log.critical("node_failed", reason=str(failure))
+                # With the cause: of a state machine's crash it names the author's own line.
+                self._log.critical(
+                    "node_failed", reason=str(failure), exc_info=failure.__cause__ or False
+                )
             raise
         finally:
             self._is_running = False
@@ -316,7 +320,7 @@ class Node:
             # what its peers sent meanwhile.
             await trio.sleep(seconds)
             self._replica.tick()
-            self._wakeup.set()
+            self._turn()
 
     async def _run_turns(self) -> None:
         """Take turns for what does not come in batches: proposals, ticks, clients' requests."""
@@ -465,6 +469,7 @@ async def open_node(
         storage=config.storage,
         plugin=plugins.find_storage(config.storage),
     ) as directory:
+        _check_voters(config, directory)
         storage = directory.open_storage()
         try:
             running = Node(config, directory, storage, machine)
@@ -474,9 +479,23 @@ async def open_node(
                     yield running
                     nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
-                raise _main_error(group) from None
+                error = _main_error(group)
+                raise error from error.__cause__
         finally:
             storage.close()
+
+
+def _check_voters(config: Config, directory: NodeDirectory) -> None:
+    """Refuse a configuration that describes other nodes than the cluster was founded with."""
+    described = sorted(node.id for node in config.nodes)
+    founded = [voter.node_id for voter in directory.identity.founding.voters]
+    if described != founded:
+        raise DirectoryError(
+            f"{directory.path} belongs to a cluster that was founded with the nodes "
+            f"{', '.join(map(str, founded))}, but {config.source} describes the nodes "
+            f"{', '.join(map(str, described))}; correct the configuration: the members of a "
+            "cluster cannot be changed yet"
+        )
 
 
 def _main_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -22,6 +22,7 @@ from replog.cbor import strict_dumps, strict_loads
 from replog.config import Config
 from replog.errors import (
     CallerError,
+    DumpUnavailable,
     HandshakeError,
     InvalidResult,
     NotDone,
@@ -251,7 +252,15 @@ class ClientServer:
             raise SchemaError("a dump request is an array of a cursor and a count of items")
         cursor, items_max = asked
         machine: Machine = self._node.machine
-        page = machine.dump(cursor, max(1, min(items_max, _DUMP_ITEMS_MAX)))
+        try:
+            page = machine.dump(cursor, max(1, min(items_max, _DUMP_ITEMS_MAX)))
+        except CallerError:
+            raise
+        except Exception as error:
+            # The cursor came from outside, and a dump changes nothing: no reason to stop a node.
+            raise DumpUnavailable(
+                f"the state machine cannot dump from this cursor ({type(error).__name__}: {error})"
+            ) from error
         value = [self._node.status().applied_index, list(page.items), page.cursor]
         self._reply(session, request.request_id, 0, value)
 

@@ -91,11 +91,6 @@ class EntryId:
     term: Term
     index: LogIndex
 
-    @property
-    def recency(self) -> tuple[int, int, int]:
-        """The key of the up-to-date rule (Raft §5.4.1): epoch, then term, then index."""
-        return (self.epoch, self.term, self.index)
-
 
 @record
 class Entry:

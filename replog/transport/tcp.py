@@ -87,6 +87,17 @@ class _Link:
         """Messages dropped because the peer was not connected or too slow."""
 
 
+def reason_of(failure: BaseException) -> str:
+    """Why a call failed, in one line: the first cause where several addresses were tried."""
+    while failure.__cause__ is not None and isinstance(failure, OSError):
+        failure = failure.__cause__
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    if isinstance(failure, OSError) and failure.strerror:
+        return failure.strerror.lower()
+    return str(failure) or "the handshake took too long"
+
+
 class TcpTransport:
     """One node's connections to and from its peers."""
 
@@ -182,9 +193,15 @@ class TcpTransport:
             try:
                 connection = await self._call(link)
             except (OSError, PeerError, trio.TooSlowError) as failure:
-                reason = str(failure) or "the handshake took too long"
+                reason = reason_of(failure)
             else:
-                self._log.debug("peer_connected", peer=link.peer_id, address=str(link.address))
+                self._log.info(
+                    "peer_connected",
+                    peer=link.peer_id,
+                    address=str(link.address),
+                    dropped_messages=link.dropped_count,
+                )
+                reported = ""
                 backoff = _BACKOFF_SECONDS_MIN
                 await self._keep_link(link, connection)
                 reason = "the connection ended"

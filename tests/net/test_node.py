@@ -10,11 +10,21 @@ from pathlib import Path
 import pytest
 import trio
 
+from replog.client import Client
 from replog.config import local_config
-from replog.errors import AddressError, DirectoryError, NotLeader, StorageFailed, Unavailable
+from replog.errors import (
+    AddressError,
+    CallerError,
+    DirectoryError,
+    NotLeader,
+    StateMachineCrashed,
+    StorageFailed,
+    Unavailable,
+)
 from replog.founding import bootstrap_cluster
 from replog.frames import ClientHello, FrameCodec, FrameType, PeerHello, Refusal
 from replog.limits import Limits
+from replog.machine import DumpPage
 from replog.node import Node, open_node
 from replog.storage.files import Descriptor, RealFiles
 from replog.storage.identity import unpack_identity
@@ -190,16 +200,27 @@ async def test_crash_of_the_machine_reaches_the_caller(tmp_path: Path) -> None:
             raise ZeroDivisionError("by design")
 
     config = local_config(tmp_path, nodes=1)
-    with trio.fail_after(10), pytest.raises(Exception, match="ZeroDivisionError: by design"):
+    with trio.fail_after(10), pytest.raises(StateMachineCrashed, match="by design") as crashed:
         async with open_node(config, 1, Broken(), bootstrap=True) as node:
             await node.wait_leader()
             await node.call(Kv.put, "key", b"value")
+    assert isinstance(crashed.value.__cause__, ZeroDivisionError)
 
 
 async def test_open_refuses_a_directory_that_was_never_made(tmp_path: Path) -> None:
     """Without bootstrap a missing directory is refused: such a node must not vote."""
     config = local_config(tmp_path / "missing", nodes=1)
     with pytest.raises(DirectoryError, match="replog init"):
+        async with open_node(config, 1):
+            pass
+
+
+async def test_open_refuses_other_nodes_than_were_founded(tmp_path: Path) -> None:
+    """A configuration with more or fewer nodes than the founding record is refused."""
+    async with running_cluster(tmp_path, nodes=1):
+        pass
+    config = local_config(tmp_path, nodes=3)
+    with pytest.raises(DirectoryError, match=r"founded with the nodes 1, but .* nodes 1, 2, 3;"):
         async with open_node(config, 1):
             pass
 
@@ -323,6 +344,23 @@ async def test_nodes_that_were_founded_apart_refuse_each_other(tmp_path: Path) -
     async with running_cluster(tmp_path, config=config) as nodes:
         await trio.sleep(2.0)
         assert [node.status().leader_id for node in nodes.values()] == [0, 0]
+
+
+async def test_dump_with_a_bad_cursor_harms_nobody(tmp_path: Path) -> None:
+    """A client's cursor that the state machine's dump cannot take is refused; the node goes on."""
+
+    class Numbered(Kv):
+        def dump(self, cursor: bytes, items_max: int) -> DumpPage:
+            return DumpPage([int(cursor)], None)
+
+    config = local_config(tmp_path, nodes=1)
+    with trio.fail_after(10):
+        async with open_node(config, 1, Numbered(), bootstrap=True) as node:
+            await node.wait_leader()
+            async with Client(config) as client:
+                with pytest.raises(CallerError, match="ValueError"):
+                    await client.dump(b"junk")
+                await client.call(Kv.put, "key", b"value")
 
 
 async def test_memory_storage_says_that_it_is_not_durable(tmp_path: Path) -> None:

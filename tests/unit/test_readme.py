@@ -1,4 +1,4 @@
-"""The programs in the README run as they are shown."""
+"""The embedding program in the README runs as it is shown."""
 
 from __future__ import annotations
 
