@@ -20,6 +20,11 @@ system call per turn of the event loop, and starts over when the connection ends
 replies and wakes the callers directly.  What a frame means is decided in :mod:`replog.client_core`,
 and where to look next in :mod:`replog.client_search`; this module has the clock and the dice.
 
+A leader that owes replies and sends none for about a second may be frozen or cut off, so the other
+nodes are asked.  When one says that it leads, new commands go there.  What was sent stays where it
+is, on at most one connection that only drains, until its reply, its deadline or the end of that
+connection.
+
 Why not a channel or a lock around the connection: a hop through a channel costs more than
 everything else that the client does for a command.
 """
@@ -41,10 +46,18 @@ from replog.client_core import (
     REQUEST_OVERHEAD_BYTES,
     Answered,
     Broken,
-    KeepaliveAsked,
     failure_of,
 )
-from replog.client_link import FAILURES, Link, ask_once, is_final_failure, open_link, reason_of
+from replog.client_link import (
+    FAILURES,
+    Link,
+    ask_once,
+    await_missing_reply,
+    is_final_failure,
+    open_link,
+    reason_of,
+    watch_silence,
+)
 from replog.client_search import LeaderSearch
 from replog.config import Config
 from replog.errors import (
@@ -73,12 +86,12 @@ DEADLINE_SECONDS: Final = 10.0
 _DRAIN_SECONDS: Final = 1.0
 """How long a node that lost its leadership may take to answer what is still in flight there."""
 
+_DRAIN_LOOK_SECONDS: Final = 0.25
+"""How often a connection that only drains is looked at: deadlines end waits without a reply."""
+
 _BACKOFF_SECONDS_MIN: Final = 0.02
 _BACKOFF_SECONDS_MAX: Final = 0.5
 """Of a search, and of a command that the leader was too busy for."""
-
-_KEEPALIVES_PER_IDLE: Final = 4
-"""A silent connection is asked so often before it is closed (``limits.connection_idle_ms``)."""
 
 _DEADLINE_GRAIN_SECONDS: Final = 0.01
 """Deadlines are looked at no more often than this."""
@@ -100,15 +113,26 @@ class NodeDump:
 class _Pending:
     """A command whose outcome is not known yet, and the task that waits for it."""
 
-    __slots__ = ("applied", "deadline", "failure", "payload", "request_id", "seconds", "task")
+    __slots__ = (
+        "applied",
+        "deadline",
+        "failure",
+        "link",
+        "payload",
+        "request_id",
+        "seconds",
+        "task",
+    )
 
     def __init__(self, payload: bytes, seconds: float) -> None:
         self.payload = payload
         self.seconds = seconds
         self.deadline = trio.current_time() + seconds
         self.task = trio.lowlevel.current_task()
+        self.link: Link[_Pending] | None = None
+        """Where it is in flight; ``None`` while it is only queued: nothing of it has left."""
         self.request_id = 0
-        """0 while it is only queued: nothing of it has left."""
+        """What it is called there."""
         self.applied: Applied | None = None
         self.failure: Exception | None = None
 
@@ -149,6 +173,9 @@ class Client:
         self._queued: OrderedDict[_Pending, None] = OrderedDict()
         """Those of them that have not left, in the order in which they will."""
         self._link: Link[_Pending] | None = None
+        """The connection to the leader, over which commands are sent."""
+        self._draining: Link[_Pending] | None = None
+        """The connection to a leader that fell silent and was succeeded, while it owes replies."""
         self._wakeup = Wakeup()
         self._fruitless_count = 0
         """Rounds of the search since the last command that a leader took."""
@@ -179,7 +206,7 @@ class Client:
         self._is_open = False
         for pending in list(self._waiting):
             failure: Exception = Unavailable("the client was closed before the command was sent")
-            if pending.request_id:
+            if pending.link is not None:
                 failure = OutcomeUnknown(
                     f"the client was closed before the command was answered; {_REMEDY}"
                 )
@@ -258,21 +285,20 @@ class Client:
     def _end_wait(self, pending: _Pending, failure: Exception | None) -> None:
         """Wake the task of a command that is neither queued nor in flight any more."""
         del self._waiting[pending]
-        pending.request_id = 0
+        pending.link = None
         pending.failure = failure
         trio.lowlevel.reschedule(pending.task)
 
     def _withdraw(self, pending: _Pending) -> None:
         """Nobody is interested in the outcome any more: do not send it, or ignore its reply."""
-        if not pending.request_id:
+        if pending.link is None:
             del self._queued[pending]
         else:
-            assert self._link is not None, "what is in flight is in flight somewhere"
-            self._link.core.forget(pending.request_id)
+            pending.link.core.forget(pending.request_id)
 
     def _requeue(self, pending: _Pending) -> None:
         """A command that was certainly not taken waits to be sent again."""
-        pending.request_id = 0
+        pending.link = None
         self._queued[pending] = None
 
     # -- deadlines --
@@ -297,12 +323,12 @@ class Client:
     def _lateness(self, pending: _Pending) -> Exception:
         """What a deadline that has passed means for a command."""
         seconds = f"{pending.seconds:g} s"
-        link = self._link
-        if pending.request_id:
-            assert link is not None, "what is in flight is in flight somewhere"
-            return OutcomeUnknown(f"{link.name} did not answer within {seconds}; {_REMEDY}")
+        if pending.link is not None:
+            name = pending.link.name
+            return OutcomeUnknown(f"{name} did not answer within {seconds}; {_REMEDY}")
         if isinstance(pending.failure, Overloaded):
             return pending.failure
+        link = self._link
         if link is not None and link.is_leading:
             return Unavailable(
                 f"the command was not sent within {seconds}, because {link.name} leaves "
@@ -391,14 +417,12 @@ class Client:
             while not self._queued:
                 await self._wakeup.wait()
             link = await self._find_leader()
-            if link is None:
-                continue
-            try:
-                await self._serve(link)
-            finally:
-                self._end_link(link)
-            self._search.begin_round()
-            self._search.note_failed(link.address, link.end_reason)
+            if link is not None:
+                self._use(link)
+            while self._link is not None:
+                if self._link.is_leading:
+                    self._send_queued(self._link)
+                await self._wakeup.wait()
 
     async def _find_leader(self) -> Link[_Pending] | None:
         """Connect to the leader; ``None``: nobody waits for it any more."""
@@ -447,22 +471,57 @@ class Client:
             self._withdraw(pending)
             self._end_wait(pending, failure)
 
-    async def _serve(self, link: Link[_Pending]) -> None:
-        """Send what is queued and take the replies, until the connection or leadership ends."""
+    def _use(self, link: Link[_Pending]) -> None:
+        """From now on, commands are sent over this connection."""
+        assert self._nursery is not None, "only an open client connects"
         self._link = link
         self._fruitless_count += 1  # until a reply shows that the way was not in vain
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(link.connection.run_writer)
-            nursery.start_soon(self._run_watch, link)
-            nursery.start_soon(self._run_reader, link, nursery.cancel_scope)
-            while link.is_leading:
-                self._send_queued(link)
-                await self._wakeup.wait()
-            link.end_reason = f"node {link.hello.node_id} does not lead any more"
-            with trio.move_on_after(_DRAIN_SECONDS):
-                while link.core.open_count:
-                    await self._wakeup.wait()
-            nursery.cancel_scope.cancel()
+        self._nursery.start_soon(self._run_link, link)
+
+    async def _run_link(self, link: Link[_Pending]) -> None:
+        """Take the replies, until the connection ends or nobody waits for one that is not used."""
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    idle_seconds = self._limits.connection_idle_ms / 1000
+                    nursery.start_soon(link.connection.run_writer)
+                    nursery.start_soon(watch_silence, link, idle_seconds)
+                    nursery.start_soon(self._run_succession, link)
+                    await self._run_reader(link)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._end_link(link)
+
+    async def _run_succession(self, link: Link[_Pending]) -> None:
+        """When a node owes replies in silence and another one leads, let the silent one drain."""
+        successor = None
+        while successor is None:
+            await await_missing_reply(link.core)
+            if self._draining is None:
+                successor = await self._find_successor(link)
+        link.is_leading = False
+        self._draining = link
+        self._use(successor)
+        self._wakeup.set()
+        while link.core.open_count:
+            await trio.sleep(_DRAIN_LOOK_SECONDS)
+        link.scope.cancel()
+
+    async def _find_successor(self, link: Link[_Pending]) -> Link[_Pending] | None:
+        """Ask every other node once; a connection to one that says that it leads."""
+        search = self._search
+        search.begin_round()
+        search.note_failed(link.address, "it does not answer")
+        while (address := search.next_address()) is not None:
+            successor = await self._try_address(address)
+            if successor is None:
+                continue
+            if successor.hello.node_id != link.hello.node_id:
+                return successor
+            # The same node under another address: slow, but it lives and leads.
+            successor.connection.close()
+            return None
+        return None
 
     def _send_queued(self, link: Link[_Pending]) -> None:
         """Let everything that is queued leave together, within the limits."""
@@ -477,10 +536,11 @@ class Client:
                 break  # Replies, which make this run again, come when the node has read more.
             del queued[pending]
             pending.request_id, frame = core.request("propose", pending.payload, pending)
+            pending.link = link
             connection.queue(frame)
         connection.flush()
 
-    async def _run_reader(self, link: Link[_Pending], scope: trio.CancelScope) -> None:
+    async def _run_reader(self, link: Link[_Pending]) -> None:
         """Hand out the replies, all of one read in one go."""
         connection, core = link.connection, link.core
         while data := await connection.receive():
@@ -490,13 +550,10 @@ class Client:
                 elif isinstance(event, Broken):
                     link.end_reason = str(event.failure)
                     connection.close()
-                elif isinstance(event, KeepaliveAsked):
-                    connection.queue(core.keepalive(is_answer=True))
-                    connection.flush()
-            # Replies make room for what is queued, and end the waiting for the last ones.
-            if self._queued or not link.is_leading:
-                self._wakeup.set()
-        scope.cancel()
+            if not link.is_leading and not core.open_count:
+                return
+            if self._queued:
+                self._wakeup.set()  # Replies have made room for more.
 
     def _handle_reply(
         self, link: Link[_Pending], pending: _Pending, reply: Reply, value: object
@@ -510,31 +567,23 @@ class Client:
         if isinstance(failure, NotLeader):
             if link.is_leading:
                 link.is_leading = False
+                link.end_reason = f"node {link.hello.node_id} does not lead any more"
+                link.scope.deadline = trio.current_time() + _DRAIN_SECONDS
                 self._search.note_hint(reply.leader_id, reply.leader_address)
             self._requeue(pending)
             return
         self._fruitless_count = 0
         self._end_wait(pending, failure)
 
-    async def _run_watch(self, link: Link[_Pending]) -> None:
-        """Close a connection on which nothing arrives any more."""
-        connection = link.connection
-        idle_seconds = self._limits.connection_idle_ms / 1000
-        while True:
-            await trio.sleep(idle_seconds / _KEEPALIVES_PER_IDLE)
-            connection.silent_checks += 1
-            if connection.silent_checks > _KEEPALIVES_PER_IDLE:
-                link.end_reason = f"nothing was heard for {idle_seconds:g} s"
-                connection.close()
-            elif connection.queued_bytes == 0:
-                connection.queue(link.core.keepalive(is_answer=False))
-                connection.flush()
-            self._wakeup.set()
-
     def _end_link(self, link: Link[_Pending]) -> None:
         """Close a connection: what certainly did not leave is queued again, the rest is unknown."""
         link.connection.close()
-        self._link = None
+        if link is self._link:
+            self._link = None
+            self._search.begin_round()
+            self._search.note_failed(link.address, link.end_reason)
+        elif link is self._draining:
+            self._draining = None
         for pending, may_have_arrived in link.core.end(link.connection.queued_bytes):
             if may_have_arrived:
                 self._end_wait(
@@ -546,6 +595,7 @@ class Client:
                 )
             else:
                 self._requeue(pending)
+        self._wakeup.set()
 
 
 def _addresses_of(nodes: str | Iterable[str]) -> list[str]:

@@ -49,6 +49,7 @@ from replog.errors import (
     SchemaError,
 )
 from replog.frames import (
+    CLIENT_PROTOCOL_VERSION,
     ClientHello,
     FrameCodec,
     FrameType,
@@ -60,10 +61,6 @@ from replog.frames import (
 )
 from replog.types import NodeId, record
 from replog.wire import FrameReader, pack_frame
-
-CLIENT_VERSION_MIN: Final = 1
-CLIENT_VERSION_MAX: Final = 1
-"""The versions of the client protocol that this release speaks."""
 
 REQUEST_OVERHEAD_BYTES: Final = 128
 """What a request adds to its body in a frame, and never more."""
@@ -102,18 +99,13 @@ class Answered(Generic[W]):
 
 
 @record
-class KeepaliveAsked:
-    """The node wants to know whether the client lives: send it :meth:`ClientCore.keepalive`."""
-
-
-@record
 class Broken:
     """The node refused, or sent what no correct node sends; the connection is to be closed."""
 
     failure: PeerError
 
 
-Event: TypeAlias = Welcomed | Answered[W] | KeepaliveAsked | Broken
+Event: TypeAlias = Welcomed | Answered[W] | Broken
 
 
 class ClientCore(Generic[W]):
@@ -124,7 +116,6 @@ class ClientCore(Generic[W]):
         "_codec",
         "_forgotten",
         "_frames_after",
-        "_keepalives_owed",
         "_last_request_id",
         "_open",
         "_produced_bytes",
@@ -149,7 +140,6 @@ class ClientCore(Generic[W]):
         self._forgotten: set[int] = set()
         """Requests without a reply for which nobody waits; only ever looked up."""
         self._last_request_id = 0
-        self._keepalives_owed = 0
         self._produced_bytes = 0
 
     # -- what leaves; the driver sends everything, in the order in which it was made --
@@ -159,7 +149,7 @@ class ClientCore(Generic[W]):
         assert self._produced_bytes == 0, "a connection begins with its one hello"
         return self._produce(
             self._codec.encode(
-                ClientHello(CLIENT_VERSION_MIN, CLIENT_VERSION_MAX, self._cluster_id)
+                ClientHello(CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION, self._cluster_id)
             )
         )
 
@@ -176,11 +166,8 @@ class ClientCore(Generic[W]):
         self._open[request_id] = (waiter, self._produced_bytes)
         return request_id, frame
 
-    def keepalive(self, *, is_answer: bool) -> bytes:
-        """Ask whether the node lives, or answer that this client does."""
-        # Both sides answer, so an answer must not be answered: one frame would bounce for ever.
-        if not is_answer:
-            self._keepalives_owed += 1
+    def keepalive(self) -> bytes:
+        """The sign that this client lives; no node answers it, each sends its own."""
         return self._produce(_KEEPALIVE)
 
     def _produce(self, frame: bytes) -> bytes:
@@ -190,7 +177,17 @@ class ClientCore(Generic[W]):
     @property
     def room(self) -> int:
         """How many more requests may be in flight."""
-        return self._requests_max - len(self._open) - len(self._forgotten)
+        return self._requests_max - self.unanswered_count
+
+    @property
+    def unanswered_count(self) -> int:
+        """Requests in flight, with those for which nobody waits any more."""
+        return len(self._open) + len(self._forgotten)
+
+    @property
+    def answered_count(self) -> int:
+        """Replies that have come, also those for which nobody waited any more."""
+        return self._last_request_id - self.unanswered_count
 
     @property
     def open_count(self) -> int:
@@ -228,10 +225,10 @@ class ClientCore(Generic[W]):
     def _handle_hello(self, frame_type: int, content: bytes, events: list[Event[W]]) -> None:
         hello = self._codec.decode(frame_type, content)
         assert isinstance(hello, ServerHello)
-        if not CLIENT_VERSION_MIN <= hello.version <= CLIENT_VERSION_MAX:
+        if hello.version != CLIENT_PROTOCOL_VERSION:
             raise HandshakeError(
                 f"node {hello.node_id} answered in version {hello.version} of the client protocol, "
-                f"but this client speaks {CLIENT_VERSION_MIN} to {CLIENT_VERSION_MAX}"
+                f"but this client speaks version {CLIENT_PROTOCOL_VERSION}; upgrade the older one"
             )
         if self._cluster_id not in ("", hello.cluster_id):
             raise HandshakeError(
@@ -265,17 +262,11 @@ class ClientCore(Generic[W]):
         del self._open[request_id]
         events.append(Answered(waiting[0], reply, value))
 
-    def _handle_keepalive(self, frame_type: int, content: bytes, events: list[Event[W]]) -> None:
-        if self._keepalives_owed:
-            self._keepalives_owed -= 1
-        else:
-            events.append(KeepaliveAsked())
-
     def _handle_unexpected(self, frame_type: int, content: bytes, events: list[Event[W]]) -> None:
         raise SchemaError(f"a frame of type {frame_type} came in the state {self.state.value!r}")
 
     def _ignore(self, frame_type: int, content: bytes, events: list[Event[W]]) -> None:
-        """What follows a refusal is of no interest."""
+        """A keepalive says nothing but that bytes came; what follows a refusal, nothing at all."""
 
     def end(self, unsent_bytes: int) -> Iterator[tuple[W, bool]]:
         """The connection has ended: everyone who still waits, and whether the request may have
@@ -306,7 +297,7 @@ HANDLERS: Final[Mapping[ConnectionState, Mapping[int, _Handler]]] = {
     ConnectionState.READY: {
         **_NOTHING_YET,
         FrameType.REPLY: ClientCore._handle_reply,
-        FrameType.KEEPALIVE: ClientCore._handle_keepalive,
+        FrameType.KEEPALIVE: ClientCore._ignore,
         FrameType.REFUSAL: ClientCore._handle_refusal,
     },
     ConnectionState.CLOSED: dict.fromkeys(FrameType, ClientCore._ignore),

@@ -1,4 +1,5 @@
-"""Calling a node: a connection, the handshake on it, and why it failed in a few words.
+"""Calling a node: a connection, the handshake on it, what its silence means, and why it failed in a
+few words.
 
 Names are looked up anew for each call, so a node that has moved is found again.
 """
@@ -26,13 +27,24 @@ FAILURES: Final = (OSError, trio.TooSlowError, PeerError, AddressError)
 _ATTEMPT_SECONDS_MAX: Final = 2.0
 """How long one address may take to connect and shake hands: the next one may do."""
 
+REPLY_SECONDS_MAX: Final = 1.0
+"""A node that has owed a reply for so long, and has sent none, may be frozen or cut off."""
+
+_REPLY_LOOKS: Final = 4
+"""How often within that time replies are looked for.  Counting looks instead of time forgives a
+process that was paused itself."""
+
+_KEEPALIVES_PER_IDLE: Final = 4
+"""How many keepalives each side sends before silence ends the connection
+(``limits.connection_idle_ms``)."""
+
 _ENDED: Final = "the connection ended before the answer"
 
 
 class Link(Generic[W]):
     """An open connection to a node that has welcomed the client."""
 
-    __slots__ = ("address", "connection", "core", "end_reason", "hello", "is_leading")
+    __slots__ = ("address", "connection", "core", "end_reason", "hello", "is_leading", "scope")
 
     def __init__(
         self,
@@ -46,7 +58,10 @@ class Link(Generic[W]):
         self.core = core
         self.hello = hello
         self.is_leading = True
-        """False once the node has said that it does not lead."""
+        """False once the node has said that it does not lead, or another one that it does: nothing
+        new is sent, and the connection ends when nobody waits for it any more."""
+        self.scope = trio.CancelScope()
+        """Of everything that runs for this connection."""
         self.end_reason = "the connection ended"
 
     @property
@@ -83,6 +98,36 @@ async def _receive_hello(connection: Connection, core: ClientCore[W]) -> ServerH
             if isinstance(event, Broken):
                 raise event.failure
     raise ConnectionResetError(_ENDED)
+
+
+async def watch_silence(link: Link[W], idle_seconds: float) -> None:
+    """Send keepalives, and close the connection when nothing has arrived for ``idle_seconds``.
+
+    Both sides send keepalives of their own and answer none: behind a large request on a slow link
+    an answer would come too late.  For the same reason none is queued behind something that waits.
+    """
+    connection = link.connection
+    while not connection.is_closed:
+        await trio.sleep(idle_seconds / _KEEPALIVES_PER_IDLE)
+        connection.silent_checks += 1
+        if connection.silent_checks > _KEEPALIVES_PER_IDLE:
+            link.end_reason = f"nothing was heard for {idle_seconds:g} s"
+            connection.close()
+        elif connection.queued_bytes == 0:
+            connection.queue(link.core.keepalive())
+            connection.flush()
+
+
+async def await_missing_reply(core: ClientCore[W]) -> None:
+    """Return when replies are owed and none has come for about ``REPLY_SECONDS_MAX``."""
+    answered_count = core.answered_count
+    looks = 0
+    while looks < _REPLY_LOOKS:
+        await trio.sleep(REPLY_SECONDS_MAX / _REPLY_LOOKS)
+        looks += 1
+        if core.answered_count != answered_count or not core.unanswered_count:
+            answered_count = core.answered_count
+            looks = 0
 
 
 async def ask_once(link: Link[None], verb: str, body: bytes) -> tuple[Reply, object]:

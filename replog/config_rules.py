@@ -59,6 +59,8 @@ def cluster_id_problem(cluster_id: str) -> str:
         )
     if not (cluster_id.isascii() and cluster_id.isprintable() and " " not in cluster_id):
         return "must be printable ASCII without spaces, so that it reads the same everywhere"
+    if "/" in cluster_id or cluster_id in (".", ".."):
+        return "must be fit to name a file: without '/', and neither '.' nor '..'"
     return ""
 
 

@@ -3,19 +3,32 @@
 A cluster begins by an explicit act, once.  The record that it leaves names every voter with a
 random incarnation; a node counts only as the incarnation that the record names, so a directory that
 was lost and made anew cannot pass for the one that voted.
+
+Founding is all or nothing as far as can be known beforehand: every directory is looked at before
+anything is made.  What fails only later, as on a full disk, takes the record with it as long as no
+directory was made from it; from then on the record stays, because a directory holds what it says.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import TypeAlias
 
 from replog import plugins
 from replog.config import Config
 from replog.errors import DirectoryError
-from replog.storage.directory import IDENTITY_NAME, init_directory
+from replog.storage.directory import IDENTITY_NAME, check_unpopulated, init_directory
 from replog.storage.files import RealFiles
 from replog.storage.identity import FoundingRecord, new_founding, read_founding, write_founding
+from replog.storage.plugin import StoragePlugin
 from replog.types import NodeId
+
+MadeDirectory: TypeAlias = tuple[NodeId, Path]
+"""A node and its directory; two nodes on two machines may have the same path."""
 
 
 def founding_path(config: Config, beside: Path) -> Path:
@@ -23,29 +36,48 @@ def founding_path(config: Config, beside: Path) -> Path:
     return beside.with_name(f"{config.cluster_id}.founding")
 
 
-def found_cluster(config: Config, record_path: Path, node_id: NodeId | None = None) -> list[Path]:
+def found_cluster(
+    config: Config, record_path: Path, node_id: NodeId | None = None
+) -> list[MadeDirectory]:
     """Make the founding record and the directory of every node, or of ``node_id`` alone.
 
-    Returns the directories.  Raises :class:`~replog.errors.DirectoryError` before anything is
-    made when one of them is populated.
+    Returns what was made, in the order of the configuration.  Raises
+    :class:`~replog.errors.DirectoryError` before anything is made when one of the directories
+    cannot be used, two of them are one, or the record exists.
     """
     node_ids = [node.id for node in config.nodes] if node_id is None else [node_id]
-    for each in node_ids:
-        path = config.node(each).directory
-        if (path / IDENTITY_NAME).exists():
-            raise DirectoryError(
-                f"{path} is already the directory of a node; start it with `replog serve`, or "
-                "choose other directories for a new cluster"
-            )
+    wanted = [(each, config.node(each).directory) for each in node_ids]
+    plugin = plugins.find_storage(config.storage)
+    _check_apart(wanted)
+    for _, path in wanted:
+        _check_usable(path, plugin)
+    if os.path.lexists(record_path):
+        who = "ID, for one node at a time" if node_id is None else str(node_id)
+        raise DirectoryError(
+            f"{record_path} exists already, and a founding record is made once; to make a "
+            f"directory from it, add {_joining(record_path)} {who}"
+        )
     founding = new_founding(
         config.cluster_id, config.engine, config.storage, [node.id for node in config.nodes]
     )
     record_path.parent.mkdir(parents=True, exist_ok=True)
     write_founding(record_path, founding)
-    return [_make_directory(config, founding, each) for each in node_ids]
+    try:
+        return [_make_directory(config, founding, each) for each in node_ids]
+    except BaseException as error:
+        made = [each for each, path in wanted if os.path.lexists(path / IDENTITY_NAME)]
+        if not made:
+            record_path.unlink()
+        elif isinstance(error, DirectoryError):
+            raise DirectoryError(
+                f"{error}; what was made stays ({record_path} and the directory of node "
+                f"{', '.join(map(str, made))}), so when this is mended, make the others with "
+                f"{_joining(record_path)} ID"
+            ) from error
+        raise
 
 
-def join_founding(config: Config, record_path: Path, node_id: NodeId) -> Path:
+def join_founding(config: Config, record_path: Path, node_id: NodeId) -> MadeDirectory:
     """Make one node's directory from a record that was made elsewhere."""
     founding = read_founding(record_path)
     ours = (config.cluster_id, config.engine, config.storage)
@@ -78,8 +110,47 @@ def bootstrap_cluster(config: Config, node_id: NodeId) -> None:
     found_cluster(config, founding_path(config, own.parent / config.cluster_id))
 
 
-def _make_directory(config: Config, founding: FoundingRecord, node_id: NodeId) -> Path:
+def _check_apart(wanted: Sequence[MadeDirectory]) -> None:
+    """Raise unless every node gets a directory of its own, outside of every other's."""
+    places = [(each, Path(os.path.realpath(path))) for each, path in wanted]
+    for (one, place), (other, other_place) in combinations(places, 2):
+        if place == other_place or place in other_place.parents or other_place in place.parents:
+            raise DirectoryError(
+                f"nodes {one} and {other} would share {os.path.commonpath((place, other_place))} "
+                "on this machine; make each directory on the machine of its node, with --node, or "
+                "give every node a directory of its own"
+            )
+
+
+def _check_usable(path: Path, plugin: StoragePlugin) -> None:
+    """Raise if ``path`` can certainly not be made a node's directory; makes nothing."""
+    existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not existing.is_dir():
+        raise DirectoryError(
+            f"{path} cannot be made a node's directory: {existing} is no directory; choose another "
+            "path, or move that file away"
+        )
+    if existing == path:
+        # Init takes the directory away from everybody else, and only its owner can.
+        is_ours = os.geteuid() in (0, path.stat().st_uid)
+    else:
+        is_ours = os.access(existing, os.R_OK | os.W_OK | os.X_OK)
+    if not is_ours:
+        raise DirectoryError(
+            f"{path} cannot be made a node's directory: {existing} belongs to another user; choose "
+            "another path, or have the directory made and given to this user"
+        )
+    if existing == path:
+        check_unpopulated(RealFiles(), path, plugin)
+
+
+def _joining(record_path: Path) -> str:
+    """The options that make a directory from a record, up to the node's id."""
+    return f"--founding {shlex.quote(str(record_path))} --node"
+
+
+def _make_directory(config: Config, founding: FoundingRecord, node_id: NodeId) -> MadeDirectory:
     path = config.node(node_id).directory
     plugin = plugins.find_storage(config.storage)
     init_directory(RealFiles(), path, founding, node_id, plugin)
-    return path
+    return node_id, path

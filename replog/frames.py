@@ -25,6 +25,9 @@ from replog.limits import KIB, Limits
 from replog.types import NODE_ID_MAX, EpochNumber, LogIndex, NodeId, record
 from replog.wire import pack_frame
 
+CLIENT_PROTOCOL_VERSION: Final = 1
+"""What a client and a node agree on in their hellos."""
+
 
 class FrameType(IntEnum):
     """replog's own frames; the numbers are fixed for ever."""

@@ -44,8 +44,6 @@ class LogView:
     def __init__(self, base_index: LogIndex, recovered: Sequence[Entry]) -> None:
         self.base_index = base_index
         self._entries: list[Entry] = list(recovered)
-        for index, entry in enumerate(self._entries, base_index + 1):
-            assert entry.index == index, f"recovered entries have a gap at index {index}"
         self.last_index: LogIndex = base_index + len(self._entries)
         self.last_term: Term = self._entries[-1].term if self._entries else 0
         self.durable_index = self.last_index

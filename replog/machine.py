@@ -76,6 +76,6 @@ class Machine(Protocol):
         The first page is at ``b""``, every other at the cursor of the page before; cursors hold
         no state, so any replica understands any replica's cursor.  Two replicas that applied the
         same entries return equal pages.  Entries may be applied between two pages: who compares
-        replicas looks at their applied indexes too.  A cursor may come from anybody.  A local diagnostic, never a replicated
-        result; it changes nothing.  Raises :class:`~replog.errors.DumpUnavailable`.
+        replicas looks at their applied indexes too.  A cursor may come from anybody.  A local
+        diagnostic, never a replicated result; it changes nothing.  Raises :class:`~replog.errors.DumpUnavailable`.
         """

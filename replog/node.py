@@ -43,6 +43,7 @@ from replog.errors import (
     OutcomeUnknown,
     Overloaded,
     Unavailable,
+    UnknownFormat,
 )
 from replog.founding import bootstrap_cluster
 from replog.machine import Machine
@@ -50,7 +51,7 @@ from replog.replica import Replica
 from replog.server import ClientServer
 from replog.statemachine import Call
 from replog.storage.directory import NodeDirectory, open_directory
-from replog.storage.protocol import Storage, Write
+from replog.storage.protocol import Recovered, Storage, Write
 from replog.sync_thread import SyncThread
 from replog.transport.protocol import Transport
 from replog.transport.tcp import Member, TcpTransport
@@ -58,6 +59,7 @@ from replog.types import (
     NO_NODE,
     Applied,
     Epoch,
+    EpochNumber,
     HardState,
     LogIndex,
     NodeId,
@@ -86,6 +88,7 @@ class Node:
         self.machine = machine
         self.is_durable = storage.durable
         """Whether what is acknowledged survives a power cut."""
+        self._directory = directory
         self._storage = storage
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger("replog").bind(
             cluster=config.cluster_id, node=self.node_id
@@ -94,6 +97,7 @@ class Node:
             number=1, engine=identity.engine, voters=identity.founding.voters, start_index=1
         )
         recovered = storage.recover()
+        check_epoch(directory.path, recovered, epoch.number)
         plugin = plugins.find_engine(identity.engine)
         engine = plugin.create(
             EngineSetup(
@@ -270,6 +274,7 @@ class Node:
         try:
             await self._transport.open()
             await self._server.open()
+            self._directory.mark_started()
         except BaseException:
             self._transport.close()
             raise
@@ -343,6 +348,8 @@ class Node:
         would cost more than a small batch is worth.
         """
         self._is_turning = True
+        if len(self._unapplied) > 1:
+            self._apply_next()  # a backlog that had to wait for the disk
         self._propose_submitted()
         while (ready := self._replica.ready()) is not None:
             self._carry_out(ready)
@@ -379,15 +386,16 @@ class Node:
         # A sync thread that was just started needs the interpreter; unless somebody waits for
         # results, applying now would only hold up the acknowledgement.
         assert self._syncs is not None
-        if self._replica.waiting_count or not self._syncs.is_busy:
-            self._apply()
+        if self._unapplied and (self._replica.waiting_count or not self._syncs.is_busy):
+            self._apply_next()
         if ready.soft_state is not None:
             self._report_role()
 
-    def _apply(self) -> None:
-        """Apply everything that is committed, in order."""
-        while self._unapplied:
-            self._replica.apply(self._unapplied.popleft())
+    def _apply_next(self) -> None:
+        """Apply what the oldest of the waiting Readys has committed; a turn for each of them."""
+        self._replica.apply(self._unapplied.popleft())
+        if self._unapplied:
+            self._wakeup.set()
 
     def _start_writing(self, ready: Ready) -> None:
         """Send a Ready's writes on their way to disk, or let it pass if nothing is before it."""
@@ -415,7 +423,8 @@ class Node:
         else:
             self._advance(len(self._unsynced))
         self._transport.flush()
-        self._apply()
+        if self._unapplied:
+            self._apply_next()
 
     def _advance(self, count: int) -> None:
         """The oldest ``count`` Readys are durable: advance them, let their answers leave."""
@@ -495,6 +504,22 @@ def _check_voters(config: Config, directory: NodeDirectory) -> None:
             f"{', '.join(map(str, founded))}, but {config.source} describes the nodes "
             f"{', '.join(map(str, described))}; correct the configuration: the members of a "
             "cluster cannot be changed yet"
+        )
+
+
+def check_epoch(path: Path, recovered: Recovered, epoch: EpochNumber) -> None:
+    """Stop at state of another epoch, which only a later release can have written.
+
+    Raises :class:`~replog.errors.UnknownFormat`.
+    """
+    hard_state = recovered.hard_state
+    found = {entry.epoch for entry in recovered.entries} - {epoch}
+    if hard_state is not None and hard_state.epoch != epoch:
+        found.add(hard_state.epoch)
+    if found:
+        raise UnknownFormat(
+            f"{path} holds state of epoch {max(found)}, and this release knows epoch {epoch} "
+            "alone; upgrade this node"
         )
 
 

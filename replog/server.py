@@ -34,6 +34,7 @@ from replog.errors import (
     StateMachineError,
 )
 from replog.frames import (
+    CLIENT_PROTOCOL_VERSION,
     HANDSHAKE_LIMITS,
     ClientHello,
     FrameCodec,
@@ -58,7 +59,6 @@ from replog.wire import FrameReader, pack_frame
 if TYPE_CHECKING:
     from replog.node import Node
 
-CLIENT_PROTOCOL_VERSION: Final = 1
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from replog.engine import Engine, EngineSetup, MessageSpec
+from replog.errors import ConfigError, LogDamaged
 from replog_raft.messages import MESSAGE_SPECS
 from replog_raft.options import RaftOptions
 from replog_raft.raft import Raft
@@ -25,8 +26,38 @@ class RaftPlugin:
     messages: Final[Sequence[MessageSpec]] = MESSAGE_SPECS
 
     def create(self, setup: EngineSetup) -> Engine:
-        """Make the engine of one node."""
+        """Make the engine of one node.
+
+        Raises :class:`~replog.errors.LogDamaged` for a recovered log that no Raft wrote, and
+        :class:`~replog.errors.ConfigError` for a preferred node that is no voter.
+        """
+        assert isinstance(setup.options, RaftOptions)
+        preferred = setup.options.preferred_node
+        if preferred not in (0, *setup.epoch.voter_ids):
+            raise ConfigError(
+                "engine options",
+                [f"preferred_node: there is no node {preferred}; name a voter, or 0 for none"],
+            )
+        check_recovered(setup)
         return Raft(setup)
+
+
+def check_recovered(setup: EngineSetup) -> None:
+    """Raise unless the recovered log is without gaps and its terms never fall (Raft §5.3)."""
+    entries = setup.entries
+    start = setup.epoch.start_index
+    if [entry.index for entry in entries] != list(range(start, start + len(entries))):
+        raise LogDamaged(
+            f"the log of node {setup.node_id} has a gap: it holds {len(entries)} entries, which "
+            f"are not {start} to {start + len(entries) - 1}; keep this node stopped, for a node "
+            "that lost entries must not vote"
+        )
+    terms = [entry.term for entry in entries]
+    if terms != sorted(terms) or (terms and terms[-1] > setup.hard_state.term):
+        raise LogDamaged(
+            f"the terms in the log of node {setup.node_id} fall, or exceed its current term "
+            f"{setup.hard_state.term}; keep this node stopped, for its vote may be lost as well"
+        )
 
 
 PLUGIN: Final = RaftPlugin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -63,20 +64,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         made = [join_founding(config, record, arguments.node)]
-    nodes = {node.directory: node.id for node in config.nodes}
     if arguments.json:
         document = {
             "cluster_id": config.cluster_id,
             "engine": config.engine,
             "storage": config.storage,
             "founding": str(record),
-            "made": [{"node": nodes[path], "directory": str(path)} for path in made],
+            "made": [{"node": node_id, "directory": str(path)} for node_id, path in made],
         }
         print_json(document)
         return 0
     if arguments.founding is None:
         print(f"founded cluster '{config.cluster_id}' in {record}")
-    for path in made:
-        print(f"made the directory of node {nodes[path]}: {path}")
-    print(f"start it with: replog serve --config {arguments.config} --node {nodes[made[0]]}")
+    for node_id, path in made:
+        print(f"made the directory of node {node_id}: {path}")
+    file = shlex.quote(str(arguments.config))
+    print(f"start it with: replog serve --config {file} --node {made[0][0]}")
     return 0

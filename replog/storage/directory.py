@@ -60,22 +60,26 @@ class NodeDirectory:
         self._storage_opened = False
 
     def open_storage(self) -> Storage:
-        """The node's storage, handed out once; ``recover`` it next.
-
-        From here on the directory of a storage that is not durable is used up.
-        """
+        """The node's storage; ``recover`` it next."""
         assert self._lock is not None, "the directory is open"
-        assert not self._storage_opened, "a directory has one storage"
-        self._storage_opened = True
-        if not self._plugin.durable:
-            files = self._home.files
-            try:
-                publish(files, self.path / STARTED_NAME, b"this directory has served its one run\n")
-            except OSError as error:
-                raise StorageFailed(
-                    f"{self.path / STARTED_NAME} cannot be written: {error.strerror or error}"
-                ) from error
         return self._plugin.open(self._home)
+
+    def mark_started(self) -> None:
+        """The node begins to take part: from here on the directory of a storage that is not
+        durable is used up.  To be called when nothing that can still go wrong is left before it.
+        """
+        if self._plugin.durable:
+            return
+        try:
+            publish(
+                self._home.files,
+                self.path / STARTED_NAME,
+                b"this directory has served its one run\n",
+            )
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.path / STARTED_NAME} cannot be written: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
         """Let another process have the directory; may be called again."""
@@ -129,12 +133,12 @@ def init_directory(
     )
     try:
         _make_directories(files, path)
-        _check_unpopulated(files, path, plugin)
+        check_unpopulated(files, path, plugin)
         files.restrict(path)
         lock = _take_lock(files, path)
         try:
             # Once more: another init may have finished before we got the lock.
-            _check_unpopulated(files, path, plugin)
+            check_unpopulated(files, path, plugin)
             plugin.found(home)
             _sync_parents(files, path)
             publish(files, path / IDENTITY_NAME, pack_identity(identity))
@@ -168,7 +172,7 @@ def _sync_parents(files: FileLayer, path: Path) -> None:
             return  # no init made a directory in one that is closed to us
 
 
-def _check_unpopulated(files: FileLayer, path: Path, plugin: StoragePlugin) -> None:
+def check_unpopulated(files: FileLayer, path: Path, plugin: StoragePlugin) -> None:
     """Raise unless the directory holds nothing but what an interrupted init may have left."""
     names = files.names(path)
     if IDENTITY_NAME in names:

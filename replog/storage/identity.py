@@ -107,7 +107,7 @@ def write_founding(path: Path, founding: FoundingRecord, files: FileLayer | None
         if path.name in files.names(path.parent):
             raise DirectoryError(
                 f"{path} exists already; the incarnations in a founding record are drawn once, so "
-                "use the record as it is, or write to another file"
+                "use the record as it is"
             )
         publish(files, path, _seal(_FOUNDING_TITLE, FOUNDING_VERSION, _founding_table(founding)))
     except OSError as error:

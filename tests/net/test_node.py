@@ -20,15 +20,17 @@ from replog.errors import (
     StateMachineCrashed,
     StorageFailed,
     Unavailable,
+    UnknownFormat,
 )
 from replog.founding import bootstrap_cluster
 from replog.frames import ClientHello, FrameCodec, FrameType, PeerHello, Refusal
 from replog.limits import Limits
 from replog.machine import DumpPage
-from replog.node import Node, open_node
+from replog.node import Node, check_epoch, open_node
 from replog.storage.files import Descriptor, RealFiles
 from replog.storage.identity import unpack_identity
-from replog.types import Role
+from replog.storage.protocol import Recovered
+from replog.types import Entry, HardState, Role
 from replog.wire import FrameReader
 from replog_kv import Kv
 
@@ -223,6 +225,30 @@ async def test_open_refuses_other_nodes_than_were_founded(tmp_path: Path) -> Non
     with pytest.raises(DirectoryError, match=r"founded with the nodes 1, but .* nodes 1, 2, 3;"):
         async with open_node(config, 1):
             pass
+
+
+def test_state_of_another_epoch_stops_the_node(tmp_path: Path) -> None:
+    """State that only a later release can have written is not taken for ours."""
+    for recovered in (
+        Recovered(HardState(2, 1, 0), []),
+        Recovered(HardState(1, 1, 0), [Entry(2, 1, 1, b"")]),
+    ):
+        with pytest.raises(UnknownFormat, match="epoch 2"):
+            check_epoch(tmp_path, recovered, 1)
+    check_epoch(tmp_path, Recovered(HardState(1, 1, 0), [Entry(1, 1, 1, b"")]), 1)
+
+
+async def test_start_that_fails_uses_no_memory_directory_up(tmp_path: Path) -> None:
+    """A node on the memory storage whose port is taken may be started again."""
+    config = local_config(tmp_path, nodes=1, storage="memory")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", config.node(1).client.port))
+        other.listen()
+        with pytest.raises(AddressError):
+            async with open_node(config, 1, bootstrap=True):
+                pass
+    async with running_cluster(tmp_path, config=config) as nodes:
+        await nodes[1].wait_leader()
 
 
 async def test_bootstrap_refuses_a_node_that_lost_its_directory(tmp_path: Path) -> None:

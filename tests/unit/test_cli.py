@@ -6,9 +6,11 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ import structlog
 from fake_plugins import FakeSite, fake_site
 
 import replog.cli
-from replog import plugins
+from replog import founding, plugins
+from replog.address import Address
 from replog.cli import asking, demo_report, main
 from replog.cli.asking import ClusterAnswer, NodeAnswer, followed_leader
 from replog.config import load_config, local_config
@@ -26,6 +29,7 @@ from replog.errors import (
     CallerError,
     CommandFailed,
     CommandTooLarge,
+    DirectoryError,
     LogDamaged,
     NotLeader,
     OutcomeUnknown,
@@ -272,7 +276,8 @@ def test_init_populated_refused(config_path: Path, capsys: pytest.CaptureFixture
     assert main(["init", "--config", str(config_path)]) == 0
     capsys.readouterr()
     before = {path: path.read_bytes() for path in config_path.parent.rglob("identity")}
-    assert "already the directory of a node" in complaint(capsys, "init", "--config", config_path)
+    said = complaint(capsys, "init", "--config", config_path)
+    assert "is already the directory of node 1 of cluster 'local'; start that node" in said
     assert before == {path: path.read_bytes() for path in config_path.parent.rglob("identity")}
 
 
@@ -289,6 +294,119 @@ def test_init_joins_a_record(config_path: Path, capsys: pytest.CaptureFixture[st
     assert not directories[3].exists()
 
 
+def made_names(folder: Path) -> list[str]:
+    """The files and folders below a folder, relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def hosts_config(folder: Path, *directories: Path, name: str = "cluster.toml") -> Path:
+    """A configuration whose nodes are on a machine each, with these directories."""
+    local = local_config(folder, nodes=len(directories), first_port=29_000)
+    nodes = tuple(
+        replace(
+            node,
+            directory=directory,
+            **{key: Address(f"db{node.id}", 7001) for key in ("peer", "peer_listen")},
+            **{key: Address(f"db{node.id}", 8001) for key in ("client", "client_listen")},
+        )
+        for node, directory in zip(local.nodes, directories, strict=True)
+    )
+    path = folder / name
+    path.write_text(config_toml(replace(local, nodes=nodes)))
+    return path
+
+
+def test_init_names_the_node_that_it_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where all machines share one path, init still names the node whose directory it made, and
+    the command that it prints survives the shell."""
+    path = hosts_config(tmp_path, *[tmp_path / "data"] * 3, name="my cluster.toml")
+    assert main(["init", "--config", str(path), "--node", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"made the directory of node 1: {tmp_path / 'data'}\n" in said
+    assert f"start it with: replog serve --config '{path}' --node 1\n" in said
+    shutil.rmtree(tmp_path / "data")
+    joining = ["init", "--config", str(path), "--founding", str(tmp_path / "local.founding")]
+    assert main([*joining, "--node", "2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["made"]
+    assert made == [{"node": 2, "directory": str(tmp_path / "data")}]
+
+
+@pytest.mark.parametrize("other", [".", "./below", "link"])
+def test_init_shared_directory_makes_nothing(
+    other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Directories that would be one on this machine, or lie in each other, are refused before
+    anything is made."""
+    (tmp_path / "link").symlink_to("data")
+    second = tmp_path / "link" if other == "link" else tmp_path / "data" / other
+    path = hosts_config(tmp_path, tmp_path / "data", second)
+    before = made_names(tmp_path)
+    said = complaint(capsys, "init", "--config", path)
+    assert f"nodes 1 and 2 would share {tmp_path / 'data'} on this machine" in said
+    assert "--node" in said
+    assert made_names(tmp_path) == before
+
+
+@pytest.mark.parametrize("obstacle", ["file", "file above", "populated"])
+def test_init_unusable_directory_makes_nothing(
+    obstacle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One directory that cannot be used is named and keeps the others from being made; when it is
+    out of the way, the same command works."""
+    if obstacle == "populated":
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "letter").touch()
+    else:
+        (tmp_path / "b").touch()
+    directory = tmp_path / ("b/c" if obstacle == "file above" else "b")
+    path = hosts_config(tmp_path, tmp_path / "a", directory)
+    before = made_names(tmp_path)
+    assert str(tmp_path / "b") in complaint(capsys, "init", "--config", path)
+    assert made_names(tmp_path) == before
+    (tmp_path / "b").rename(tmp_path / "moved")
+    assert main(["init", "--config", str(path)]) == 0
+
+
+def test_init_late_failure_takes_the_record_along(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failure that nobody could foresee leaves no record without a directory; once a directory
+    was made, the record stays, and the sentence says how to go on."""
+    real, failing = founding.init_directory, {1}
+
+    def init_directory(*given: object) -> object:
+        if given[3] in failing:
+            raise DirectoryError("the disk is full")
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(founding, "init_directory", init_directory)
+    record = config_path.parent / "local.founding"
+    assert complaint(capsys, "init", "--config", config_path) == "replog: the disk is full\n"
+    assert not record.exists()
+    failing.add(3)
+    failing.remove(1)
+    said = complaint(capsys, "init", "--config", config_path)
+    assert f"the directory of node 1, 2), so when this is mended, make the others with " in said
+    assert f"--founding {record} --node ID" in said
+    failing.clear()
+    again = ["init", "--config", str(config_path), "--founding", str(record), "--node", "3"]
+    assert main(again) == 0
+
+
+def test_init_second_node_alone_is_told_of_the_record(
+    config_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who inits node by node on one machine is told the options that make the second node."""
+    assert main(["init", "--config", str(config_path), "--node", "1"]) == 0
+    capsys.readouterr()
+    said = complaint(capsys, "init", "--config", config_path, "--node", "2")
+    options = ["--founding", str(config_path.parent / "local.founding"), "--node", "2"]
+    assert f"add {' '.join(options)}\n" in said
+    assert main(["init", "--config", str(config_path), *options]) == 0
+
+
 CLUSTER = '[cluster]\nid = "a"\nengine = "raft"\nstate_machine = "kv"\n'
 NODE = '[[node]]\nid = {}\npeer = "127.0.0.1:{}"\nclient = "127.0.0.1:{}"\ndirectory = "n{}"\n'
 NODES = NODE.format(1, 29001, 29002, 1) + NODE.format(2, 29003, 29004, 2)
@@ -302,6 +420,7 @@ NODES = NODE.format(1, 29001, 29002, 1) + NODE.format(2, 29003, 29004, 2)
         (CLUSTER.replace("kv", "kw") + NODES, "no state machine named 'kw' is installed"),
         (CLUSTER + 'storage = "wall"\n' + NODES, "no storage named 'wall' is installed"),
         (CLUSTER.replace('"a"', "1") + NODES, "cluster.id: must be a string, not 1"),
+        (CLUSTER.replace('"a"', '"a/b"') + NODES, "cluster.id: must be fit to name a file"),
         (CLUSTER + NODES.replace("id = 2", 'id = "2"'), "node[2].id: must be an integer"),
         (CLUSTER + NODES.replace("id = 2", "id = 1"), "node[2].id: 1 is taken by node[1]"),
         (CLUSTER + NODES.replace("29003", "29001"), "127.0.0.1:29001 collides with node[1].peer"),

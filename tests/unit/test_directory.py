@@ -263,11 +263,14 @@ def test_open_two_processes(tmp_path):
 
 
 def test_open_memory_twice():
-    """The directory of a storage that forgets serves for one run; the second start is refused."""
+    """The directory of a storage that forgets serves for one run, which a start that failed is not;
+    the second start is refused."""
     files = initialised(IN_MEMORY)
     opened(files, storage="memory").close()
     with opened(files, storage="memory") as directory:
         assert not directory.open_storage().durable
+    with opened(files, storage="memory") as directory:
+        directory.mark_started()
     files.crash(KeepNothing())
     for _ in range(2):
         sentence = refused(files, storage="memory")

@@ -57,12 +57,6 @@ def test_recovered_is_durable() -> None:
     assert not view.has_unsaved
 
 
-def test_recovered_gap_refused() -> None:
-    """Recovered entries with a gap are a programmer's error."""
-    with pytest.raises(AssertionError, match="gap at index 2"):
-        LogView(0, [entry(1, 1), entry(3, 1)])
-
-
 @pytest.mark.parametrize("base_index", [0, 10])
 def test_term_at_everywhere(base_index: LogIndex) -> None:
     """The term is 0 at the base, the entry's in the log, and unknown outside."""

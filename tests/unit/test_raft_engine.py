@@ -16,7 +16,7 @@ from random import Random
 import pytest
 
 from replog.engine import Engine, EngineSetup, FieldKind
-from replog.errors import InvariantViolated, ReplogError
+from replog.errors import ConfigError, InvariantViolated, LogDamaged, ReplogError
 from replog.limits import Limits
 from replog.types import (
     NO_NODE,
@@ -104,6 +104,30 @@ def test_plugin_creates_engine() -> None:
     assert engine.ready() is None
     status = engine.status()
     assert (status.node_id, status.engine, status.epoch, status.peers) == (1, "raft", 1, ())
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry(1, 1), entry(3, 1)],
+        [entry(2, 1)],
+        [entry(1, 1), entry(2, 2), entry(3, 1)],
+        [entry(1, 1), entry(2, 4)],
+    ],
+    ids=["gap", "no_beginning", "terms_fall", "term_above_current"],
+)
+def test_create_with_impossible_log_refused(entries: list[Entry]) -> None:
+    """A recovered log that no Raft can have written stops the node, also under ``python -O``."""
+    setup = replace(make_setup(), hard_state=HardState(1, 3, 0), entries=entries)
+    with pytest.raises(LogDamaged, match="keep this node stopped"):
+        PLUGIN.create(setup)
+
+
+def test_create_with_unknown_preferred_node_refused() -> None:
+    """A preferred node that is no voter would only make every node wait longer."""
+    setup = replace(make_setup(), options=RaftOptions(preferred_node=9))
+    with pytest.raises(ConfigError, match="there is no node 9"):
+        PLUGIN.create(setup)
 
 
 def test_create_for_stranger_refused() -> None:
