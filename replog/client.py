@@ -514,13 +514,12 @@ class Client:
         search.note_failed(link.address, "it does not answer")
         while (address := search.next_address()) is not None:
             successor = await self._try_address(address)
-            if successor is None:
-                continue
-            if successor.hello.node_id != link.hello.node_id:
+            if successor is not None and successor.hello.node_id == link.hello.node_id:
+                # The same node under another address: slow, but it lives and leads.
+                successor.connection.close()
+                return None
+            if successor is not None:
                 return successor
-            # The same node under another address: slow, but it lives and leads.
-            successor.connection.close()
-            return None
         return None
 
     def _send_queued(self, link: Link[_Pending]) -> None:

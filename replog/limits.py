@@ -15,7 +15,7 @@ MIB = 1024 * KIB
 class Limits:
     """The limits of one node; ``[limits]`` in the configuration file sets them."""
 
-    tick_ms: int = 20
+    tick_ms: int = 50
     """Milliseconds per tick, the engines' unit of time."""
     command_bytes_max: int = 1 * MIB
     """The largest command payload that is accepted."""

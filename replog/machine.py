@@ -77,5 +77,6 @@ class Machine(Protocol):
         no state, so any replica understands any replica's cursor.  Two replicas that applied the
         same entries return equal pages.  Entries may be applied between two pages: who compares
         replicas looks at their applied indexes too.  A cursor may come from anybody.  A local
-        diagnostic, never a replicated result; it changes nothing.  Raises :class:`~replog.errors.DumpUnavailable`.
+        diagnostic, never a replicated result; it changes nothing.  Raises
+        :class:`~replog.errors.DumpUnavailable`.
         """

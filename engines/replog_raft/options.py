@@ -11,12 +11,12 @@ _MASK = (1 << 64) - 1
 class RaftOptions:
     """How one Raft engine behaves; all times are in ticks (``limits.tick_ms``)."""
 
-    heartbeat_ticks: int = 5
+    heartbeat_ticks: int = 2
     """A leader sends a heartbeat every so many ticks."""
-    election_ticks_min: int = 25
+    election_ticks_min: int = 10
     """A follower that hears nothing for this long or longer starts an election; must exceed what
     a sync of the disk takes at its worst, twice, or a slow disk elects nobody."""
-    election_ticks_max: int = 50
+    election_ticks_max: int = 20
     """The upper end of the range from which each election timeout is drawn."""
     preferred_node: int = 0
     """This node's elections come first: the others wait a whole range longer; 0: none."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, TextIO
 
 from replog.cli.shared import add_config_option, examples, node_argument
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import trio
 
     from replog.config import Config
@@ -30,6 +35,9 @@ replog serve --config cluster.toml --node 1 --log-format json 2>> node-1.log
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("console", "json")
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+"""The signals that ask a node to end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,15 +70,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the node; a stop on request is exit code 0."""
-    from replog.config import load_config
+    # Before the heavy imports, so that a signal during the start ends it cleanly as well.
+    with _noted_stops() as stops:
+        from replog.config import load_config
 
-    config = load_config(arguments.config)
-    config.node(arguments.node)
-    import trio
+        config = load_config(arguments.config)
+        config.node(arguments.node)
+        import trio
 
-    configure_logs(arguments.log_level, arguments.log_format)
-    trio.run(_serve, config, arguments.node, arguments.until_stdin_closes)
+        configure_logs(arguments.log_level, arguments.log_format)
+        trio.run(_serve, config, arguments.node, arguments.until_stdin_closes, stops)
     return 0
+
+
+@contextmanager
+def _noted_stops() -> Iterator[Sequence[int]]:
+    """Note the signals that ask for the end while nobody else receives them.
+
+    They raise nothing: an exception in the middle of an import can get lost in there.
+    """
+    stops: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        stops.append(number)
+
+    earlier = {number: signal.signal(number, note) for number in _STOPS}
+    try:
+        yield stops
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+class LogOutput:
+    """Where the lines of the log go; a line that nobody takes is dropped.
+
+    The program that collects the log may end before the node, and its disk may be full.  That must
+    not take down a node that is well: it would take all nodes that the same collector listens to.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def msg(self, line: str) -> None:
+        """Write one line at once."""
+        with suppress(OSError):
+            self._file.write(f"{line}\n")
+            self._file.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure_logs(level: str, form: str) -> None:
@@ -87,19 +135,20 @@ def configure_logs(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: LogOutput(sys.stderr),
     )
 
 
-async def _serve(config: Config, node_id: NodeId, until_stdin_closes: bool) -> None:
-    import signal
-
+async def _serve(
+    config: Config, node_id: NodeId, until_stdin_closes: bool, stops: Sequence[int]
+) -> None:
     import trio
 
     from replog.node import open_node
 
-    # Before anything else, so that a signal during the start ends it cleanly as well.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*_STOPS) as signals:
+        if stops:
+            return  # somebody asked before there was anything to end
         async with open_node(config, node_id), trio.open_nursery() as nursery:
             if until_stdin_closes:
                 nursery.start_soon(_end_with_stdin, nursery.cancel_scope)

@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -172,9 +173,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def complain(text: str) -> None:
-    """Print an error's sentences on standard error, each line with our name in front."""
-    for line in text.splitlines() or [""]:
-        print(f"replog: {printable(line)}", file=sys.stderr)
+    """Print an error's sentences on standard error, each line with our name in front.
+
+    Where nobody reads them any more they are dropped: the exit code says it as well.
+    """
+    with suppress(OSError):
+        for line in text.splitlines() or [""]:
+            print(f"replog: {printable(line)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from replog.errors import StorageFailed
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Write
+from replog.storage.segment import SECTOR_BYTES
 from replog.storage.wal import Wal, found_log
 from replog.testing.files import (
     Crashed,
@@ -174,6 +175,46 @@ def test_crash_within_recovery(keep):
             files.crash(keep)
             found = held(opened(files)[1])
             assert found in (expected, (expected[0], [*expected[1], entry(2, 1, 2000)]))
+
+
+def torn_around_a_group():
+    """A log with one group, and a torn one whose body holds the bytes of the first: a command may
+    carry anything, also a piece of this very log."""
+    files = founded(ForgetfulFiles())
+    wal, _ = opened(files)
+    first, expected = writes()[0]
+    first_group = wal.encode(first)
+    wal.persist(first_group)
+    # Three sectors: the torn group's head, then the piece by itself, then its end.
+    apart = bytes(2 * SECTOR_BYTES)
+    data = b"a" + apart + first_group + apart + b"z"
+    body = entry_body(EntryKind.COMMAND, 1, 1, 2, data)
+    torn = wal.encode([Write(None, None, [Entry(1, 2, 1, body)])])
+    assert first_group in torn
+    assert crashed_at(files, 2, lambda: wal.persist(torn))
+    files.crash(KeepPrefix(len(torn) - 1))  # all but its end byte
+    return files, expected
+
+
+@pytest.mark.parametrize("keep", KEEPS, ids=str)
+def test_crash_within_wiping(keep):
+    """A crash amid the wiping of a torn group leaves what is still seen to be torn, and never its
+    body without its head, in which a group of this log might be found and taken for a later one."""
+    for operation_number in range(1, 9):
+        files, expected = torn_around_a_group()
+        assert crashed_at(files, operation_number, lambda: opened(files))  # noqa: B023
+        files.crash(keep)
+        assert held(opened(files)[1]) == expected
+
+
+def test_wiping_syncs_each_step():
+    """A torn group is wiped behind its head, then at its head, with a sync after each, before the
+    last intact group is written anew."""
+    files, _ = torn_around_a_group()
+    names = []
+    files.fault = lambda number, name, path: names.append(name)
+    opened(files)
+    assert names == ["read", "open", *["write", "sync"] * 3]
 
 
 def test_kill_between_write_and_sync():

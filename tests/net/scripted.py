@@ -25,7 +25,9 @@ class Conversation:
         self.stream = stream
         self.number = number
         """The count of this node's conversations before this one."""
-        self._reader = FrameReader(dict.fromkeys(map(int, FrameType), 1 << 23))
+        self.keepalive_count = 0
+        """How many keepalives of the client were read."""
+        self._reader = FrameReader(dict.fromkeys(map(int, FrameType), 1 << 24))
         self._came: list[OwnFrame] = []
 
     async def send(self, *frames: OwnFrame | bytes) -> None:
@@ -44,8 +46,7 @@ class Conversation:
                 return None
             for frame_type, content in self._reader.feed(data):
                 if frame_type == FrameType.KEEPALIVE:
-                    if self.node.answers_keepalives:
-                        await self.send(KEEPALIVE)
+                    self.keepalive_count += 1
                     continue
                 self._came.append(CODEC.decode(frame_type, content))
         return self._came.pop(0)
@@ -57,6 +58,13 @@ class Conversation:
         members = tuple((other.node_id, other.address) for other in node.cluster)
         leader_id = node.node_id if leader_id is None else leader_id
         await self.send(ServerHello(1, node.cluster_id, node.node_id, leader_id, members))
+
+    async def only_live(self, seconds: float) -> None:
+        """Read nothing and send nothing but keepalives."""
+        until = trio.current_time() + seconds
+        while trio.current_time() < until:
+            await self.send(KEEPALIVE)
+            await trio.sleep(0.02)
 
     async def request(self) -> Request:
         """The next request."""
@@ -94,7 +102,6 @@ class ScriptedNode:
         self.conversations: list[Conversation] = []
         self.requests: list[Request] = []
         """Everything that was asked of it, over all connections."""
-        self.answers_keepalives = True
 
     @property
     def bodies(self) -> list[bytes]:

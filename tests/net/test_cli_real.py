@@ -229,6 +229,52 @@ def test_serve_ends_cleanly(single: ServedCluster, how: signal.Signals | None) -
     assert events[-1] == "node_stopped"
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_cleanly_during_its_start(single: ServedCluster, how: signal.Signals) -> None:
+    """A signal before the node is even loaded ends it with exit code 0, without a word."""
+    text = single.path.read_bytes()
+    pipe = single.path.with_name("pipe.toml")
+    os.mkfifo(pipe)
+    served = subprocess.Popen(
+        [*COMMAND, "serve", "--config", str(pipe), "--node", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        # Opening it waits for the reader: from here on the node waits for its configuration.
+        with pipe.open("wb") as writer:
+            served.send_signal(how)
+            time.sleep(0.1)
+            if served.poll() is None:
+                writer.write(text)
+        assert served.wait(SECONDS_MAX) == 0
+        assert served.stdout is not None
+        assert served.stdout.read() == b""
+    finally:
+        served.kill()
+        served.wait()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_serve_outlives_the_reader_of_its_log(single: ServedCluster, form: str) -> None:
+    """A node goes on when whoever reads its log has gone, and still ends cleanly."""
+    reading, writing = os.pipe()
+    served = subprocess.Popen(
+        [*COMMAND, "serve", "--config", str(single.path), "--node", "1", "--log-format", form],
+        stdout=writing,
+        stderr=writing,
+    )
+    try:
+        os.close(reading)
+        os.close(writing)
+        single.wait_leader()
+        served.terminate()
+        assert served.wait(SECONDS_MAX) == 0
+    finally:
+        served.kill()
+        served.wait()
+
+
 def test_serve_log_level(single: ServedCluster) -> None:
     """Above the level that was asked for, nothing is logged."""
     served = single.serve(1, "--log-level", "error")
@@ -299,6 +345,17 @@ def words_to_nobody(*words: str) -> Sequence[object]:
     finally:
         os.close(writing)
     return done.returncode, done.stderr
+
+
+def test_complaint_to_nobody_keeps_its_exit_code() -> None:
+    """Bad input is exit code 2 also when nobody reads the sentence about it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        words = [*COMMAND, "config", "check", "missing.toml"]
+        assert subprocess.call(words, stderr=writing, timeout=SECONDS_MAX) == 2
+    finally:
+        os.close(writing)
 
 
 @pytest.mark.parametrize("words", [("config", "example"), ("plugins",)], ids=" ".join)

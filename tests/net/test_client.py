@@ -11,7 +11,7 @@ import pytest
 import trio
 from scripted import Conversation, done, lead, not_done, scripted_nodes
 
-from replog import Client
+from replog import Client, client_link
 from replog.config import local_config
 from replog.errors import (
     AddressError,
@@ -574,19 +574,19 @@ async def test_silent_connection_is_given_up() -> None:
     """A connection on which not even keepalives come is closed long before the deadline."""
     limits = Limits(connection_idle_ms=200)
     async with scripted_nodes(silent) as (node,), Client(node.address, limits=limits) as client:
-        node.answers_keepalives = False
         with pytest.raises(OutcomeUnknown, match=r"nothing was heard for 0\.2 s"):
             await client.propose(b"x")
+        assert node.conversations[0].keepalive_count
 
 
 async def test_slow_leader_is_not_given_up() -> None:
-    """A leader that answers keepalives may take as long as the deadline allows."""
+    """A leader that sends keepalives, without answering any, may take as long as the deadline
+    allows."""
 
     async def be_slow(conversation: Conversation) -> None:
         await conversation.welcome()
         request = await conversation.request()
-        with trio.move_on_after(0.5):
-            await conversation.receive()
+        await conversation.only_live(0.5)
         await conversation.send(done(request))
         await conversation.serve()
 
@@ -594,6 +594,221 @@ async def test_slow_leader_is_not_given_up() -> None:
     async with scripted_nodes(be_slow) as (node,), Client(node.address, limits=limits) as client:
         await client.propose(b"x")
         assert len(node.conversations) == 1
+
+
+async def test_large_request_over_a_slow_link() -> None:
+    """A large request that leaves slowly is not given up before its deadline, although neither the
+    client's keepalives get through behind it nor is anything answered."""
+
+    async def read_late(conversation: Conversation) -> None:
+        await conversation.welcome()
+        await conversation.only_live(0.6)
+        assert client._link is not None
+        assert client._link.connection.queued_bytes > 0, "some of it waits in the client"
+        assert conversation.keepalive_count == 0
+        await conversation.send(done(await conversation.request()))
+        await conversation.serve()
+
+    limits = Limits(connection_idle_ms=100, command_bytes_max=12 << 20, frame_bytes_max=14 << 20)
+    async with scripted_nodes(read_late) as (node,):
+        async with Client(node.address, limits=limits) as client:
+            await client.propose(bytes(12 << 20))
+        assert len(node.conversations) == 1
+
+
+# --- A leader that answers nothing --------------------------------------------------------------
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply counts as missing after a tenth of a second."""
+    monkeypatch.setattr(client_link, "REPLY_SECONDS_MAX", 0.1)
+
+
+async def freeze(conversation: Conversation) -> None:
+    """The script of a leader that is frozen: the kernel accepts connections, nobody is there."""
+    if conversation.number == 0:
+        await silent(conversation)
+    await trio.sleep_forever()
+
+
+async def follow_first(conversation: Conversation) -> None:
+    """The script of a node that takes node 1 for the leader."""
+    await conversation.welcome(leader_id=1)
+    await conversation.until_hung_up()
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_frozen_leader_is_succeeded() -> None:
+    """When a leader falls silent and another node leads, new commands go there; what was sent stays
+    where it is, is unknown at its deadline, and is never sent again."""
+    async with (
+        scripted_nodes(freeze, lead) as (frozen, leader),
+        Client(frozen.address) as client,
+        trio.open_nursery() as nursery,
+    ):
+        started = trio.current_time()
+
+        async def be_lost() -> None:
+            with pytest.raises(OutcomeUnknown, match=r"node 1 .* did not answer within 1 s"):
+                await client.propose(b"lost", deadline_seconds=1)
+
+        nursery.start_soon(be_lost)
+        await until(lambda: client.leader_id == 2)
+        assert (await client.propose(b"next")).result == b"next"
+        assert trio.current_time() - started < 0.9, "the silence was not waited out"
+        assert client._draining is not None
+        await until(lambda: client._draining is None)
+        assert trio.current_time() - started > 0.9, "the deadline was"
+        assert (await client.propose(b"last")).result == b"last"
+        assert frozen.bodies == [b"lost"]
+        assert leader.bodies == [b"next", b"last"]
+        assert len(leader.conversations) == 1
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_frozen_leader_that_thaws() -> None:
+    """What a silent leader answers at last counts, and a command that it did not take is sent to
+    its successor."""
+    thaw = trio.Event()
+
+    async def thaw_late(conversation: Conversation) -> None:
+        await conversation.welcome()
+        first, second = await conversation.request(), await conversation.request()
+        await thaw.wait()
+        await conversation.send(done(first, "late"), not_done(second, "NotLeader"))
+        await conversation.until_hung_up()
+
+    results: list[object] = []
+    async with scripted_nodes(thaw_late, lead) as (frozen, leader):
+        async with Client(frozen.address) as client, trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                results.append((await client.propose(b"x")).result)
+
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+            await until(lambda: client._draining is not None)
+            thaw.set()
+            await until(lambda: client._draining is None)
+        assert results == ["late", b"x"]
+        assert (len(frozen.bodies), leader.bodies) == (2, [b"x"])
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_frozen_leader_hangs_up() -> None:
+    """When the connection to a succeeded leader ends, what was sent there is unknown at once, and
+    the connection to its successor is used on."""
+
+    async def hang_up(conversation: Conversation) -> None:
+        await conversation.welcome()
+        await conversation.request()
+        await until(lambda: client._draining is not None)
+        await conversation.stream.aclose()
+
+    async with scripted_nodes(hang_up, lead) as (frozen, leader):
+        async with Client(frozen.address) as client:
+            with pytest.raises(OutcomeUnknown, match=r"connection to node 1 .* was lost"):
+                await client.propose(b"lost")
+            await client.propose(b"next")
+        assert (frozen.bodies, leader.bodies) == ([b"lost"], [b"next"])
+        assert len(leader.conversations) == 1
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_slow_leader_is_not_left() -> None:
+    """While the other nodes name no other leader, the silent one keeps its connection and its
+    commands."""
+
+    async def be_slow(conversation: Conversation) -> None:
+        await conversation.welcome()
+        request = await conversation.request()
+        await conversation.only_live(0.6)
+        await conversation.send(done(request))
+        await conversation.serve()
+
+    async with scripted_nodes(be_slow, follow_first) as (leader, follower):
+        async with Client(leader.address) as client:
+            await client.propose(b"x")
+            await client.propose(b"y")
+        assert (leader.bodies, follower.bodies) == ([b"x", b"y"], [])
+        assert len(leader.conversations) == 1
+        assert 1 <= len(follower.conversations) <= 6, "asked, but not hammered"
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_idle_or_answering_leader_is_not_doubted() -> None:
+    """No other node is asked while nothing is owed, nor while replies come to other commands."""
+
+    async def forget_one(conversation: Conversation) -> None:
+        await conversation.welcome()
+        await conversation.request()
+        await conversation.serve()
+
+    async with scripted_nodes(forget_one, follow_first) as (leader, follower):
+        async with Client(leader.address) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.propose, b"forgotten")
+            await until(lambda: bool(leader.bodies))
+            for _ in range(30):
+                await client.propose(b"x")
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert follower.conversations == []
+    async with scripted_nodes(lead, follow_first) as (leader, follower):
+        async with Client(leader.address) as client:
+            await client.propose(b"x")
+            await trio.sleep(0.3)
+        assert follower.conversations == []
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_one_connection_drains_at_a_time() -> None:
+    """A successor that falls silent too is kept until the one before it has drained."""
+
+    async def ask(body: bytes, seconds: float) -> None:
+        with pytest.raises(OutcomeUnknown, match="did not answer within"):
+            await client.propose(body, deadline_seconds=seconds)
+
+    async def lead_later(conversation: Conversation) -> None:
+        await conversation.welcome(leader_id=None if is_third_leading else 0)
+        await conversation.serve()
+
+    is_third_leading = False
+    async with scripted_nodes(freeze, freeze, lead_later) as (first, second, third):
+        async with Client(third.address) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(ask, b"a", 1.0)
+            await until(lambda: client.leader_id == 2)
+            is_third_leading = True
+            nursery.start_soon(ask, b"b", 2.0)
+            await trio.sleep(0.4)
+            assert third.bodies == []
+            assert client._link is not None
+            assert client._link.hello.node_id == 2, "though it is silent, too"
+            await until(lambda: client.leader_id == 3)
+            assert (await client.propose(b"c")).result == b"c"
+        assert (first.bodies, second.bodies, third.bodies) == ([b"a"], [b"b"], [b"c"])
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_close_while_a_connection_drains() -> None:
+    """Closing the client ends the waits on both connections and closes them."""
+    async with scripted_nodes(freeze, silent) as (frozen, leader):
+        ends: list[type[Exception]] = []
+
+        async def ask() -> None:
+            try:
+                await client.propose(b"x")
+            except OutcomeUnknown as failure:
+                ends.append(type(failure))
+
+        async with trio.open_nursery() as nursery, Client(frozen.address) as client:
+            nursery.start_soon(ask)
+            await until(lambda: client._draining is not None)
+            nursery.start_soon(ask)
+            await until(lambda: bool(leader.bodies))
+            links = (client._link, client._draining)
+        assert ends == [OutcomeUnknown] * 2
+        assert all(link is not None and link.connection.is_closed for link in links)
 
 
 # --- Cancelling and closing ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The power goes at all nodes at once, in the middle of a load: what was acknowledged is there."""
+"""Every node is killed at once, in the middle of a load: what was acknowledged is there."""
 
 from __future__ import annotations
 

@@ -118,6 +118,21 @@ def test_module_runs_as_the_command() -> None:
     assert done.stdout == f"replog {replog.__version__}\n"
 
 
+def test_interrupt_while_loading_is_silent() -> None:
+    """Ctrl-C while the command line itself is imported is exit code 130, without a traceback."""
+    script = """if True:
+        import runpy, sys
+        class Interrupted:
+            def find_spec(self, name, *_):
+                if name == "replog.cli":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupted())
+        runpy.run_module("replog", run_name="__main__")
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -12,7 +12,6 @@ from replog.client_core import (
     Broken,
     ClientCore,
     ConnectionState,
-    KeepaliveAsked,
     Welcomed,
     failure_of,
 )
@@ -230,14 +229,26 @@ def test_forgotten_request_keeps_its_place() -> None:
     assert isinstance(event, Broken), "the second late reply is one too many"
 
 
-def test_keepalives_do_not_bounce() -> None:
-    """A keepalive is answered once, and the answer to an own one is not answered."""
+def test_receive_keepalives_asks_for_nothing() -> None:
+    """However many keepalives come, before or after an own one, none is to be answered."""
     core = ready_core()
-    assert core.receive(KEEPALIVE) == [KeepaliveAsked()]
-    assert core.keepalive(is_answer=True) == KEEPALIVE
-    core.keepalive(is_answer=False)
-    assert core.receive(KEEPALIVE) == []
-    assert core.receive(KEEPALIVE) == [KeepaliveAsked()]
+    assert core.receive(KEEPALIVE * 3) == []
+    assert core.keepalive() == KEEPALIVE
+    assert core.receive(KEEPALIVE * 3) == []
+    assert core.state is ConnectionState.READY
+
+
+def test_answered_count_takes_in_late_replies() -> None:
+    """A reply counts as one although nobody waits for it, and a request until its reply came."""
+    core = ready_core()
+    core.request("propose", b"", "w1")
+    core.request("propose", b"", "w2")
+    core.forget(1)
+    assert (core.answered_count, core.unanswered_count, core.open_count) == (0, 2, 1)
+    core.receive(reply_to(1))
+    assert (core.answered_count, core.unanswered_count) == (1, 1)
+    core.receive(reply_to(2))
+    assert (core.answered_count, core.unanswered_count) == (2, 0)
 
 
 def test_overhead_bound_holds() -> None:
@@ -257,7 +268,7 @@ def test_end_tells_what_cannot_have_arrived() -> None:
         frames = [core.request("propose", b"x" * 20, f"w{n}")[1] for n in range(3)]
         last = len(frames[2])
         sizes = [len(KEEPALIVE), last, len(frames[1]), len(frames[0])]
-        core.keepalive(is_answer=False)
+        core.keepalive()
         behind = [unsent_bytes > sum(sizes[:count]) for count in (3, 2, 1)]
         assert list(core.end(unsent_bytes)) == [
             (f"w{n}", not unsent) for n, unsent in enumerate(behind)

@@ -181,6 +181,29 @@ def test_init_in_a_file(tmp_path):
     assert "Not a directory" in sentence
 
 
+def test_init_overtaken():
+    """An init that another one overtakes, between its first look and the lock, is refused under
+    the lock, and the other's directory stays as it is."""
+    others = FoundingRecord(1, "demo", "raft", "wal", (Voter(1, 81), Voter(2, 82), Voter(3, 83)))
+
+    class OvertakingFiles(ForgetfulFiles):
+        is_overtaken = False
+
+        def lock(self, path, holder):
+            if not self.is_overtaken:
+                self.is_overtaken = True
+                init_directory(self, NODE, others, 1)
+            return super().lock(path, holder)
+
+    files = OvertakingFiles()
+    sentence = init_refused(files)
+    assert files.is_overtaken
+    assert "is already the directory of node 1 of cluster 'demo'" in sentence
+    with opened(files) as directory:
+        assert directory.identity.founding == others
+        directory.open_storage().recover()
+
+
 def test_init_unknown_storage():
     """A storage that is not built in must be handed in."""
     founding = FoundingRecord(1, "demo", "raft", "tape", (Voter(1, 71),))
