@@ -52,13 +52,14 @@ from replog.client_link import (
     FAILURES,
     Link,
     ask_once,
+    await_drained,
     await_missing_reply,
     is_final_failure,
     open_link,
     reason_of,
     watch_silence,
 )
-from replog.client_search import LeaderSearch
+from replog.client_search import LeaderSearch, parse_addresses
 from replog.config import Config
 from replog.errors import (
     AddressError,
@@ -85,9 +86,6 @@ DEADLINE_SECONDS: Final = 10.0
 
 _DRAIN_SECONDS: Final = 1.0
 """How long a node that lost its leadership may take to answer what is still in flight there."""
-
-_DRAIN_LOOK_SECONDS: Final = 0.25
-"""How often a connection that only drains is looked at: deadlines end waits without a reply."""
 
 _BACKOFF_SECONDS_MIN: Final = 0.02
 _BACKOFF_SECONDS_MAX: Final = 0.5
@@ -167,7 +165,7 @@ class Client:
         if problems := self._limits.problems():
             raise ConfigError("limits", problems)
         self._codec = FrameCodec(self._limits)
-        self._search = LeaderSearch(_addresses_of(nodes), members, cluster_id)
+        self._search = LeaderSearch(parse_addresses(nodes), members, cluster_id)
         self._waiting: dict[_Pending, None] = {}
         """Every command whose caller waits, queued or in flight."""
         self._queued: OrderedDict[_Pending, None] = OrderedDict()
@@ -503,8 +501,7 @@ class Client:
         self._draining = link
         self._use(successor)
         self._wakeup.set()
-        while link.core.open_count:
-            await trio.sleep(_DRAIN_LOOK_SECONDS)
+        await await_drained(link.core)
         link.scope.cancel()
 
     async def _find_successor(self, link: Link[_Pending]) -> Link[_Pending] | None:
@@ -595,15 +592,6 @@ class Client:
             else:
                 self._requeue(pending)
         self._wakeup.set()
-
-
-def _addresses_of(nodes: str | Iterable[str]) -> list[str]:
-    """The addresses in one spelling; raises :class:`~replog.errors.AddressError`."""
-    texts = nodes.split(",") if isinstance(nodes, str) else nodes
-    addresses = [str(Address.parse(text.strip())) for text in texts if text.strip()]
-    if not addresses:
-        raise AddressError("a client needs the address of a node at least; write it as host:port")
-    return addresses
 
 
 def _jittered(seconds: float) -> float:

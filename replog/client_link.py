@@ -34,6 +34,9 @@ _REPLY_LOOKS: Final = 4
 """How often within that time replies are looked for.  Counting looks instead of time forgives a
 process that was paused itself."""
 
+_DRAIN_LOOK_SECONDS: Final = 0.25
+"""How often a connection that only drains is looked at: deadlines end waits without a reply."""
+
 _KEEPALIVES_PER_IDLE: Final = 4
 """How many keepalives each side sends before silence ends the connection
 (``limits.connection_idle_ms``)."""
@@ -128,6 +131,12 @@ async def await_missing_reply(core: ClientCore[W]) -> None:
         if core.answered_count != answered_count or not core.unanswered_count:
             answered_count = core.answered_count
             looks = 0
+
+
+async def await_drained(core: ClientCore[W]) -> None:
+    """Return when nobody waits for a reply any more, whether it came or the wait was ended."""
+    while core.open_count:
+        await trio.sleep(_DRAIN_LOOK_SECONDS)
 
 
 async def ask_once(link: Link[None], verb: str, body: bytes) -> tuple[Reply, object]:

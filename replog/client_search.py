@@ -9,8 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from replog.address import Address
+from replog.errors import AddressError
 from replog.frames import ServerHello
 from replog.types import NO_NODE, NodeId
+
+
+def parse_addresses(nodes: str | Iterable[str]) -> list[str]:
+    """The addresses in one spelling; raises :class:`~replog.errors.AddressError`.
+
+    ``nodes`` is a list, or a text with commas.
+    """
+    texts = nodes.split(",") if isinstance(nodes, str) else nodes
+    addresses = [str(Address.parse(text.strip())) for text in texts if text.strip()]
+    if not addresses:
+        raise AddressError("a client needs the address of a node at least; write it as host:port")
+    return addresses
 
 
 class LeaderSearch:

@@ -11,9 +11,11 @@ directory was made from it; from then on the record stays, because a directory h
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
@@ -94,20 +96,47 @@ def join_founding(config: Config, record_path: Path, node_id: NodeId) -> MadeDir
 def bootstrap_cluster(config: Config, node_id: NodeId) -> None:
     """Make the whole cluster's directories if none exists yet; for programs on one machine.
 
-    Raises :class:`~replog.errors.DirectoryError` when this node's directory is missing although
+    Several programs may do so at once: one makes them, the others wait.  A record without any
+    directory is what an interrupted bootstrap left, and is used.  Raises
+    :class:`~replog.errors.DirectoryError` when this node's directory is missing although
     another's exists: a node that lost its directory must not vote as if it were new.
     """
     own = config.node(node_id).directory
     if (own / IDENTITY_NAME).exists():
         return
-    for node in config.nodes:
-        if (node.directory / IDENTITY_NAME).exists():
-            raise DirectoryError(
-                f"{own} is not the directory of a node although node {node.id} of the cluster has "
-                f"one ({node.directory}); a node that lost its directory must not vote as if it "
-                "were new"
-            )
-    found_cluster(config, founding_path(config, own.parent / config.cluster_id))
+    record_path = founding_path(config, own.parent / config.cluster_id)
+    with _alone_in(record_path.parent):
+        if (own / IDENTITY_NAME).exists():
+            return  # made by another program while we waited
+        for node in config.nodes:
+            if (node.directory / IDENTITY_NAME).exists():
+                raise DirectoryError(
+                    f"{own} is not the directory of a node although node {node.id} of the cluster "
+                    f"has one ({node.directory}); a node that lost its directory must not vote as "
+                    "if it were new"
+                )
+        if record_path.exists():
+            for node in config.nodes:
+                join_founding(config, record_path, node.id)
+        else:
+            found_cluster(config, record_path)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other bootstraps out of a folder, which is made if it is missing; waits for them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DirectoryError(
+            f"{folder} cannot be used for a cluster: {error.strerror or error}"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_apart(wanted: Sequence[MadeDirectory]) -> None:

@@ -29,6 +29,7 @@ from replog.replica import Replica
 from replog.types import (
     NO_NODE,
     Entry,
+    EntryKind,
     Epoch,
     HardState,
     NodeId,
@@ -101,9 +102,7 @@ class EngineCluster:
     def propose(self, count: int) -> list[Ready]:
         """The leader proposes; what it is ready for, not yet durable."""
         leader = self.leader
-        envelopes = self._envelopes[:count]
-        for envelope in envelopes:
-            leader.propose(envelope)
+        leader.propose_batch(self._envelopes[:count], EntryKind.COMMAND)
         return _drain(leader)
 
     def append(self, follower_id: NodeId, readys: Sequence[Ready]) -> list[object]:

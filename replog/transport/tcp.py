@@ -250,6 +250,11 @@ class TcpTransport:
             raise HandshakeError(answer.reason)
         if not isinstance(answer, PeerWelcome):
             raise HandshakeError(f"{link.address} is not the peer port of a node")
+        if answer.version != PROTOCOL_VERSION:
+            raise HandshakeError(
+                f"node {answer.sender} answered in version {answer.version} of the peer protocol, "
+                f"and this node speaks version {PROTOCOL_VERSION}; upgrade the older of the two"
+            )
         expected = (link.peer_id, me.incarnation_of(link.peer_id))
         if (answer.sender, answer.incarnation) != expected:
             raise HandshakeError(

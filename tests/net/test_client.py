@@ -222,6 +222,28 @@ async def test_not_leader_waits_for_what_is_in_flight() -> None:
         assert results == ["by the old leader", b"x"]
 
 
+async def test_not_leader_waits_only_so_long() -> None:
+    """A deposed leader that goes on owing a reply does not keep the client from the next one."""
+
+    async def depose(conversation: Conversation) -> None:
+        await conversation.welcome()
+        await conversation.request()
+        second = await conversation.request()
+        await conversation.send(not_done(second, "NotLeader", conversation.node.cluster[1]))
+        await conversation.until_hung_up()
+
+    async with scripted_nodes(depose, lead) as nodes, Client(nodes[0].address) as client:
+
+        async def be_lost() -> None:
+            with pytest.raises(OutcomeUnknown, match="node 1 does not lead any more"):
+                await client.propose(b"lost")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_lost)
+            await until(lambda: bool(nodes[0].bodies))
+            assert (await client.propose(b"next")).result == b"next"
+
+
 async def test_two_nodes_that_name_each_other_are_not_hammered() -> None:
     """Each says that the other leads: the client pauses between its rounds."""
 
@@ -602,14 +624,16 @@ async def test_large_request_over_a_slow_link() -> None:
 
     async def read_late(conversation: Conversation) -> None:
         await conversation.welcome()
-        await conversation.only_live(0.6)
+        await conversation.only_live(0.3)
         assert client._link is not None
-        assert client._link.connection.queued_bytes > 0, "some of it waits in the client"
-        assert conversation.keepalive_count == 0
+        queued_bytes = client._link.connection.queued_bytes
+        assert queued_bytes > 0, "some of it waits in the client"
+        await conversation.only_live(0.9)
+        assert client._link.connection.queued_bytes <= queued_bytes, "no keepalive behind it"
         await conversation.send(done(await conversation.request()))
         await conversation.serve()
 
-    limits = Limits(connection_idle_ms=100, command_bytes_max=12 << 20, frame_bytes_max=14 << 20)
+    limits = Limits(connection_idle_ms=500, command_bytes_max=12 << 20, frame_bytes_max=14 << 20)
     async with scripted_nodes(read_late) as (node,):
         async with Client(node.address, limits=limits) as client:
             await client.propose(bytes(12 << 20))
@@ -734,6 +758,27 @@ async def test_slow_leader_is_not_left() -> None:
         assert (leader.bodies, follower.bodies) == ([b"x", b"y"], [])
         assert len(leader.conversations) == 1
         assert 1 <= len(follower.conversations) <= 6, "asked, but not hammered"
+
+
+@pytest.mark.usefixtures("short_patience")
+async def test_slow_leader_under_another_address() -> None:
+    """A second address of the silent leader is no other leader: its commands stay together."""
+
+    async def be_slow(conversation: Conversation) -> None:
+        await conversation.welcome()
+        request = await conversation.request()
+        await conversation.only_live(0.4)
+        assert client._draining is None
+        await conversation.send(done(request))
+        await conversation.until_hung_up()
+
+    async with scripted_nodes(be_slow, silent) as (first, second):
+        second.node_id = first.node_id
+        async with Client([first.address, second.address]) as client:
+            await client.propose(b"x")
+        assert second.conversations, "it was asked"
+        assert second.bodies == []
+        assert len(first.conversations) == 1
 
 
 @pytest.mark.usefixtures("short_patience")

@@ -69,8 +69,10 @@ class Peer:
         self._came: list[tuple[int, bytes]] = []
 
     async def send(self, frame: OwnFrame | TimeoutNow) -> None:
-        codec = MESSAGES if isinstance(frame, TimeoutNow) else FRAMES
-        await self._stream.send_all(codec.encode(frame))  # type: ignore[attr-defined]
+        if isinstance(frame, TimeoutNow):
+            await self._stream.send_all(MESSAGES.encode(frame))
+        else:
+            await self._stream.send_all(FRAMES.encode(frame))
 
     async def receive(self) -> object:
         """The next frame but keepalives; ``None``: the connection was closed."""
@@ -187,9 +189,7 @@ async def test_caller_of_more_versions_is_welcome(called: Called) -> None:
         ),
     ],
 )
-async def test_caller_is_refused(
-    called: Called, changed: dict[str, object], sentence: str
-) -> None:
+async def test_caller_is_refused(called: Called, changed: dict[str, object], sentence: str) -> None:
     """A caller that is wrong in one thing is told that thing, and the connection ends."""
     async with called.by(replace(HELLO, **changed)) as peer:  # type: ignore[arg-type]
         assert sentence in await peer.refusal()
@@ -232,13 +232,14 @@ class Calling:
 
     def __init__(self, port: int, logged: list[dict[str, object]]) -> None:
         self.logged = logged
+        self.heard: list[object] = []
         self.transport = TcpTransport(
             NODE,
             Address("127.0.0.1", 0),
             {1: Address("127.0.0.1", 1), 2: Address("127.0.0.1", port)},
             MESSAGES,
             LIMITS,
-            lambda message: None,
+            self.heard.append,
             self._send,
             structlog.get_logger(),
         )
@@ -323,6 +324,7 @@ async def test_correct_answer_makes_the_link() -> None:
         pytest.param(
             ServerHello(1, "demo", 2, 2, ()), "is not the peer port of a node", id="client_port"
         ),
+        pytest.param(replace(WELCOME, version=9), "answered in version 9", id="version"),
         pytest.param(Refusal("go away"), "go away", id="refused"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,31 @@ async def test_start_that_fails_uses_no_memory_directory_up(tmp_path: Path) -> N
                 pass
     async with running_cluster(tmp_path, config=config) as nodes:
         await nodes[1].wait_leader()
+
+
+def test_bootstrap_by_all_nodes_at_once(tmp_path: Path) -> None:
+    """Programs that bootstrap one cluster at the same moment end up with one founding."""
+    config = local_config(tmp_path / "cluster", nodes=3)
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(bootstrap_cluster, config, node.id) for node in config.nodes]:
+            done.result(timeout=20)
+    foundings = [
+        unpack_identity(node.directory, (node.directory / "identity").read_bytes()).founding
+        for node in config.nodes
+    ]
+    assert foundings[0] == foundings[1] == foundings[2]
+
+
+def test_bootstrap_goes_on_from_a_record(tmp_path: Path) -> None:
+    """A bootstrap that was interrupted behind its record is completed from it."""
+    config = local_config(tmp_path, nodes=3)
+    bootstrap_cluster(config, 1)
+    record = (tmp_path / "local.founding").read_bytes()
+    for node in config.nodes:
+        shutil.rmtree(node.directory)
+    bootstrap_cluster(config, 2)
+    assert (tmp_path / "local.founding").read_bytes() == record
+    bootstrap_cluster(config, 3)
 
 
 async def test_bootstrap_refuses_a_node_that_lost_its_directory(tmp_path: Path) -> None:

@@ -242,7 +242,11 @@ def test_leader_counts_itself_after_its_own_group(held: Held) -> None:
         assert (done, bench.durable_index, node.status().commit_index) == (["first"], 2, 2)
 
         bench.end_group()
-        assert (done, bench.durable_index, node.status().commit_index) == (["first", "second"], 3, 3)
+        assert (done, bench.durable_index, node.status().commit_index) == (
+            ["first", "second"],
+            3,
+            3,
+        )
 
 
 def test_repeated_ack_waits_for_the_group_on_its_way(held: Held) -> None:

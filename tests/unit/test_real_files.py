@@ -32,9 +32,9 @@ class Spy:
     def __init__(self, monkeypatch):
         self.calls = []
         self._monkeypatch = monkeypatch
-        for name in ("fsync", "fdatasync", "pwrite"):
-            # macOS has no fdatasync; there it is only noted.
-            real = getattr(os, name, lambda descriptor: None)
+        for name in ("fdatasync", "fsync", "pwrite"):
+            # macOS has no fdatasync; there the other call stands in for it.
+            real = getattr(os, name, os.fsync)
             monkeypatch.setattr(os, name, self._noting(name, real), raising=False)
 
     def _noting(self, name, real):
@@ -66,8 +66,16 @@ def spy(monkeypatch):
     return Spy(monkeypatch)
 
 
+def spied_sync(spy):
+    """What a sync of a file is called on the platform of this test."""
+    if sys.platform == "darwin":
+        spy.pretend("darwin")
+        return "F_FULLFSYNC"
+    return "fdatasync"
+
+
 def open_descriptors():
-    """How many descriptors the process has open, counted without opening one for good."""
+    """How many descriptors the process has open, and one for the counting."""
     return len(os.listdir("/dev/fd"))
 
 
@@ -122,9 +130,7 @@ def test_persist_syncs_each_group(spy, tmp_path):
     wal = Wal(home, extend_bytes=64 * 1024)
     wal.recover()
     log = identity(wal.path.stat())
-    if sys.platform == "darwin":
-        spy.pretend("darwin")
-    sync = "F_FULLFSYNC" if sys.platform == "darwin" else "fdatasync"
+    sync = spied_sync(spy)
     for index in range(1, 6):
         body = entry_body(EntryKind.COMMAND, 1, 1, index, b"x")
         group = wal.encode([Write(None, None, [Entry(1, index, 1, body)])])
@@ -141,9 +147,7 @@ def test_recover_syncs_before_it_reports(spy, tmp_path):
     """Recovery on the real disk ends with a sync of the log: what it reports is durable."""
     home = StorageHome(RealFiles(), tmp_path, "demo", 1, 77)
     found_log(home)
-    if sys.platform == "darwin":
-        spy.pretend("darwin")
-    sync = "F_FULLFSYNC" if sys.platform == "darwin" else "fdatasync"
+    sync = spied_sync(spy)
     wal = Wal(home)
     spy.take()
     wal.recover()
