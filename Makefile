@@ -5,9 +5,11 @@ PYTHON ?= python3
 
 PY := .venv/bin/python
 INSTALLED := .venv/installed
+RUNNABLE := .venv/runnable
 
 # The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
 .NOTPARALLEL:
+COMMA := ,
 .PHONY: help demo test lint format bench clean
 
 define CHECK_PYTHON
@@ -24,7 +26,7 @@ help: ## show the targets (this text)
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
 		while IFS='|' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
 
-demo: $(INSTALLED) ## run the demonstration: a cluster of three on this machine
+demo: $(RUNNABLE) ## run the demonstration: a cluster of three on this machine
 	.venv/bin/replog demo
 
 test: ## run every test part by part, with the minutes of each
@@ -40,7 +42,7 @@ format: $(INSTALLED) ## rewrite the code in the house's format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(INSTALLED) ## measure throughput and latency against the bare pipeline
+bench: $(RUNNABLE) ## measure throughput and latency against the bare pipeline
 	$(PY) -m replog_bench throughput --engines raft --clients 1,64,1024
 
 clean: ## remove the virtual environment and everything that was generated
@@ -49,9 +51,17 @@ clean: ## remove the virtual environment and everything that was generated
 
 # Made from nothing each time, so that what an older pyproject.toml asked for does not linger.  The
 # mark is written last: an installation that was interrupted is begun again.
+define MAKE_VENV
+$(CHECK_PYTHON)
+@echo "making .venv; this takes about half a minute"
+@"$(PYTHON)" -m venv --clear .venv
+@$(PY) -m pip install --quiet --disable-pip-version-check -e '$(1)'
+@touch $(2)
+endef
+
+# What runs needs no tools; where they are installed already, it runs there.
+$(RUNNABLE): pyproject.toml
+	$(call MAKE_VENV,.,$(RUNNABLE))
+
 $(INSTALLED): pyproject.toml
-	$(CHECK_PYTHON)
-	@echo "making .venv; this takes about half a minute"
-	@"$(PYTHON)" -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
-	@touch $(INSTALLED)
+	$(call MAKE_VENV,.[test$(COMMA)lint],$(RUNNABLE) $(INSTALLED))

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from replog import plugins
 from replog.errors import PluginError, ReplogError
@@ -22,7 +22,7 @@ DESCRIPTION = "Measure replog beside the bare pipeline, which does the same work
 
 SECONDS_MAX = 3600
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[OneLineParser]"
 
 DISK_SYNC_US_MIN = 10
 """The fastest drives that keep what they promise take longer; a file system in memory does not."""
@@ -39,6 +39,14 @@ over one connection. Only the ratios within one run mean something: machines dri
 MICRO_EXAMPLE = """\
 example:
   python -m replog_bench micro --only sync --json"""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"replog_bench: {message}; see `{self.prog} --help`\n")
 
 
 def whole(text: str, least: int, most: int) -> int:
@@ -101,7 +109,7 @@ def new_file(text: str) -> Path:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m replog_bench",
         description=DESCRIPTION,
         epilog="example:\n  python -m replog_bench throughput --clients 64",

@@ -3,7 +3,7 @@
 The rules:
 
 * Exit codes: 0 is fine; 1 means that the thing asked about is wrong or could not be done; 2 is bad
-  input; 130 is Ctrl-C.  An error that replog raises on purpose becomes its own sentence on standard
+  input; 130 is Ctrl-C; 141 is a reader of standard output who has gone.  An error that replog raises on purpose becomes its own sentence on standard
   error, never a traceback.
 * Results go to standard output and everything else to standard error, so that ``--json`` can be
   piped.
@@ -182,7 +182,7 @@ def _parse(words: Sequence[str]) -> tuple[_Command, argparse.Namespace]:
     if name not in _COMMANDS and "--version" not in words:
         # Asking which plugins there are costs some milliseconds; their modules stay unloaded.
         for word in command_names():
-            titles.setdefault(word, "a command of an installed plugin")
+            titles.setdefault(word, f"added by a plugin; see `replog {printable(word)} --help`")
         if name is not None and name not in titles:
             parser.error(f"there is no command '{printable(name)}'{closest(name, titles)}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -190,7 +190,7 @@ def _parse(words: Sequence[str]) -> tuple[_Command, argparse.Namespace]:
     for word, title in titles.items():
         subparser = subparsers.add_parser(
             word,
-            help=title,
+            help=title.replace("%", "%%"),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

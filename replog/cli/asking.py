@@ -13,12 +13,12 @@ from typing import Final, cast
 
 import trio
 
-from replog.address import Address
-from replog.client_core import Answered, Broken, ClientCore, Event, Welcomed, failure_of
-from replog.errors import HandshakeError, ReplogError, SchemaError
+from replog.client_core import failure_of
+from replog.client_link import Link, ask_once, open_link, reason_of
+from replog.errors import ReplogError, SchemaError
 from replog.frames import FrameCodec, Outcome, ServerHello
 from replog.limits import Limits
-from replog.transport.connection import Connection, closing, connect
+from replog.transport.connection import closing
 from replog.types import NodeId, Role, record
 
 _LIMITS: Final = Limits()
@@ -127,55 +127,30 @@ def followed_leader(answers: Sequence[NodeAnswer], members_count: int) -> NodeId
 async def ask_status(address: str, seconds: float) -> NodeAnswer:
     """Ask one node for its status; whatever goes wrong is the answer's ``problem``."""
     hello: ServerHello | None = None
-    try:
-        with trio.fail_after(seconds):
-            parsed = Address.parse(address)
-            connection = await connect(parsed.host, parsed.port, _LIMITS.client_queue_bytes_max)
-            with closing(connection):
-                core = ClientCore[None](_CODEC, requests_max=1)
-                connection.queue(core.hello())
-                hello = await _next_hello(connection, core)
-                status = await _ask(connection, core, hello.node_id)
-    except trio.TooSlowError:
-        return _unanswered(address, hello, f"no answer within {seconds:g} s")
-    except OSError as failure:
-        return _unanswered(address, hello, _reason(failure))
-    except ReplogError as failure:
-        return _unanswered(address, hello, str(failure))
-    return NodeAnswer(address, hello.node_id, status, None, hello)
+    problem = f"no answer within {seconds:g} s"
+    with trio.move_on_after(seconds):
+        try:
+            link: Link[None] = await open_link(address, _CODEC, _LIMITS, "")
+            hello = link.hello
+            with closing(link.connection):
+                status = await _ask(link)
+        except (OSError, trio.TooSlowError) as failure:
+            problem = reason_of(failure)
+        except ReplogError as failure:
+            problem = str(failure)
+        else:
+            return NodeAnswer(address, hello.node_id, status, None, hello)
+    node_id = hello.node_id if hello is not None else None
+    return NodeAnswer(address, node_id, None, problem, hello)
 
 
-async def _next_hello(connection: Connection, core: ClientCore[None]) -> ServerHello:
-    event = await _next_event(connection, core)
-    if not isinstance(event, Welcomed):
-        raise SchemaError("the node sent something else before its hello")
-    return event.hello
-
-
-async def _ask(
-    connection: Connection, core: ClientCore[None], node_id: NodeId
-) -> Mapping[str, object]:
-    connection.queue(core.request("status", b"", None)[1])
-    while True:
-        event = await _next_event(connection, core)
-        if isinstance(event, Answered):
-            break
-    if event.reply.outcome is not Outcome.DONE:
-        raise failure_of(event.reply, node_id, 0)
-    if not isinstance(event.value, dict):
+async def _ask(link: Link[None]) -> Mapping[str, object]:
+    reply, value = await ask_once(link, "status", b"")
+    if reply.outcome is not Outcome.DONE:
+        raise failure_of(reply, link.hello.node_id, 0)
+    if not isinstance(value, dict):
         raise SchemaError("the node's status is no map")
-    return cast("Mapping[str, object]", event.value)
-
-
-async def _next_event(connection: Connection, core: ClientCore[None]) -> Event[None]:
-    """The next thing that the node says; raises :class:`~replog.errors.PeerError`."""
-    connection.flush()
-    while data := await connection.receive():
-        for event in core.receive(data):
-            if isinstance(event, Broken):
-                raise event.failure
-            return event
-    raise HandshakeError("the connection ended before the answer")
+    return cast("Mapping[str, object]", value)
 
 
 def _members(answers: Iterable[NodeAnswer]) -> Mapping[NodeId, str]:
@@ -185,16 +160,3 @@ def _members(answers: Iterable[NodeAnswer]) -> Mapping[NodeId, str]:
         if answer.hello is not None:
             found.update(answer.hello.members)
     return found
-
-
-def _unanswered(address: str, hello: ServerHello | None, problem: str) -> NodeAnswer:
-    node_id = hello.node_id if hello is not None else None
-    return NodeAnswer(address, node_id, None, problem, hello)
-
-
-def _reason(failure: OSError) -> str:
-    """Why nobody could be reached; the system's own words, without its numbers."""
-    cause = failure
-    while isinstance(cause.__cause__, OSError):
-        cause = cause.__cause__
-    return cause.strerror or str(cause)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from replog.types import NodeId, record
+
+_COLUMNS_DEFAULT: Final = 80
+"""The width of a terminal that does not tell it."""
 
 
 @record
@@ -95,8 +100,8 @@ class Progress:
         """Rewrite the line."""
         if self.is_shown:
             line = f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}"
-            # Cut to one line, and what the line before had more is erased.
-            sys.stderr.write(f"\r{line[:100]}\x1b[K")
+            # Cut to one line, for "\\r" goes back no further; what the line before had more is erased.
+            sys.stderr.write(f"\r{line[: _terminal_columns() - 1]}\x1b[K")
             sys.stderr.flush()
 
     def clear(self) -> None:
@@ -104,3 +109,13 @@ class Progress:
         if self.is_shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def _terminal_columns() -> int:
+    """How wide the terminal is at the moment; its user may change it."""
+    try:
+        # Not `shutil.get_terminal_size`: that one asks standard output, which may be a file.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        columns = 0
+    return columns or _COLUMNS_DEFAULT

@@ -168,17 +168,18 @@ async def _judge(
         new_leader=failover.new_leader,
         leaderless_ms=round((load.recovered_at - failover.killed_at) * 1000, 1),
         commits_per_second=round(len(load.acknowledged) / load.seconds, 1),
-        p50_ms=_quantile_ms(latencies, 0.50),
-        p99_ms=_quantile_ms(latencies, 0.99),
+        p50_ms=_quantile_ms(latencies, 50),
+        p99_ms=_quantile_ms(latencies, 99),
         applied_index=applied_index,
         in_flight=plan.in_flight,
         words=words,
     )
 
 
-def _quantile_ms(latencies: Sequence[float], part: float) -> float:
-    """The latency that ``part`` of all writes did not exceed; ``latencies`` ascend."""
-    return round(latencies[max(0, int(part * len(latencies)) - 1)] * 1000, 3)
+def _quantile_ms(latencies: Sequence[float], percent: int) -> float:
+    """The smallest latency that ``percent`` of all writes did not exceed; ``latencies`` ascend."""
+    rank = -(-percent * len(latencies) // 100)
+    return round(latencies[rank - 1] * 1000, 3)
 
 
 async def _show_progress(progress: Progress, load: Load) -> None:

@@ -681,7 +681,10 @@ def test_command_bad_option(option: str, capsys: pytest.CaptureFixture[str]) -> 
     """A number that makes no sense is refused by the name of its option."""
     with pytest.raises(SystemExit):
         main(["throughput", option])
-    assert option.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("replog_bench: ")
+    assert option.partition("=")[0] in line
+    assert line.endswith("; see `python -m replog_bench throughput --help`")
 
 
 @pytest.mark.parametrize("arguments", [[], ["throughput"], ["micro"]])

@@ -189,7 +189,7 @@ def test_command_of_plugin_runs(site: FakeSite, capsys: pytest.CaptureFixture[st
     assert main(["greet", "you"]) == 7
     assert capsys.readouterr().out == "hello you\n"
     assert main(["--help"]) == 0
-    assert "greet" in capsys.readouterr().out
+    assert "added by a plugin; see `replog greet --help`" in capsys.readouterr().out
 
 
 def test_command_of_broken_plugin_refused(
@@ -403,7 +403,7 @@ def test_init_late_failure_takes_the_record_along(
     failing.add(3)
     failing.remove(1)
     said = complaint(capsys, "init", "--config", config_path)
-    assert f"the directory of node 1, 2), so when this is mended, make the others with " in said
+    assert "the directory of node 1, 2), so when this is mended, make the others with " in said
     assert f"--founding {record} --node ID" in said
     failing.clear()
     again = ["init", "--config", str(config_path), "--founding", str(record), "--node", "3"]
@@ -599,6 +599,7 @@ def test_status_nobody_answers(config_path: Path, capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert captured.out.count("unreachable") == 3
     assert "no node answered" in captured.err
+    assert captured.err.count("does not answer: connection refused\n") == 3
 
 
 def test_status_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

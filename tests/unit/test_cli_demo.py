@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pty
+import sys
+import termios
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,8 +13,10 @@ from typing import cast
 import pytest
 import trio
 
+from replog.cli import demo_run
 from replog.cli.demo_check import ReplicaDump, count_lost, count_words, dump_replica
 from replog.cli.demo_load import Acknowledged, Load
+from replog.cli.demo_report import Progress
 from replog.cli.demo_words import Put, lines_of_replog, puts_of, words_in
 from replog.client import Client, NodeDump
 from replog.errors import OutcomeUnknown, Overloaded, ReplogError, Unavailable
@@ -170,6 +175,35 @@ async def test_load_recovers_only_by_a_later_command(autojump_clock: object) -> 
     assert load.recovered_at == pytest.approx(failed_at + 0.015)
     assert load.seconds >= 1.0
     assert len(load.acknowledged) == load.written_count == len(load.latencies)
+
+
+# --- What is shown ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "percent", "at"), [(1, 50, 1), (3, 50, 2), (4, 50, 2), (100, 99, 99), (101, 99, 100)]
+)
+def test_quantile_is_the_nearest_rank(count: int, percent: int, at: int) -> None:
+    """The quantile is the smallest measured latency that so many writes did not exceed."""
+    latencies = [float(rank) for rank in range(1, count + 1)]
+    assert demo_run._quantile_ms(latencies, percent) == at * 1000
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(40, 39), (0, 79)])
+def test_progress_fits_the_terminal(
+    columns: int, shown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is cut to the terminal's width, so that it never wraps."""
+    controlling, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, columns))
+    with open(controlling, "rb", buffering=0) as screen, open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        progress = Progress("fake")
+        progress.phase = "x" * 200
+        progress.show(1)
+        line = screen.read(1000)
+    assert line.startswith(b"\rfake: 1 write")
+    assert len(line) == len(b"\r") + shown + len(b"\x1b[K")
 
 
 # --- The judge ----------------------------------------------------------------------------------
