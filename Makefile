@@ -6,10 +6,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/installed
 RUNNABLE := .venv/runnable
+# One that stands in the text of a call would end the argument.
+COMMA := ,
 
 # The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
 .NOTPARALLEL:
-COMMA := ,
 .PHONY: help demo test lint format bench clean
 
 define CHECK_PYTHON

@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m replog_bench throughput --clients 64",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = OneLineParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the rows as a JSON array")
     common.add_argument(
         "--directory",
@@ -128,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_throughput(commands: Commands, common: argparse.ArgumentParser) -> None:
+def add_throughput(commands: Commands, common: OneLineParser) -> None:
     """Declare ``throughput``."""
     throughput = commands.add_parser(
         "throughput",
@@ -179,7 +179,7 @@ def add_throughput(commands: Commands, common: argparse.ArgumentParser) -> None:
     throughput.set_defaults(run=run_throughput_command)
 
 
-def add_micro(commands: Commands, common: argparse.ArgumentParser) -> None:
+def add_micro(commands: Commands, common: OneLineParser) -> None:
     """Declare ``micro``."""
     micro = commands.add_parser(
         "micro",

@@ -3,8 +3,8 @@
 The rules:
 
 * Exit codes: 0 is fine; 1 means that the thing asked about is wrong or could not be done; 2 is bad
-  input; 130 is Ctrl-C; 141 is a reader of standard output who has gone.  An error that replog raises on purpose becomes its own sentence on standard
-  error, never a traceback.
+  input; 130 is Ctrl-C; 141 is a reader of standard output who has gone.  An error that replog
+  raises on purpose becomes its own sentence on standard error, never a traceback.
 * Results go to standard output and everything else to standard error, so that ``--json`` can be
   piped.
 * A start costs little: a subcommand is a module that is imported when it is asked for, and what it

@@ -100,7 +100,8 @@ class Progress:
         """Rewrite the line."""
         if self.is_shown:
             line = f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}"
-            # Cut to one line, for "\\r" goes back no further; what the line before had more is erased.
+            # Cut to one line, for a wrapped one could not be rewritten; the rest of the line before
+            # is erased.
             sys.stderr.write(f"\r{line[: _terminal_columns() - 1]}\x1b[K")
             sys.stderr.flush()
 
