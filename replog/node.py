@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
@@ -381,7 +382,7 @@ class Node:
         for message in ready.messages:
             self._transport.send(message)
         self._transport.flush()
-        if ready.committed or ready.soft_state is not None:
+        if ready.committed:
             self._unapplied.append(ready)
         # A sync thread that was just started needs the interpreter; unless somebody waits for
         # results, applying now would only hold up the acknowledgement.
@@ -389,6 +390,11 @@ class Node:
         if self._unapplied and (self._replica.waiting_count or not self._syncs.is_busy):
             self._apply_next()
         if ready.soft_state is not None:
+            # Now, and not when its turn to be applied comes: a backlog may last into a later
+            # leadership, whose waits are none of this change's business.
+            self._replica.follow_role(ready.soft_state)
+            if self._unapplied and self._unapplied[-1] is ready:
+                self._unapplied[-1] = replace(ready, soft_state=None)
             self._report_role()
 
     def _apply_next(self) -> None:

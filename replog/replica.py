@@ -49,6 +49,7 @@ from replog.types import (
     NodeId,
     Ready,
     Role,
+    SoftState,
     Status,
     Waiter,
 )
@@ -151,7 +152,12 @@ class Replica:
         """
         if ready.committed:
             self._apply_entries(ready.committed)
-        if ready.soft_state is not None and ready.soft_state.role is not Role.LEADER:
+        if ready.soft_state is not None:
+            self.follow_role(ready.soft_state)
+
+    def follow_role(self, soft_state: SoftState) -> None:
+        """End the waits of a leadership that is lost: nobody here will learn how they end."""
+        if soft_state.role is not Role.LEADER:
             self.end_waits(
                 OutcomeUnknown(
                     "the node lost its leadership before the command was committed; it may or may "

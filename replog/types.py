@@ -97,7 +97,7 @@ class Entry:
     """One entry of the log.
 
     ``epoch``, ``index`` and ``term`` stand outside the body, in a fixed header on the wire and on
-    disk; ``body`` is kind, origin and data, encoded once (see :func:`entry_body`).  Two entries
+    disk; ``body`` is kind, origin and data, encoded once (see :func:`new_entries`).  Two entries
     hold the same value iff their bodies are equal, whatever their terms.
     """
 

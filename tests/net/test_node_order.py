@@ -16,15 +16,23 @@ from typing import TypeAlias, cast
 import pytest
 
 from replog.config import local_config
+from replog.errors import OutcomeUnknown
 from replog.founding import bootstrap_cluster
 from replog.node import Node
 from replog.storage.directory import open_directory
 from replog.storage.protocol import Storage
 from replog.sync_thread import SyncThread
 from replog.transport.protocol import Transport
-from replog.types import Entry, EntryKind, Role, entry_body
+from replog.types import Entry, EntryKind, Ready, Role, entry_body
 from replog_kv import Kv
-from replog_raft.messages import AppendEntries, AppendReply, RequestVote, TimeoutNow, Vote
+from replog_raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    RequestVote,
+    TimeoutNow,
+    Vote,
+)
 
 
 class HeldDisk:
@@ -267,3 +275,25 @@ def test_repeated_ack_waits_for_the_group_that_waits(held: Held) -> None:
         assert bench.hear(append(2)) == []
         assert bench.end_group() == [ack(1)]
         assert bench.end_group() == [ack(2), ack(2)]
+
+
+def test_lost_leadership_ends_its_waits_past_a_backlog(held: Held) -> None:
+    """Who waits on a leadership that is lost is told at once, even while older Readys wait to be
+    applied; and when these are, nobody of a later leadership is told anything."""
+    nothing = Ready((), None, None, (), (), (), None)
+    told: list[Exception | None] = []
+    with held(3) as bench:
+        node = bench.node
+        node._is_running = True
+        bench.hear(TimeoutNow(epoch=1, term=1, sender=2, to=1))
+        bench.end_group()
+        bench.hear(Vote(epoch=1, term=2, sender=2, to=1, granted=True, pre=False))
+        assert node.status().role is Role.LEADER
+        node.submit(Kv.put.encode("key", b"value"), lambda *outcome: told.append(outcome[2]))
+        bench.turn()
+        node._unapplied += [nothing] * 3
+        bench.hear(Heartbeat(epoch=1, term=9, sender=3, to=1, commit_index=0, round=1))
+        assert node.status().role is Role.FOLLOWER
+        assert [type(error) for error in told] == [OutcomeUnknown]
+        assert node._unapplied, "the backlog is still there"
+        assert all(waiting.soft_state is None for waiting in node._unapplied)
