@@ -136,7 +136,7 @@ def load_config(path: Path | str) -> Config:
     drafts = _read_nodes(reading, document.get("node", []))
     if reading.problems:
         raise ConfigError(source, reading.problems)
-    return Config(
+    config = Config(
         cluster_id=cluster["id"],
         engine=cluster["engine"],
         engine_options=engine_options,
@@ -146,6 +146,21 @@ def load_config(path: Path | str) -> Config:
         nodes=tuple(map(_settled, drafts)),
         source=source,
     )
+    agreed_options(config)
+    return config
+
+
+def agreed_options(config: Config) -> Mapping[str, int]:
+    """What a cluster of this configuration would have recorded at its founding, by name.
+
+    Raises :class:`~replog.errors.ConfigError` for what its engine cannot do with so many nodes.
+    """
+    plugin = plugins.find_engine(config.engine)
+    try:
+        return plugin.agreed(config.engine_options, len(config.nodes))
+    except ConfigError as error:
+        problems = [f"engine.{config.engine}.{problem}" for problem in error.problems]
+        raise ConfigError(config.source, problems) from error
 
 
 def local_config(

@@ -36,7 +36,7 @@ The rules of the contract:
   bodies were encoded once and are spliced, never decoded, on the way.
 * **Role variables die with the role**: one record per role, replaced at each change.
 * An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`,
-  :mod:`~replog.logview`) and calls them; a part never calls back.
+  :mod:`~replog_raft.logview`) and calls them; a part never calls back.
 * ``clone()``, ``key()`` and ``check()`` serve the model checker and the invariants: a clone shares
   nothing mutable, equal keys mean equal futures, ``check`` raises
   :class:`~replog.errors.InvariantViolated`.
@@ -131,7 +131,10 @@ class FieldKind(Enum):
     U64 = "u64"
     """A term, an index or a count."""
     ENTRIES = "entries"
-    """A sequence of entries; at most one such field per message, spliced behind the others."""
+    """A sequence of entries, ascending by index; spliced behind the other fields."""
+    RANGES = "ranges"
+    """A tuple of (first, last) pairs of indexes, both included: ascending, disjoint and not
+    adjacent.  A message has at most one field of entries or ranges."""
 
 
 @record
@@ -159,7 +162,8 @@ class EngineSetup:
     hard_state: HardState
     """What was recovered; (epoch, 0, nobody) in a fresh directory."""
     entries: Sequence[Entry]
-    """What was recovered, contiguous from ``epoch.start_index``; all of it is durable."""
+    """What was recovered, ascending by index; all of it is durable.  An engine whose log has no
+    holes refuses one that has."""
     limits: Limits
     options: object
     """An instance of the plugin's ``options`` class."""
@@ -190,5 +194,17 @@ class EnginePlugin(Protocol):
     def messages(self) -> Sequence[MessageSpec]:
         """Every message of the engine's protocol."""
 
+    def agreed(self, options: object, voter_count: int) -> Mapping[str, int]:
+        """What ``options`` ask for that all nodes of a cluster must hold to alike.
+
+        It is written into the founding record and comes back in ``setup.epoch.agreed``: two nodes
+        with two files that differ in it would each be right, and decide two things.  Raises
+        :class:`~replog.errors.ConfigError` for what does not fit so many voters.
+        """
+
     def create(self, setup: EngineSetup) -> Engine:
-        """Make the engine of one node."""
+        """Make the engine of one node.
+
+        Raises :class:`~replog.errors.LogDamaged` for a recovered log that the engine cannot have
+        written, and :class:`~replog.errors.ConfigError` for options that do not fit the epoch.
+        """

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from replog import plugins
-from replog.config import Config
+from replog.config import Config, agreed_options
 from replog.errors import DirectoryError
 from replog.storage.directory import IDENTITY_NAME, check_unpopulated, init_directory
 from replog.storage.files import RealFiles
@@ -45,8 +45,10 @@ def found_cluster(
 
     Returns what was made, in the order of the configuration.  Raises
     :class:`~replog.errors.DirectoryError` before anything is made when one of the directories
-    cannot be used, two of them are one, or the record exists.
+    cannot be used, two of them are one, or the record exists, and
+    :class:`~replog.errors.ConfigError` for options of the engine that do not fit the cluster.
     """
+    agreed = agreed_options(config)
     node_ids = [node.id for node in config.nodes] if node_id is None else [node_id]
     wanted = [(each, config.node(each).directory) for each in node_ids]
     plugin = plugins.find_storage(config.storage)
@@ -60,7 +62,7 @@ def found_cluster(
             f"directory from it, add {_joining(record_path)} {who}"
         )
     founding = new_founding(
-        config.cluster_id, config.engine, config.storage, [node.id for node in config.nodes]
+        config.cluster_id, config.engine, config.storage, [node.id for node in config.nodes], agreed
     )
     record_path.parent.mkdir(parents=True, exist_ok=True)
     write_founding(record_path, founding)

@@ -95,7 +95,11 @@ class Node:
             cluster=config.cluster_id, node=self.node_id
         )
         epoch = Epoch(
-            number=1, engine=identity.engine, voters=identity.founding.voters, start_index=1
+            number=1,
+            engine=identity.engine,
+            voters=identity.founding.voters,
+            start_index=1,
+            agreed=identity.founding.agreed,
         )
         recovered = storage.recover()
         check_epoch(directory.path, recovered, epoch.number)

@@ -99,6 +99,14 @@ class Progress:
         self.next_index = max(self.match_index + 1, min(rejected_index, next_index))
         return True
 
+    def handle_tail_lost(self, next_index: LogIndex) -> None:
+        """The peer, whose position is known, received nothing from ``next_index`` on: send it
+        again from there."""
+        assert self.state is PeerState.REPLICATE
+        assert self.match_index < next_index <= self.next_index
+        self._become(PeerState.REPLICATE)
+        self.next_index = next_index
+
     def handle_heartbeat_answered(self) -> None:
         """The peer is alive: a probe that was lost may be repeated."""
         self._probe_sent = False

@@ -44,3 +44,25 @@ class Majority:
         """The median, rounded towards the lower index when the voters are even in number."""
         held = sorted([match.get(voter, 0) for voter in self.voters])
         return held[(len(held) - 1) // 2]
+
+
+@record
+class Threshold:
+    """At least ``size`` of the voters; two such systems meet when their sizes add up to more than
+    there are voters (FPaxos §3)."""
+
+    voters: tuple[NodeId, ...]
+    size: int
+
+    def is_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether ``size`` of the voters are in ``nodes``."""
+        return sum(1 for voter in self.voters if voter in nodes) >= self.size
+
+    def is_blocked(self, refused: Collection[NodeId]) -> bool:
+        """Whether fewer than ``size`` voters are left outside ``refused``."""
+        return not self.is_quorum([voter for voter in self.voters if voter not in refused])
+
+    def committed_index(self, match: Mapping[NodeId, LogIndex]) -> LogIndex:
+        """The index that the ``size``-th of the voters holds, counted from the furthest."""
+        held = sorted([match.get(voter, 0) for voter in self.voters])
+        return held[len(held) - self.size]

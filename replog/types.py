@@ -173,6 +173,9 @@ class Epoch:
     """Sorted by node id."""
     start_index: LogIndex
     """The first index of the epoch; what lies below is its base and is never compared."""
+    agreed: tuple[tuple[str, int], ...] = ()
+    """What all nodes must hold to alike and the engine asked to have recorded with the cluster (see
+    :meth:`replog.engine.EnginePlugin.agreed`), by name, ascending."""
 
     @property
     def voter_ids(self) -> tuple[NodeId, ...]:
@@ -192,6 +195,9 @@ class HardState:
     term: Term
     voted_for: NodeId
     """``NO_NODE`` when no vote was given in ``term``."""
+    commit_hint: LogIndex = 0
+    """Everything up to here was committed when this was written, and is on this disk; 0: nothing
+    is said.  Safety never needs it; with it a restart need not agree on the past again."""
 
 
 class Role(Enum):

@@ -18,7 +18,8 @@ or a :class:`~replog.errors.PeerError` with a sentence; no engine is named, for 
 brings its message records with their schemas (:class:`~replog.engine.MessageSpec`).
 
 An **engine message** is the length of its CBOR part (u16), the CBOR array of its scalar fields in
-the order of the record, and then its entries as :mod:`replog.entries` lays them out.  Each scalar
+the order of the record, and then its entries as :mod:`replog.entries` lays them out, or its ranges
+of indexes, each as two numbers of eight bytes.  Each scalar
 is written in the full width of its kind, which CBOR allows: so the whole array is one ``struct``
 call in either direction, and its shape is checked by comparing a few constants.
 
@@ -27,6 +28,7 @@ replog's own frames (the handshake, requests and replies) are in :mod:`replog.fr
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
@@ -39,7 +41,7 @@ from replog.engine import FieldKind, MessageSpec
 from replog.entries import pack_entries, unpack_entries
 from replog.errors import FrameError, PluginError, SchemaError
 from replog.limits import Limits
-from replog.types import Entry
+from replog.types import Entry, LogIndex
 
 MAGIC: Final = b"RL"
 FRAME_VERSION: Final = 1
@@ -185,6 +187,11 @@ _SCALARS: Final[Mapping[FieldKind, tuple[bytes, str]]] = {
 }
 """The CBOR head and the struct code of each kind; a boolean is a head with nothing behind it."""
 
+_TAILS: Final = (FieldKind.ENTRIES, FieldKind.RANGES)
+"""What stands behind the scalars; at most one of them."""
+
+_RANGE: Final = struct.Struct(">QQ")
+
 _CBOR_FALSE: Final = 0xF4
 _CBOR_TRUE: Final = 0xF5
 _MESSAGE_FIELDS: Final = ("epoch", "term", "sender", "to")
@@ -208,11 +215,14 @@ class _MessageLayout:
         self.bytes_max = min(spec.bytes_max or frame_bytes_max, frame_bytes_max)
         names = list(spec.fields)
         kinds = list(spec.fields.values())
-        self._entries_at = kinds.index(FieldKind.ENTRIES) if FieldKind.ENTRIES in kinds else None
-        if self._entries_at is not None:
-            # Moved to the end: the scalars stand together, the entries behind them.
-            names.append(names.pop(self._entries_at))
-            kinds.pop(self._entries_at)
+        self._tail_at: int | None = None
+        self._has_ranges = FieldKind.RANGES in kinds
+        for tail in _TAILS:
+            if tail in kinds:
+                # Moved to the end: the scalars stand together, entries or ranges behind them.
+                self._tail_at = kinds.index(tail)
+                names.append(names.pop(self._tail_at))
+                kinds.pop(self._tail_at)
         self._fields: Callable[[object], tuple[Any, ...]] = attrgetter(*names)
         self._booleans = tuple(at for at, kind in enumerate(kinds) if kind is FieldKind.BOOL)
         heads = [_SCALARS[kind][0] for kind in kinds]
@@ -226,17 +236,21 @@ class _MessageLayout:
         )
 
     def pack(self, message: object) -> tuple[bytes, Sequence[Entry]]:
-        """The packed scalars, and the entries."""
+        """The packed scalars with the ranges, and the entries."""
         values = self._fields(message)
         entries: Sequence[Entry] = ()
-        if self._entries_at is not None:
-            entries = values[-1]
+        ranges = b""
+        if self._tail_at is not None:
+            if self._has_ranges:
+                ranges = pack_ranges(values[-1])
+            else:
+                entries = values[-1]
             values = values[:-1]
         pairs = self._pairs[:]
         pairs[1::2] = values
         for at in self._booleans:
             pairs[2 * at + 1] = _CBOR_TRUE if values[at] else _CBOR_FALSE
-        return self._struct.pack(*pairs), entries
+        return self._struct.pack(*pairs) + ranges, entries
 
     def unpack(self, content: bytes) -> object:
         """The message; raises :class:`~replog.errors.SchemaError`."""
@@ -252,20 +266,45 @@ class _MessageLayout:
             if value != _CBOR_TRUE and value != _CBOR_FALSE:
                 raise self._misfit(content)
             values[at] = value == _CBOR_TRUE
-        if self._entries_at is not None:
-            values.insert(self._entries_at, tuple(unpack_entries(content, scalars_bytes)))
+        if self._tail_at is not None:
+            unpack_tail = unpack_ranges if self._has_ranges else unpack_entries
+            values.insert(self._tail_at, tuple(unpack_tail(content, scalars_bytes)))
         elif len(content) != scalars_bytes:
             raise self._misfit(content)
         return self._record(*values)
 
     def _misfit(self, content: bytes) -> SchemaError:
         wanted, name = self._struct.size, self._name
-        if len(content) != wanted and (self._entries_at is None or len(content) < wanted):
+        if len(content) != wanted and (self._tail_at is None or len(content) < wanted):
             return SchemaError(f"a message {name} of {len(content)} bytes came; it has {wanted}")
         return SchemaError(
             f"a message {name} came whose fields are not an array of "
             f"{len(self._constants)} in their kinds and full widths: {content[:wanted].hex()}"
         )
+
+
+def pack_ranges(ranges: Sequence[tuple[LogIndex, LogIndex]]) -> bytes:
+    """The bytes of ranges of indexes."""
+    if len(ranges) == 1:
+        return _RANGE.pack(*ranges[0])
+    return struct.pack(f">{2 * len(ranges)}Q", *itertools.chain.from_iterable(ranges))
+
+
+def unpack_ranges(data: bytes, start: int) -> list[tuple[LogIndex, LogIndex]]:
+    """The ranges in ``data`` from ``start`` to its end.
+
+    Raises :class:`~replog.errors.SchemaError` unless they ascend, with a gap between each two.
+    """
+    if (len(data) - start) % _RANGE.size:
+        raise SchemaError("a range of indexes is cut off")
+    ranges: list[tuple[LogIndex, LogIndex]] = []
+    before = -1
+    for first, last in _RANGE.iter_unpack(memoryview(data)[start:]):
+        if not before + 1 < first <= last:
+            raise SchemaError(f"a range of indexes {first} to {last} comes behind {before}")
+        ranges.append((first, last))
+        before = last
+    return ranges
 
 
 class MessageCodec:
@@ -326,7 +365,7 @@ def check_spec(spec: MessageSpec) -> None:
     """Raise :class:`~replog.errors.PluginError` unless the spec fits its record and the wire."""
     name = spec.record.__name__
     kinds = list(spec.fields.values())
-    scalars = len(kinds) - kinds.count(FieldKind.ENTRIES)
+    scalars = len(kinds) - sum(map(kinds.count, _TAILS))
     if not 1 <= spec.number <= ENGINE_TYPE_MAX:
         problem = f"has number {spec.number}; numbers are 1 to {ENGINE_TYPE_MAX}"
     elif not is_dataclass(spec.record):
@@ -336,7 +375,7 @@ def check_spec(spec: MessageSpec) -> None:
     elif missing := [field for field in _MESSAGE_FIELDS if field not in spec.fields]:
         problem = f"lacks {missing}; every message has the fields {list(_MESSAGE_FIELDS)}"
     elif len(kinds) - scalars > 1:
-        problem = "has more than one field of entries"
+        problem = "has more than one field of entries or ranges"
     elif scalars > _SCALARS_MAX:
         problem = f"has {scalars} scalar fields; {_SCALARS_MAX} fit"
     elif spec.bytes_max is not None and spec.bytes_max < 1:

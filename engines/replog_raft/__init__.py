@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from replog.engine import Engine, EngineSetup, MessageSpec
@@ -24,6 +24,10 @@ class RaftPlugin:
     title: Final = "Raft with pre-vote, check-quorum and pipelining (Ongaro & Ousterhout 2014)"
     options: Final[type] = RaftOptions
     messages: Final[Sequence[MessageSpec]] = MESSAGE_SPECS
+
+    def agreed(self, options: object, voter_count: int) -> Mapping[str, int]:
+        """Nothing: a quorum is a majority of the voters."""
+        return {}
 
     def create(self, setup: EngineSetup) -> Engine:
         """Make the engine of one node.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from replog.jitter import draw_ticks
 from replog.types import NodeId, Term, record
-
-_MASK = (1 << 64) - 1
 
 
 @record
@@ -48,19 +47,8 @@ class RaftOptions:
         A pure function, so that clones agree and replays are exact; ``attempt`` counts the
         elections begun in one term, since a pre-vote that fails must not repeat its timing.
         """
-        spread = self.election_ticks_max - self.election_ticks_min + 1
-        mixed = 0
-        for part in (seed, node_id, term, attempt):
-            mixed = _mix(mixed ^ part)
-        ticks = self.election_ticks_min + mixed % spread
+        least, most = self.election_ticks_min, self.election_ticks_max
+        ticks = draw_ticks(least, most, seed, node_id, term, attempt)
         if self.preferred_node not in (0, node_id):
-            ticks += spread
+            ticks += most - least + 1
         return ticks
-
-
-def _mix(value: int) -> int:
-    """SplitMix64's output function: every bit of the input changes about half of the output."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)

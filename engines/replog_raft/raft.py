@@ -1,7 +1,8 @@
 """The Raft engine: the term rule, elections, and what every role shares.
 
 The names are the paper's, the actions those of its TLA+ specification.  What a leader does is in
-:mod:`replog_raft.leader`, what a follower does with entries in :mod:`replog_raft.follower`.
+:mod:`replog_raft.leader`, what a follower does with entries in :mod:`replog_raft.follower`, how
+votes are asked for, given and counted in :mod:`replog_raft.election`.
 
 Three additions to the paper's basic algorithm belong together, because each alone has a hole:
 
@@ -23,7 +24,6 @@ from typing import Final
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader
-from replog.logview import LogView
 from replog.quorum import Majority
 from replog.types import (
     NO_NODE,
@@ -38,8 +38,10 @@ from replog.types import (
     Status,
     Term,
 )
+from replog_raft import election
 from replog_raft import follower as following
 from replog_raft import leader as leading
+from replog_raft.logview import LogView
 from replog_raft.messages import (
     AppendEntries,
     AppendReply,
@@ -100,15 +102,14 @@ class Raft:
         "_after_sync",
         "_attempt",
         "_durable",
-        "_election_elapsed",
         "_election_ticks",
         "_handed_index",
-        "_is_hard_state_new",
         "_messages",
         "_reported",
-        "_votes",
         "commit_index",
+        "election_elapsed",
         "epoch",
+        "is_hard_state_new",
         "leader",
         "leader_id",
         "node_id",
@@ -120,6 +121,7 @@ class Raft:
         "term",
         "view",
         "voted_for",
+        "votes",
     )
 
     def __init__(self, setup: EngineSetup) -> None:
@@ -139,16 +141,16 @@ class Raft:
         self.leader_id: NodeId = NO_NODE
         self.leader: leading.Leader | None = None
         """The variables of our leadership; ``None`` in every other role."""
-        self._votes: dict[NodeId, bool] = {}
+        self.votes: dict[NodeId, bool] = {}
         """The answers to our (pre-)candidacy; empty in every other role."""
         self._attempt = 0
         """Elections begun since the term last changed or a leader was last heard."""
-        self._election_elapsed = 0
+        self.election_elapsed = 0
         """Ticks since a leader was heard, a vote was given, or an election was begun."""
         self._election_ticks = 0
         self._draw_election_ticks()
         self._durable = setup.hard_state
-        self._is_hard_state_new = False
+        self.is_hard_state_new = False
         self._handed_index: LogIndex = self.view.base_index
         """Everything up to here was handed out to be applied."""
         self._messages: list[Message] = []
@@ -178,7 +180,7 @@ class Raft:
                 self._answer_with_term(message)
             return False
         if isinstance(message, RequestVote):
-            if self._hears_leader and not message.transfer:
+            if self.hears_leader and not message.transfer:
                 return False  # thesis §4.2.3: neither the term nor a vote
             if message.pre:
                 return True  # thesis §9.6: a pre-vote raises no term
@@ -188,12 +190,10 @@ class Raft:
         return True
 
     @property
-    def _hears_leader(self) -> bool:
+    def hears_leader(self) -> bool:
         if self.role is Role.LEADER:
             return True
-        return (
-            self.leader_id != NO_NODE and self._election_elapsed < self.options.election_ticks_min
-        )
+        return self.leader_id != NO_NODE and self.election_elapsed < self.options.election_ticks_min
 
     def _answer_with_term(self, message: RequestVote | AppendEntries | Heartbeat) -> None:
         """Let a node that is behind learn our term; states nothing else."""
@@ -210,7 +210,7 @@ class Raft:
         assert term > self.term
         self.term = term
         self.voted_for = NO_NODE
-        self._is_hard_state_new = True
+        self.is_hard_state_new = True
         self._attempt = 0
         if self.role is Role.FOLLOWER:
             # Not a reset: only a leader's message or a granted vote puts an election off.
@@ -245,27 +245,19 @@ class Raft:
         """See :func:`replog_raft.leader.handle_heartbeat_reply`."""
         leading.handle_heartbeat_reply(self, message)
 
-    # -- elections (Raft §5.2) --
-
     def handle_request_vote(self, message: RequestVote) -> None:
-        """Grant at most one vote per term, and only to a log that is up to date."""
-        ours = (self.view.last_term, self.view.last_index)
-        is_current = (message.last_term, message.last_index) >= ours  # Raft §5.4.1
-        epoch, me, to = self.epoch.number, self.node_id, message.sender
-        if message.pre:
-            granted = is_current and message.term > self.term
-            term = message.term if granted else self.term
-            self.send_stating_term(Vote(epoch, term, me, to, granted=granted, pre=True))
-            return
-        is_sticky = self._hears_leader and not message.transfer
-        if is_current and not is_sticky and self.voted_for in (NO_NODE, message.sender):
-            if self.voted_for == NO_NODE:
-                self.voted_for = message.sender
-                self._is_hard_state_new = True
-            self._election_elapsed = 0
-            self.send_after_sync(Vote(epoch, self.term, me, to, granted=True, pre=False))
-        else:
-            self.send_stating_term(Vote(epoch, self.term, me, to, granted=False, pre=False))
+        """See :func:`replog_raft.election.handle_request_vote`."""
+        election.handle_request_vote(self, message)
+
+    def handle_pre_vote_reply(self, message: Vote) -> None:
+        """See :func:`replog_raft.election.handle_pre_vote_reply`."""
+        election.handle_pre_vote_reply(self, message)
+
+    def handle_vote_reply(self, message: Vote) -> None:
+        """See :func:`replog_raft.election.handle_vote_reply`."""
+        election.handle_vote_reply(self, message)
+
+    # -- elections (Raft §5.2) --
 
     def campaign(self) -> None:
         """Begin an election with a pre-vote; a leader has nothing to win."""
@@ -273,8 +265,10 @@ class Raft:
             return
         self._attempt += 1
         self._become_candidate(Role.PRE_CANDIDATE)
-        self._request_votes(self.term + 1, pre=True, transfer=False)
-        self._count_vote(self.node_id, granted=True)  # binds nobody, so nothing need be on disk
+        election.request_votes(self, self.term + 1, pre=True, transfer=False)
+        election.count_vote(
+            self, self.node_id, granted=True
+        )  # binds nobody, so nothing need be on disk
 
     @property
     def _is_vote_under_way(self) -> bool:
@@ -287,60 +281,23 @@ class Raft:
 
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
-        self._start_election(transfer=True)
+        self.start_election(transfer=True)
 
-    def _start_election(self, transfer: bool) -> None:
+    def start_election(self, transfer: bool) -> None:
         """Raise the term, vote for ourselves and ask the others, once that is on disk."""
         self.update_term(self.term + 1)
         self.voted_for = self.node_id
         self._become_candidate(Role.CANDIDATE)
-        self._request_votes(self.term, pre=False, transfer=transfer)
+        election.request_votes(self, self.term, pre=False, transfer=transfer)
 
     def _become_candidate(self, role: Role) -> None:
         self.role = role
         self.leader_id = NO_NODE
-        self._votes = {}
-        self._election_elapsed = 0
+        self.votes = {}
+        self.election_elapsed = 0
         self._draw_election_ticks()
 
-    def _request_votes(self, term: Term, pre: bool, transfer: bool) -> None:
-        send = self.send if pre else self.send_after_sync
-        for peer in self.peer_ids:
-            send(
-                RequestVote(
-                    self.epoch.number,
-                    term,
-                    self.node_id,
-                    peer,
-                    last_index=self.view.last_index,
-                    last_term=self.view.last_term,
-                    pre=pre,
-                    transfer=transfer,
-                )
-            )
-
-    def handle_pre_vote_reply(self, message: Vote) -> None:
-        """Count an answer to our pre-vote."""
-        asked_term = self.term + 1 if message.granted else self.term
-        if message.pre and message.term == asked_term:
-            self._count_vote(message.sender, message.granted)
-
-    def handle_vote_reply(self, message: Vote) -> None:
-        """Count an answer to our candidacy."""
-        if not message.pre:
-            self._count_vote(message.sender, message.granted)
-
-    def _count_vote(self, voter: NodeId, granted: bool) -> None:
-        self._votes.setdefault(voter, granted)
-        if self.quorum.is_quorum([node for node, vote in self._votes.items() if vote]):
-            if self.role is Role.PRE_CANDIDATE:
-                self._start_election(transfer=False)
-            else:
-                self._become_leader()
-        elif self.quorum.is_blocked([node for node, vote in self._votes.items() if not vote]):
-            self.become_follower(NO_NODE)
-
-    def _become_leader(self) -> None:
+    def become_leader(self) -> None:
         self._leave_role()
         self.role = Role.LEADER
         self.leader_id = self.node_id
@@ -351,12 +308,12 @@ class Raft:
         self._leave_role()
         self.role = Role.FOLLOWER
         self.leader_id = leader_id
-        self._election_elapsed = 0
+        self.election_elapsed = 0
         self._draw_election_ticks()
 
     def _leave_role(self) -> None:
         self.leader = None
-        self._votes = {}
+        self.votes = {}
 
     def follow(self, leader_id: NodeId) -> None:
         """A message of the current term's leader came: elections are put off (Raft §5.2)."""
@@ -364,7 +321,7 @@ class Raft:
             self.become_follower(leader_id)
         self.leader_id = leader_id
         self._attempt = 0
-        self._election_elapsed = 0
+        self.election_elapsed = 0
 
     # -- time --
 
@@ -375,8 +332,8 @@ class Raft:
             return
         if self._is_vote_under_way:
             return
-        self._election_elapsed += 1
-        if self._election_elapsed >= self._election_ticks:
+        self.election_elapsed += 1
+        if self.election_elapsed >= self._election_ticks:
             self.campaign()
 
     def _draw_election_ticks(self) -> None:
@@ -443,8 +400,8 @@ class Raft:
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_appends(self, self.leader, is_notice_held)
         hard_state: HardState | None = None
-        if self._is_hard_state_new:
-            self._is_hard_state_new = False
+        if self.is_hard_state_new:
+            self.is_hard_state_new = False
             hard_state = HardState(self.epoch.number, self.term, self.voted_for)
         truncate_from: LogIndex | None = None
         entries: tuple[Entry, ...] = ()
@@ -474,7 +431,7 @@ class Raft:
         if ready.hard_state is not None:
             self._durable = ready.hard_state
             if self.role is Role.CANDIDATE and self._durable.term == self.term:
-                self._count_vote(self.node_id, granted=True)
+                election.count_vote(self, self.node_id, granted=True)
         if ready.entries or ready.truncate_from is not None:
             self.view.advance_durable()
             if self.leader is not None:
@@ -506,7 +463,7 @@ class Raft:
             setattr(copy, name, getattr(self, name))
         copy.view = self.view.clone()
         copy.leader = None if self.leader is None else self.leader.clone()
-        copy._votes = self._votes.copy()
+        copy.votes = self.votes.copy()
         copy._messages = self._messages.copy()
         copy._after_sync = self._after_sync.copy()
         return copy
@@ -523,9 +480,9 @@ class Raft:
             self._handed_index,
             self.view.key(),
             None if self.leader is None else self.leader.key(),
-            tuple(sorted(self._votes.items())),
-            (self._attempt, self._election_elapsed, self._election_ticks),
-            (self._durable, self._is_hard_state_new),
+            tuple(sorted(self.votes.items())),
+            (self._attempt, self.election_elapsed, self._election_ticks),
+            (self._durable, self.is_hard_state_new),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
         )

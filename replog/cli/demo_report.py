@@ -12,6 +12,8 @@ from replog.types import NodeId, record
 _COLUMNS_DEFAULT: Final = 80
 """The width of a terminal that does not tell it."""
 
+_FAILURE_TOO: Final = ", the failure included"
+
 
 @record
 class DemoResult:
@@ -57,34 +59,51 @@ def document_of(result: DemoResult) -> dict[str, object]:
 def print_result(result: DemoResult) -> None:
     """Show the result to people, on standard output."""
     durability = "synced to disk" if result.durable else "NOT durable"
-    lost = f"{result.lost:,}" + ("" if result.lost == 0 else "   <-- this must never happen")
-    equal = "yes, byte for byte" if result.replicas_equal else "NO   <-- this must never happen"
-    rows = (
-        ("acknowledged writes", f"{result.acknowledged:,} in {result.seconds:.1f} s"),
-        ("commits per second", f"{result.commits_per_second:,.0f}"),
-        (
-            "latency",
-            f"p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms, the failure included",
-        ),
-        (
-            "leader killed",
-            f"node {result.killed_node}; node {result.new_leader} took over",
-        ),
-        ("time without a leader", f"{result.leaderless_ms:.0f} ms"),
-        ("unknown, then settled", f"{result.unknown:,}"),
-        ("lost", lost),
-        ("replicas equal", equal),
-    )
     print(
         f"{result.engine}: {result.nodes} nodes, logs {durability}, "
         f"{result.in_flight} writes in flight"
     )
-    for name, text in rows:
+    for name, text in _rows(result):
         print(f"  {name:<22} {text}")
     print("  the most frequent words, as counted in the cluster:")
     width = max((len(f"{count:,}") for _, count in result.words), default=0)
     for word, count in result.words:
         print(f"    {count:>{width},}  {word}")
+
+
+def _rows(result: DemoResult) -> Sequence[tuple[str, str]]:
+    """What is said of one run, as names and texts."""
+    lost = f"{result.lost:,}" + ("" if result.lost == 0 else "   <-- this must never happen")
+    equal = "yes, byte for byte" if result.replicas_equal else "NO   <-- this must never happen"
+    latency = f"p50 {result.p50_ms:.1f} ms, p99 {result.p99_ms:.1f} ms"
+    return (
+        ("acknowledged writes", f"{result.acknowledged:,} in {result.seconds:.1f} s"),
+        ("commits per second", f"{result.commits_per_second:,.0f}"),
+        ("latency", latency + _FAILURE_TOO),
+        ("leader killed", f"node {result.killed_node}; node {result.new_leader} took over"),
+        ("time without a leader", f"{result.leaderless_ms:.0f} ms"),
+        ("unknown, then settled", f"{result.unknown:,}"),
+        ("lost", lost),
+        ("replicas equal", equal),
+    )
+
+
+def print_side_by_side(results: Sequence[DemoResult]) -> None:
+    """Show the runs of several engines in columns, without the words that are in all of them."""
+    table: list[Sequence[str]] = [("", *(result.engine for result in results))]
+    table += [
+        (row[0][0], *(text.removesuffix(_FAILURE_TOO) for _, text in row))
+        for row in zip(*map(_rows, results), strict=True)
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    print("side by side:")
+    for line in table:
+        cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip())
+    print(
+        "one run of each, one after the other: to compare their speed, use\n"
+        f"python -m replog_bench throughput --engines {','.join(r.engine for r in results)}"
+    )
 
 
 class Progress:

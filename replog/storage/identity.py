@@ -40,6 +40,9 @@ class FoundingRecord:
     storage: str
     voters: tuple[Voter, ...]
     """Sorted by node id."""
+    agreed: tuple[tuple[str, int], ...] = ()
+    """What the engine asked to have recorded for all nodes alike, by name, ascending (see
+    :meth:`replog.engine.EnginePlugin.agreed`)."""
 
     def incarnation_of(self, node_id: NodeId) -> int | None:
         """The incarnation of a founding voter; ``None``: the node is none."""
@@ -63,6 +66,8 @@ class FoundingRecord:
             return f"its node ids must differ, ascend and be 1 to {NODE_ID_MAX}"
         if not all(1 <= voter.incarnation < 1 << 63 for voter in self.voters):
             return "an incarnation in it is not a positive 63-bit number"
+        if not all(name and 0 <= number < 1 << 64 for name, number in self.agreed):
+            return "what is agreed on in it must have names and be numbers from 0 on"
         return ""
 
 
@@ -81,14 +86,21 @@ class Identity:
 
 
 def new_founding(
-    cluster_id: str, engine: str, storage: str, node_ids: Sequence[NodeId]
+    cluster_id: str,
+    engine: str,
+    storage: str,
+    node_ids: Sequence[NodeId],
+    agreed: Mapping[str, int],
 ) -> FoundingRecord:
     """A founding record with a fresh random incarnation for each voter.
+
+    ``agreed`` is what the engine has recorded for all nodes alike.
 
     Raises :class:`~replog.errors.DirectoryError` when it would found nothing.
     """
     voters = tuple(Voter(node_id, draw_incarnation()) for node_id in sorted(node_ids))
-    founding = FoundingRecord(FOUNDING_VERSION, cluster_id, engine, storage, voters)
+    recorded = tuple(sorted(agreed.items()))
+    founding = FoundingRecord(FOUNDING_VERSION, cluster_id, engine, storage, voters, recorded)
     if problem := founding.problem():
         raise DirectoryError(f"the cluster cannot be founded: {problem}")
     return founding
@@ -161,7 +173,7 @@ def unpack_identity(path: Path, data: bytes) -> Identity:
 
 
 def _founding_table(founding: FoundingRecord) -> dict[str, object]:
-    return {
+    table: dict[str, object] = {
         "cluster_id": founding.cluster_id,
         "engine": founding.engine,
         "storage": founding.storage,
@@ -170,6 +182,9 @@ def _founding_table(founding: FoundingRecord) -> dict[str, object]:
             for voter in founding.voters
         ],
     }
+    if founding.agreed:
+        table["agreed"] = dict(founding.agreed)
+    return table
 
 
 def _read_founding_table(table: _Table, version: int) -> FoundingRecord:
@@ -182,6 +197,7 @@ def _read_founding_table(table: _Table, version: int) -> FoundingRecord:
             Voter(voter.integer("node_id"), voter.integer("incarnation"))
             for voter in table.tables("voters")
         ),
+        agreed=table.numbers("agreed"),
     )
     if problem := founding.problem():
         raise DirectoryError(f"{table.path} founds no cluster: {problem}")
@@ -214,6 +230,13 @@ class _Table:
         if isinstance(value, list) and all(isinstance(item, dict) for item in value):
             return [_Table(self.path, item) for item in value]
         return self._refuse(key, "a list of tables")
+
+    def numbers(self, key: str) -> tuple[tuple[str, int], ...]:
+        """The numbers of a table by name, ascending; none if there is no such table."""
+        if key not in self._content:
+            return ()
+        numbers = self.table(key)
+        return tuple((name, numbers.integer(name)) for name in sorted(numbers._content))
 
     def _refuse(self, key: str, expected: str) -> NoReturn:
         raise DirectoryError(

@@ -57,10 +57,13 @@ FRAME_BYTES: Final = HEAD_BYTES + len(END_BYTE)
 RECORD_HARD_STATE: Final = 1
 RECORD_TRUNCATE: Final = 2
 RECORD_PUT: Final = 3
+RECORD_HINTED_STATE: Final = 4
 _RECORD: Final = struct.Struct(">BI")
 _HARD_STATE: Final = struct.Struct(">IQH")
 _INDEX: Final = struct.Struct(">Q")
 _HARD_STATE_RECORD: Final = struct.Struct(">BIIQH")
+_HINTED_STATE: Final = struct.Struct(">IQHQ")
+_HINTED_STATE_RECORD: Final = struct.Struct(">BIIQHQ")
 _TRUNCATE_RECORD: Final = struct.Struct(">BIQ")
 
 
@@ -157,15 +160,7 @@ def pack_group(writes: Sequence[Write], sequence: int, chain: int, salt: int) ->
     parts: list[bytes] = [b""]  # the head's place
     for write in writes:
         if (hard_state := write.hard_state) is not None:
-            parts.append(
-                _HARD_STATE_RECORD.pack(
-                    RECORD_HARD_STATE,
-                    _HARD_STATE.size,
-                    hard_state.epoch,
-                    hard_state.term,
-                    hard_state.voted_for,
-                )
-            )
+            parts.append(_pack_hard_state(hard_state))
         if write.truncate_from is not None:
             parts.append(_TRUNCATE_RECORD.pack(RECORD_TRUNCATE, _INDEX.size, write.truncate_from))
         if write.entries:
@@ -183,6 +178,16 @@ def pack_group(writes: Sequence[Write], sequence: int, chain: int, salt: int) ->
     parts[0] = head + _CHECKSUM.pack(checksum)
     parts.append(END_BYTE)
     return b"".join(parts), checksum
+
+
+def _pack_hard_state(hard_state: HardState) -> bytes:
+    epoch, term, voted_for = hard_state.epoch, hard_state.term, hard_state.voted_for
+    hint = hard_state.commit_hint
+    if not hint:
+        size = _HARD_STATE.size
+        return _HARD_STATE_RECORD.pack(RECORD_HARD_STATE, size, epoch, term, voted_for)
+    size = _HINTED_STATE.size
+    return _HINTED_STATE_RECORD.pack(RECORD_HINTED_STATE, size, epoch, term, voted_for, hint)
 
 
 def group_sequence(group: bytes) -> int:
@@ -228,11 +233,13 @@ def _replay_record(kind: int, content: bytes, replay: Replay) -> None:
     elif kind == RECORD_HARD_STATE and len(content) == _HARD_STATE.size:
         epoch, term, voted_for = _HARD_STATE.unpack(content)
         replay.hard_state = HardState(epoch, term, voted_for)
+    elif kind == RECORD_HINTED_STATE and len(content) == _HINTED_STATE.size:
+        replay.hard_state = HardState(*_HINTED_STATE.unpack(content))
     elif kind == RECORD_TRUNCATE and len(content) == _INDEX.size:
         index: LogIndex
         (index,) = _INDEX.unpack(content)
         replay.truncate(index)
-    elif kind in (RECORD_HARD_STATE, RECORD_TRUNCATE):
+    elif kind in (RECORD_HARD_STATE, RECORD_TRUNCATE, RECORD_HINTED_STATE):
         raise SchemaError(f"a record of type {kind} has {len(content)} bytes of content")
     else:
         raise UnknownFormat(

@@ -125,6 +125,8 @@ def value_text(value: object) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, tuple | list):
+        if value and isinstance(value[0], tuple):
+            return ranges_text(value)
         return entries_text(value)
     return str(value)
 
@@ -146,6 +148,11 @@ def entries_text(entries: Iterable[Entry]) -> str:
     return ",".join(_run_text(run[0], run[-1]) for run in runs) or "-"
 
 
+def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
+    """Ranges of indexes: ``1..2,4``."""
+    return ",".join(str(low) if low == high else f"{low}..{high}" for low, high in ranges)
+
+
 def _run_text(first: Entry, last: Entry) -> str:
     span = str(first.index) if first is last else f"{first.index}..{last.index}"
     return f"{span}@t{first.term}"
@@ -165,7 +172,11 @@ def entry_text(entry: Entry) -> str:
 
 
 def hard_state_pairs(hard_state: HardState | None) -> dict[str, object]:
-    """The pairs ``term`` and ``vote`` of a hard state; none when there is nothing to show."""
+    """The pairs ``term``, ``vote`` and ``hint`` of a hard state; none when nothing is to be shown,
+    and no hint where there is none."""
     if hard_state is None:
         return {}
-    return {"term": hard_state.term, "vote": node_text(hard_state.voted_for)}
+    pairs: dict[str, object] = {"term": hard_state.term, "vote": node_text(hard_state.voted_for)}
+    if hard_state.commit_hint:
+        pairs["hint"] = hard_state.commit_hint
+    return pairs

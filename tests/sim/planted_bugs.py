@@ -14,12 +14,12 @@ import pytest
 
 from replog.engine import EngineSetup
 from replog.errors import OutcomeUnknown
-from replog.logview import LogView
 from replog.progress import Progress
 from replog.replica import Replica
 from replog.types import NO_NODE, Entry, LogIndex, NodeId, Ready, Role, Term
-from replog_raft import Raft, follower, leader
+from replog_raft import Raft, election, follower, leader
 from replog_raft.leader import Leader
+from replog_raft.logview import LogView
 from replog_raft.messages import (
     AppendEntries,
     AppendReply,
@@ -190,7 +190,7 @@ def vote_forgotten_by_restart(patch: pytest.MonkeyPatch) -> None:
 
 def votes_twice(patch: pytest.MonkeyPatch) -> None:
     """A node votes for whoever asks, though it voted in this term."""
-    right = Raft.handle_request_vote
+    right = election.handle_request_vote
 
     def wrong(raft: Raft, message: RequestVote) -> None:
         if not message.pre and raft.role is Role.FOLLOWER:
@@ -202,7 +202,7 @@ def votes_twice(patch: pytest.MonkeyPatch) -> None:
 
 def vote_ignores_log(patch: pytest.MonkeyPatch) -> None:
     """A node votes for a candidate whose log is behind its own."""
-    right = Raft.handle_request_vote
+    right = election.handle_request_vote
 
     def wrong(raft: Raft, message: RequestVote) -> None:
         view = raft.view
@@ -216,7 +216,7 @@ def vote_ignores_log(patch: pytest.MonkeyPatch) -> None:
 
 def vote_compares_length_only(patch: pytest.MonkeyPatch) -> None:
     """The longer log counts as more up to date, whatever the terms."""
-    right = Raft.handle_request_vote
+    right = election.handle_request_vote
 
     def wrong(raft: Raft, message: RequestVote) -> None:
         last_term = raft.view.last_term
@@ -235,15 +235,15 @@ def replace_vote(patch: pytest.MonkeyPatch, handler: Callable[[Raft, RequestVote
 
 def duplicate_votes_counted(patch: pytest.MonkeyPatch) -> None:
     """A candidate counts granted votes, not voters."""
-    right = Raft._count_vote
+    right = election.count_vote
 
     def wrong(raft: Raft, voter: NodeId, granted: bool) -> None:
-        if granted and voter in raft._votes:
-            others = [peer for peer in raft.peer_ids if peer not in raft._votes]
+        if granted and voter in raft.votes:
+            others = [peer for peer in raft.peer_ids if peer not in raft.votes]
             voter = others[0] if others else voter
         right(raft, voter, granted)
 
-    patch.setattr(Raft, "_count_vote", wrong)
+    patch.setattr(election, "count_vote", wrong)
 
 
 def stale_votes_counted(patch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def term_not_written(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(raft: Raft, term: Term) -> None:
         right(raft, term)
-        raft._is_hard_state_new = False
+        raft.is_hard_state_new = False
 
     patch.setattr(Raft, "update_term", wrong)
 
@@ -299,7 +299,7 @@ def leader_stays_in_higher_term(patch: pytest.MonkeyPatch) -> None:
         if raft.role is Role.LEADER:
             raft.term = term
             raft.voted_for = raft.node_id
-            raft._is_hard_state_new = True
+            raft.is_hard_state_new = True
             return
         right(raft, term)
 

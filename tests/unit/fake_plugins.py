@@ -47,6 +47,9 @@ ENGINE_SOURCE = '''
         options = Options
         messages = ()
 
+        def agreed(self, options, voter_count):
+            return {}
+
         def create(self, setup):
             raise NotImplementedError
 

@@ -44,7 +44,8 @@ LADDER = (
         (
             "replog.quorum",
             "replog.progress",
-            "replog.logview",
+            "replog_raft.logview",
+            "replog.jitter",
             "replog.epoch",
             "replog.reads",
             "replog.sessions",

@@ -16,7 +16,7 @@ import trio
 from replog.cli import demo_run
 from replog.cli.demo_check import ReplicaDump, count_lost, count_words, dump_replica
 from replog.cli.demo_load import Acknowledged, Load
-from replog.cli.demo_report import Progress
+from replog.cli.demo_report import DemoResult, Progress, print_side_by_side
 from replog.cli.demo_words import Put, lines_of_replog, puts_of, words_in
 from replog.client import Client, NodeDump
 from replog.errors import OutcomeUnknown, Overloaded, ReplogError, Unavailable
@@ -262,3 +262,42 @@ async def test_words_counted_across_pages(
     counts = Counter(" ".join(text).split())
     words = await count_words(cast("Client", cluster), Kv, 3)
     assert words == [("b", counts["b"]), ("a", counts["a"]), ("c", counts["c"])]
+
+
+# --- Side by side -------------------------------------------------------------------------------
+
+
+def result_of(engine: str, lost: int = 0) -> DemoResult:
+    return DemoResult(
+        engine=engine,
+        durable=True,
+        nodes=3,
+        writes=30,
+        seconds=2.0,
+        acknowledged=29,
+        unknown=1,
+        lost=lost,
+        replicas_equal=True,
+        killed_node=1,
+        new_leader=3,
+        leaderless_ms=812.4,
+        commits_per_second=14.5,
+        p50_ms=1.25,
+        p99_ms=900.0,
+        applied_index=31,
+        in_flight=4,
+        words=(("the", 3),),
+    )
+
+
+def test_engines_shown_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each engine has a column, every row lines up, and a loss cannot be overlooked."""
+    print_side_by_side([result_of("abc"), result_of("defghi", lost=2)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["abc", "defghi"]
+    column = lines[1].index("defghi")
+    rows = {line[:23].strip(): line for line in lines[2:10]}
+    assert rows["time without a leader"][column:] == "812 ms"
+    assert rows["latency"][column:] == "p50 1.2 ms, p99 900.0 ms"
+    assert rows["lost"][column:].startswith("2   <-- this must never happen")
+    assert lines[-1].endswith("--engines abc,defghi")

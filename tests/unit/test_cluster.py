@@ -401,7 +401,7 @@ def as_leader_of_term_1(cluster: Cluster, node_id: NodeId) -> Raft:
     """Make a node take itself for the leader of term 1."""
     raft = cluster.nodes[node_id].replica.engine
     assert isinstance(raft, Raft)
-    raft._become_leader()
+    raft.become_leader()
     raft.voted_for = node_id
     return raft
 

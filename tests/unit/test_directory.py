@@ -24,6 +24,7 @@ from replog.storage.identity import (
     FoundingRecord,
     new_founding,
     read_founding,
+    unpack_identity,
     write_founding,
 )
 from replog.storage.protocol import Write
@@ -347,13 +348,31 @@ def test_open_edited_identity():
 
 def test_founding_round_trip(tmp_path):
     """A founding record is read back as it was written, and its incarnations are its own."""
-    founding = new_founding("demo", "raft", "wal", [3, 1, 2])
+    founding = new_founding("demo", "raft", "wal", [3, 1, 2], {"write_quorum": 2, "read_quorum": 3})
     assert [voter.node_id for voter in founding.voters] == [1, 2, 3]
     assert len({voter.incarnation for voter in founding.voters}) == 3
     path = tmp_path / "founding"
     write_founding(path, founding)
     assert read_founding(path) == founding
     assert '"cluster_id": "demo"' in path.read_text()
+    assert founding.agreed == (("read_quorum", 3), ("write_quorum", 2))
+
+
+def test_founding_without_agreed(tmp_path):
+    """Where an engine has nothing recorded, the record says nothing of it."""
+    path = tmp_path / "founding"
+    write_founding(path, FOUNDING)
+    assert "agreed" not in path.read_text()
+    assert read_founding(path).agreed == ()
+
+
+def test_identity_holds_agreed():
+    """What was agreed on at the founding is in the identity of every node."""
+    founding = new_founding("demo", "raft", "wal", [1], {"write_quorum": 1})
+    files = ForgetfulFiles()
+    init_directory(files, NODE, founding, 1)
+    identity = unpack_identity(NODE / IDENTITY_NAME, files.read(NODE / IDENTITY_NAME))
+    assert identity.founding == founding
 
 
 def test_write_founding_twice(tmp_path):
@@ -361,7 +380,7 @@ def test_write_founding_twice(tmp_path):
     path = tmp_path / "founding"
     write_founding(path, FOUNDING)
     with pytest.raises(DirectoryError, match="exists already"):
-        write_founding(path, new_founding("demo", "raft", "wal", [1]))
+        write_founding(path, new_founding("demo", "raft", "wal", [1], {}))
     assert read_founding(path) == FOUNDING
 
 
@@ -396,6 +415,11 @@ def test_read_founding_later_version(tmp_path):
         (b'{"cluster_id": 5}', "cluster_id"),
         (b'{"cluster_id": "a", "engine": "r", "storage": "w", "voters": [7]}', "voters"),
         (b'{"cluster_id": "a", "engine": "r", "storage": "w", "voters": []}', "no voter"),
+        (
+            b'{"cluster_id": "a", "engine": "r", "storage": "w", "agreed": {"q": "2"}, "voters": '
+            b'[{"node_id": 1, "incarnation": 7}]}',
+            "q is not a number",
+        ),
     ],
 )
 def test_read_founding_senseless(tmp_path, text, named):
@@ -416,11 +440,18 @@ def test_read_founding_senseless(tmp_path, text, named):
         ({"node_ids": []}, "no voter"),
         ({"node_ids": [1, 1]}, "differ"),
         ({"node_ids": [0, 1]}, "65535"),
+        ({"agreed": {"quorum": -1}}, "numbers from 0 on"),
     ],
 )
 def test_new_founding_senseless(changed, problem):
     """A cluster that cannot be is not founded."""
-    right = {"cluster_id": "demo", "engine": "raft", "storage": "wal", "node_ids": [1, 2]}
+    right = {
+        "cluster_id": "demo",
+        "engine": "raft",
+        "storage": "wal",
+        "node_ids": [1, 2],
+        "agreed": {},
+    }
     with pytest.raises(DirectoryError, match=problem):
         new_founding(**{**right, **changed})
 

@@ -56,6 +56,14 @@ def test_format_frozen():
     assert group[-1:] == b"\xe7"
 
 
+def test_format_hint_frozen():
+    """A hard state with a commit hint is a record of its own type, also for ever."""
+    write = Write(HardState(1, 2, 3, commit_hint=9), None, ())
+    group, _ = pack_group([write], 1, 0, 0)
+    record = "040000001600000001000000000000000200030000000000000009"
+    assert group[28:-1].hex() == record
+
+
 def test_format_founding():
     """A founded log is its header, the opening group with the hard state, and zeros."""
     data = founded_log()

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from replog.logview import LogView
 from replog.types import Entry, EntryKind, LogIndex, Term, entry_body
+from replog_raft.logview import LogView
 
 
 def entry(index: LogIndex, term: Term, size_bytes: int = 0) -> Entry:

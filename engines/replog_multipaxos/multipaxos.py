@@ -1,0 +1,503 @@
+"""The Multi-Paxos engine: the fence of ballots, what is chosen, and what every role shares.
+
+Not Raft with other names: anyone may lead, for a leader *learns* the past in phase 1; the log may
+have holes above the commit index and is filled slot by slot; no message is checked against the
+entry before it, and nothing is ever cut off.  The parts:
+
+* :mod:`replog_multipaxos.acceptor`: promises and votes (phase 1b, 2b), what a Commit tells
+* :mod:`replog_multipaxos.election`: the round that binds nobody, phase 1a, counting promises
+* :mod:`replog_multipaxos.leader`: phase 2a, the window, counting votes, lost messages
+* :mod:`replog_multipaxos.learner`: chosen values, asked for and told by anyone
+
+**The fence.**  A promise is for every slot at once.  A Prepare, Accept or Commit of a lower ballot
+is answered with a Nack, never with silence; any other message of a higher ballot (a Nack, a Learn)
+raises the promise as well: to have promised a ballot and to be bound to its owner are one fact,
+wherever it came from (PMS §2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, TypeAlias
+
+from replog.engine import EngineSetup
+from replog.errors import InvariantViolated, NotLeader, SchemaError
+from replog.quorum import Threshold
+from replog.types import (
+    NO_NODE,
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    NodeId,
+    Ready,
+    Role,
+    SoftState,
+    Status,
+    Term,
+)
+from replog_multipaxos import acceptor, election, learner
+from replog_multipaxos import leader as leading
+from replog_multipaxos.ballot import next_ballot, owner_of
+from replog_multipaxos.indexes import IndexSet
+from replog_multipaxos.messages import (
+    Accept,
+    Accepted,
+    Commit,
+    CommitReply,
+    Learn,
+    LearnRequest,
+    Message,
+    Nack,
+    Prepare,
+    Promise,
+    TakeOver,
+)
+from replog_multipaxos.options import MultiPaxosOptions
+from replog_multipaxos.slots import Slots
+
+Handler: TypeAlias = Callable[..., None]
+
+
+def ignore(engine: MultiPaxos, message: Message) -> None:
+    """A stale answer, or an order that does not apply to the role."""
+
+
+def refuse_second_owner(engine: MultiPaxos, message: Accept | Commit) -> None:
+    """Somebody else acts at our ballot."""
+    engine.check_owner(message)
+
+
+_IN_EVERY_ROLE: Final[dict[type, Handler]] = {
+    Prepare: acceptor.handle_prepare,
+    Nack: election.handle_nack,
+    LearnRequest: learner.handle_learn_request,
+    Learn: learner.handle_learn,
+}
+
+TABLE: Final[dict[Role, dict[type, Handler]]] = {
+    Role.FOLLOWER: {
+        **_IN_EVERY_ROLE,
+        Promise: ignore,
+        Accept: acceptor.handle_accept,
+        Accepted: ignore,
+        Commit: acceptor.handle_commit,
+        CommitReply: ignore,
+        TakeOver: election.handle_take_over,
+    },
+    Role.PRE_CANDIDATE: {
+        **_IN_EVERY_ROLE,
+        Promise: election.handle_pre_promise,
+        Accept: acceptor.handle_accept,
+        Accepted: ignore,
+        Commit: acceptor.handle_commit,
+        CommitReply: ignore,
+        TakeOver: election.handle_take_over,
+    },
+    Role.CANDIDATE: {
+        **_IN_EVERY_ROLE,
+        Promise: election.handle_promise,
+        Accept: refuse_second_owner,
+        Accepted: ignore,
+        Commit: refuse_second_owner,
+        CommitReply: ignore,
+        TakeOver: ignore,
+    },
+    Role.LEADER: {
+        **_IN_EVERY_ROLE,
+        Promise: leading.handle_late_promise,
+        Accept: refuse_second_owner,
+        Accepted: leading.handle_accepted,
+        Commit: refuse_second_owner,
+        CommitReply: leading.handle_commit_reply,
+        TakeOver: ignore,
+    },
+}
+"""What a node does with a message of its own ballot, by role.  Total; see ``MultiPaxos.step``."""
+
+
+class MultiPaxos:
+    """One node's proposer, acceptor and learner (PMS §2.4, §3)."""
+
+    __slots__ = (
+        "_after_sync",
+        "_handed_index",
+        "_hint_written",
+        "_is_hard_state_new",
+        "_messages",
+        "_reported",
+        "ask_count",
+        "attempt",
+        "candidacy",
+        "chosen",
+        "commit_index",
+        "durable",
+        "election_elapsed",
+        "election_ticks",
+        "epoch",
+        "hold_left",
+        "leader",
+        "leader_id",
+        "nack_count",
+        "nacked_ballot",
+        "node_id",
+        "options",
+        "peer_ids",
+        "phase1_quorum",
+        "phase2_quorum",
+        "role",
+        "setup",
+        "silent_ticks",
+        "slots",
+        "stuck_index",
+        "term",
+    )
+
+    def __init__(self, setup: EngineSetup) -> None:
+        assert isinstance(setup.options, MultiPaxosOptions)
+        self.setup = setup
+        self.options = setup.options
+        self.node_id = setup.node_id
+        self.epoch = setup.epoch
+        voter_ids = setup.epoch.voter_ids
+        self.peer_ids = tuple(peer for peer in voter_ids if peer != setup.node_id)
+        assert len(self.peer_ids) + 1 == len(voter_ids), "the node is not a voter"
+        # The sizes come from the epoch's record, never from a node's own options: two nodes with
+        # two files would choose two values.
+        agreed = dict(setup.epoch.agreed)
+        majority = len(voter_ids) // 2 + 1
+        self.phase1_quorum = Threshold(voter_ids, agreed.get("phase1_quorum", majority))
+        self.phase2_quorum = Threshold(voter_ids, agreed.get("phase2_quorum", majority))
+        self.term: Term = setup.hard_state.term
+        """The promised ballot; may not be durable yet."""
+        base_index = setup.epoch.start_index - 1
+        self.slots = Slots(base_index, setup.entries, self.term)
+        self.commit_index: LogIndex = max(base_index, setup.hard_state.commit_hint)
+        """Every slot up to here is known as chosen, and its value is here."""
+        self.chosen = IndexSet()
+        """Slots above it that are known as chosen too, with the values here."""
+        self.role = Role.FOLLOWER
+        self.leader_id: NodeId = NO_NODE
+        self.leader: leading.Leader | None = None
+        """The variables of our leadership; ``None`` in every other role."""
+        self.candidacy: election.Candidacy | None = None
+        """The variables of our (pre-)candidacy; ``None`` in every other role."""
+        self.attempt = 0
+        """Rounds begun since the ballot last changed or a leader was last heard."""
+        self.nack_count = 0
+        """Rounds that a Nack ended since a leader was last heard."""
+        self.nacked_ballot: Term = 0
+        """The highest of our ballots that a Nack ended."""
+        self.election_elapsed = 0
+        """Ticks since a leader was heard, a promise was given, or a round was begun."""
+        self.silent_ticks = 0
+        """Ticks since the leader was last heard."""
+        self.hold_left = 0
+        """Ticks for which another's phase 1 is left undisturbed."""
+        self.ask_count = 0
+        """Requests for chosen values so far: each goes to another node than the last."""
+        self.stuck_index: LogIndex = -1
+        """The commit index at the last heartbeat that told of more; -1: it told of no more."""
+        self.election_ticks = 0
+        election.draw_election_ticks(self)
+        self.durable = setup.hard_state
+        self._hint_written = setup.hard_state.commit_hint
+        self._is_hard_state_new = False
+        self._handed_index: LogIndex = base_index
+        """Everything up to here was handed out to be applied."""
+        self._messages: list[Message] = []
+        self._after_sync: list[Message] = []
+        self._reported = self.soft_state
+
+    @property
+    def soft_state(self) -> SoftState:
+        """The role and the known leader, as of now."""
+        return SoftState(self.role, self.leader_id)
+
+    # -- messages and the fence --
+
+    def step(self, message: object) -> None:
+        """Take one message: first the fence, then the table."""
+        assert isinstance(message, Message)
+        if message.epoch != self.epoch.number or message.sender not in self.peer_ids:
+            return
+        if message.term != self.term and not self._admit_ballot(message):
+            return
+        TABLE[self.role][type(message)](self, message)
+
+    def _admit_ballot(self, message: Message) -> bool:
+        """Apply the fence to a message of another ballot than the promised; whether to go on."""
+        if isinstance(message, Prepare | Accept | Commit):
+            self.check_owner(message)
+            if message.term < self.term:
+                self.refuse(message.sender, message.term)
+                return False
+            if isinstance(message, Prepare) and message.pre:
+                return True  # binds nobody, so it raises nothing
+        elif message.term < self.term:
+            # A fact stays one, a request for facts can be met, and a Nack may refuse a round that
+            # asks for a ballot to come; every other answer is to a ballot that is over.
+            return isinstance(message, Learn | LearnRequest | Nack)
+        elif isinstance(message, Promise) and message.pre:
+            return True  # the ballot that we asked about, in which nobody is yet
+        self.update_term(message.term)
+        return True
+
+    def check_owner(self, message: Prepare | Accept | Commit | TakeOver) -> None:
+        """Only its owner acts at a ballot; raises :class:`~replog.errors.SchemaError`."""
+        if owner_of(message.term) != message.sender:
+            raise SchemaError(
+                f"node {message.sender} acts at ballot {message.term}, which belongs to node "
+                f"{owner_of(message.term)}"
+            )
+
+    def refuse(self, to: NodeId, rejected: Term) -> None:
+        """Say which ballot we promised, and whom we follow."""
+        leader_id = self.leader_id if self.hears_leader else NO_NODE
+        self.send_stating_term(
+            Nack(self.epoch.number, self.term, self.node_id, to, rejected, leader_id)
+        )
+
+    @property
+    def hears_leader(self) -> bool:
+        """Whether this node leads, or heard its leader within the shortest timeout."""
+        if self.role is Role.LEADER:
+            return True
+        return self.leader_id != NO_NODE and self.silent_ticks < self.options.election_ticks_min
+
+    def update_term(self, ballot: Term) -> None:
+        """Promise a higher ballot, in every slot at once (PMS §2.2, P1a); a leader stops."""
+        assert ballot > self.term
+        self.term = ballot
+        self.slots.enter_ballot()
+        self._is_hard_state_new = True
+        self.attempt = 0
+        if self.role is Role.FOLLOWER:
+            # Not a reset: only a leader's message or a Prepare puts an election off.
+            self.leader_id = NO_NODE
+            election.draw_election_ticks(self)
+        else:
+            self.become_follower(NO_NODE)
+
+    # -- roles --
+
+    def campaign(self) -> None:
+        """Try to become leader; see the contract."""
+        election.campaign(self)
+
+    def become_follower(self, leader_id: NodeId) -> None:
+        """Follow ``leader_id`` (or nobody yet)."""
+        self.leave_role()
+        self.role = Role.FOLLOWER
+        self.leader_id = leader_id
+        self.election_elapsed = 0
+        election.draw_election_ticks(self)
+
+    def leave_role(self) -> None:
+        """The variables of a role die with it."""
+        self.leader = None
+        self.candidacy = None
+
+    def follow(self, leader_id: NodeId) -> None:
+        """The owner of the promised ballot leads: elections are put off."""
+        if self.role is not Role.FOLLOWER:
+            self.become_follower(leader_id)
+        self.leader_id = leader_id
+        self.attempt = self.nack_count = 0
+        self.election_elapsed = self.silent_ticks = self.hold_left = 0
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+        if self.leader is not None:
+            leading.tick(self, self.leader)
+            return
+        self.silent_ticks += 1
+        if self.hold_left:
+            self.hold_left -= 1
+        election.tick(self)
+
+    @property
+    def next_ballot(self) -> Term:
+        """The ballot of our next election: above every ballot that we have seen."""
+        return next_ballot(self.term, self.node_id)
+
+    # -- proposals --
+
+    def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
+        """Propose one entry at the leader; see the contract."""
+        (entry,) = self.propose_batch((data,), kind)
+        return entry
+
+    def propose_batch(self, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
+        """Propose entries at the leader; see the contract."""
+        leader = self.leader
+        if leader is None:
+            raise NotLeader(self.node_id, self.leader_id)
+        if (
+            leader.successor_id
+            or leader.uncommitted_bytes > self.setup.limits.uncommitted_bytes_max
+            or self.slots.last_index - self.commit_index >= self.options.open_slots_max
+        ):
+            leading.refuse_proposal(self, leader)
+        return leading.propose_entries(self, leader, kind, datas)
+
+    def transfer(self, to: NodeId) -> None:
+        """Hand leadership to a peer; see the contract."""
+        if self.leader is None:
+            raise NotLeader(self.node_id, self.leader_id)
+        leading.transfer(self, self.leader, to)
+
+    # -- the one door out --
+
+    def send(self, message: Message) -> None:
+        """To leave at once: it binds nobody, or what it binds is durable."""
+        self._messages.append(message)
+
+    def send_after_sync(self, message: Message) -> None:
+        """To leave when everything up to now is durable."""
+        self._after_sync.append(message)
+
+    def send_stating_term(self, message: Message) -> None:
+        """To leave at once if the ballot that it states is on disk already."""
+        is_durable = self.durable.term == self.term
+        (self._messages if is_durable else self._after_sync).append(message)
+
+    def acknowledge(self, message: Accepted) -> None:
+        """Say after the sync what was accepted; one message stands for all of one Ready."""
+        last = self._after_sync[-1] if self._after_sync else None
+        if (
+            isinstance(last, Accepted)
+            and (last.term, last.to) == (message.term, message.to)
+            and (merged := acceptor.merge_accepted(last, message)) is not None
+        ):
+            self._after_sync[-1] = merged
+            return
+        self._after_sync.append(message)
+
+    def ready(self) -> Ready | None:
+        """Everything that has come up since the last call, in the order of its duties."""
+        committed = self._take_committed()
+        if self.leader is not None:
+            # Held back for as long as one Ready takes, not while a backlog is applied.
+            is_notice_held = bool(committed) and self._handed_index == self.commit_index
+            leading.send_proposals(self, self.leader, is_notice_held)
+        entries: tuple[Entry, ...] = ()
+        if self.slots.has_unsaved:
+            entries = self.slots.take_unsaved()
+        hard_state: HardState | None = None
+        if self._is_hard_state_new or (entries and self.commit_index > self._hint_written):
+            # The hint costs no write of its own: it rides with what is written anyway.
+            self._is_hard_state_new = False
+            self._hint_written = self.commit_index
+            hard_state = HardState(
+                self.epoch.number, self.term, owner_of(self.term), self.commit_index
+            )
+        soft_state: SoftState | None = None
+        if self.role is not self._reported.role or self.leader_id != self._reported.leader_id:
+            soft_state = self._reported = self.soft_state
+        messages, self._messages = self._messages, []
+        after_sync, self._after_sync = self._after_sync, []
+        ready = Ready(messages, hard_state, None, entries, after_sync, committed, soft_state)
+        is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
+        return None if is_idle else ready
+
+    def _take_committed(self) -> tuple[Entry, ...]:
+        if self._handed_index == self.commit_index:
+            return ()
+        first = self._handed_index + 1
+        last = min(self.commit_index, self._handed_index + self.setup.limits.apply_entries_max)
+        self._handed_index = last
+        return self.slots.slice(first, last)
+
+    def advance(self, ready: Ready) -> None:
+        """The writes of ``ready`` are durable: count our own promise, or our own votes."""
+        if ready.hard_state is not None:
+            self.durable = ready.hard_state
+        if ready.entries:
+            self.slots.advance_durable()
+            if self.leader is not None:
+                leading.count_own_votes(self, self.leader, ready.entries)
+        if self.candidacy is not None:
+            election.maybe_lead(self)
+
+    def trim(self, upto: LogIndex) -> None:
+        """Forget the slots up to ``upto``, which were applied and whose effects are durable in
+        some other form; nobody can be told of them any more."""
+        assert upto <= self._handed_index, "trimmed beyond what was applied"
+        self.slots.trim(upto)
+
+    # -- for people, tests and the model checker --
+
+    def status(self) -> Status:
+        """A read-only picture."""
+        progress = self.leader.progress if self.leader is not None else {}
+        return Status(
+            node_id=self.node_id,
+            engine=self.epoch.engine,
+            role=self.role,
+            leader_id=self.leader_id,
+            epoch=self.epoch.number,
+            term=self.term,
+            last_index=self.slots.last_index,
+            durable_index=self.slots.durable_index,
+            commit_index=self.commit_index,
+            applied_index=self._handed_index,
+            peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
+        )
+
+    def clone(self) -> MultiPaxos:
+        """An independent copy with the same future."""
+        copy: MultiPaxos = object.__new__(MultiPaxos)
+        for name in self.__slots__:
+            setattr(copy, name, getattr(self, name))
+        copy.slots = self.slots.clone()
+        copy.chosen = self.chosen.clone()
+        copy.leader = None if self.leader is None else self.leader.clone()
+        copy.candidacy = None if self.candidacy is None else self.candidacy.clone()
+        copy._messages = self._messages.copy()
+        copy._after_sync = self._after_sync.copy()
+        return copy
+
+    def key(self) -> Hashable:
+        """Equal for two engines of one node that behave alike from here on."""
+        return (
+            self.node_id,
+            self.term,
+            self.role.value,
+            self.leader_id,
+            self.commit_index,
+            self.chosen.key(),
+            self._handed_index,
+            self.slots.key(),
+            None if self.leader is None else self.leader.key(),
+            None if self.candidacy is None else self.candidacy.key(),
+            (self.attempt, self.nack_count, self.nacked_ballot),
+            (self.election_elapsed, self.election_ticks),
+            (self.silent_ticks, self.hold_left, self.ask_count, self.stuck_index),
+            (self.durable, self._is_hard_state_new, self._hint_written),
+            (tuple(self._messages), tuple(self._after_sync)),
+            (self._reported.role.value, self._reported.leader_id),
+        )
+
+    def check(self) -> None:
+        """Assert what one node can see of itself."""
+        slots = self.slots
+        self._demand(self._handed_index <= self.commit_index, "applied beyond the commit index")
+        self._demand(self.commit_index <= slots.last_index, "committed beyond the log")
+        self._demand(slots.last_index == 0 or slots.durable.last <= slots.last_index, "durable")
+        self._demand(slots.base_index <= self._handed_index, "trimmed beyond what was applied")
+        self._demand(self.durable.term <= self.term, "a promise was taken back")
+        is_leading = self.role is Role.LEADER
+        self._demand(is_leading == (self.leader is not None), "leader variables without the role")
+        is_asking = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+        self._demand(is_asking == (self.candidacy is not None), "candidacy without the role")
+        if is_leading:
+            self._demand(owner_of(self.term) == self.node_id, "leads at another's ballot")
+            self._demand(self.durable.term == self.term, "leads at a ballot that is not durable")
+            if self.commit_index < slots.last_index:
+                reach = slots.held.reach(self.commit_index + 1)
+                self._demand(reach == slots.last_index, "leads with an open slot not its own")
+
+    def _demand(self, holds: bool, violation: str) -> None:
+        if not holds:
+            raise InvariantViolated(f"node {self.node_id} at ballot {self.term}: {violation}")

@@ -1,0 +1,98 @@
+"""The options of the Multi-Paxos engine, as ``[engine.multipaxos]`` sets them, and its timeouts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from replog.jitter import draw_ticks
+from replog.types import NodeId, Term, record
+
+BACK_OFF_DOUBLINGS_MAX: Final = 3
+"""How often the range of timeouts is doubled at most: after that many Nacks it grows no more."""
+
+
+@record
+class MultiPaxosOptions:
+    """How one Multi-Paxos engine behaves; all times are in ticks (``limits.tick_ms``)."""
+
+    heartbeat_ticks: int = 2
+    """A leader sends a heartbeat every so many ticks."""
+    election_ticks_min: int = 10
+    """A node that hears no leader for this long or longer starts an election; must exceed what
+    a sync of the disk takes at its worst, twice, or a slow disk elects nobody."""
+    election_ticks_max: int = 20
+    """The upper end of the range from which each election timeout is drawn."""
+    preferred_node: int = 0
+    """This node's elections come first: the others wait a whole range longer; 0: none."""
+    automatic_elections: bool = True
+    """Start elections by timeout; false: only when told to, by a failure detector of your own."""
+    open_slots_max: int = 65_536
+    """Slots that may be proposed and not yet committed; a leader refuses proposals above it."""
+    phase1_quorum: int = 0
+    """How many nodes must promise (FPaxos); fixed when a cluster is founded; 0: a majority."""
+    phase2_quorum: int = 0
+    """How many nodes must accept (FPaxos); fixed when a cluster is founded; 0: what intersects
+    every phase-1 quorum."""
+
+    def problems(self) -> list[str]:
+        """Every relation that does not hold, as ``key: sentence``."""
+        found = []
+        if self.heartbeat_ticks < 1:
+            found.append(f"heartbeat_ticks: must be at least 1, not {self.heartbeat_ticks}")
+        if self.election_ticks_min < 2 * self.heartbeat_ticks:
+            found.append(
+                f"election_ticks_min: {self.election_ticks_min} must be at least twice "
+                f"heartbeat_ticks = {self.heartbeat_ticks}, or one lost heartbeat ends a leadership"
+            )
+        if self.election_ticks_max <= self.election_ticks_min:
+            found.append(
+                f"election_ticks_max: {self.election_ticks_max} must be above "
+                f"election_ticks_min = {self.election_ticks_min}, or elections collide for ever"
+            )
+        if not 0 <= self.preferred_node <= 65_535:
+            found.append(f"preferred_node: must be 0 to 65535, not {self.preferred_node}")
+        if self.open_slots_max < 1:
+            found.append(f"open_slots_max: must be at least 1, not {self.open_slots_max}")
+        found += [
+            f"{name}: must be at least 0, not {size}"
+            for name, size in (
+                ("phase1_quorum", self.phase1_quorum),
+                ("phase2_quorum", self.phase2_quorum),
+            )
+            if size < 0
+        ]
+        return found
+
+    def quorum_sizes(self, voter_count: int) -> tuple[int, int]:
+        """The (phase-1, phase-2) quorum sizes that these options ask for among so many voters.
+
+        Where one is not given, it is the least that meets every quorum of the other.
+        """
+        phase1, phase2 = self.phase1_quorum, self.phase2_quorum
+        if not phase1 and not phase2:
+            majority = voter_count // 2 + 1
+            return majority, majority
+        phase1 = phase1 or voter_count + 1 - phase2
+        phase2 = phase2 or voter_count + 1 - phase1
+        return phase1, phase2
+
+    def election_ticks(
+        self, seed: int, node_id: NodeId, term: Term, attempt: int, nack_count: int
+    ) -> int:
+        """The election timeout of one attempt.
+
+        A pure function, so that clones agree and replays are exact; ``attempt`` counts the
+        elections begun in one term, since a round that fails must not repeat its timing.  Each
+        Nack in a row doubles the range: proposers that interrupt each other part (PMS §2.4).
+        """
+        least, spread = self.election_ticks_min, self.election_ticks_max - self.election_ticks_min
+        most = least + (spread << min(nack_count, BACK_OFF_DOUBLINGS_MAX))
+        ticks = draw_ticks(least, most, seed, node_id, term, attempt)
+        if self.preferred_node not in (0, node_id):
+            ticks += spread + 1
+        return ticks
+
+    @property
+    def hold_ticks(self) -> int:
+        """How long a node lets another finish, after it promised it something: 1.5 timeouts."""
+        return self.election_ticks_min * 3 // 2
