@@ -28,7 +28,7 @@ from replog import plugins
 from replog.address import PORT_MAX, Address
 from replog.config_reading import Checked, Reading, read_document, read_record
 from replog.config_rules import NodeDraft, cluster_id_problem, node_id_problem, nodes_problems
-from replog.config_text import ENGINE_DEFAULT, config_example, config_toml
+from replog.config_text import config_example, config_toml, default_engine
 from replog.errors import AddressError, ConfigError, PluginError
 from replog.limits import Limits
 from replog.types import NodeId, record
@@ -167,7 +167,7 @@ def local_config(
     directory: Path | str,
     nodes: int = 3,
     *,
-    engine: str = ENGINE_DEFAULT,
+    engine: str | None = None,
     state_machine: str = "kv",
     storage: str = STORAGE_DEFAULT,
     engine_options: object | None = None,
@@ -179,8 +179,8 @@ def local_config(
 
     Nodes 1 to ``nodes`` live in ``directory/node-1`` and so on.  They take the ports from
     ``first_port``, first the peers', then the clients'; ``None`` looks for free ones, which are
-    not reserved: start the nodes soon.  ``engine_options`` and ``limits`` of ``None`` are the
-    defaults.  Raises :class:`~replog.errors.ConfigError` and
+    not reserved: start the nodes soon.  ``engine``, ``engine_options`` and ``limits`` of ``None``
+    are the defaults.  Raises :class:`~replog.errors.ConfigError` and
     :class:`~replog.errors.PluginError`.
     """
     count = 2 * nodes
@@ -206,6 +206,7 @@ def local_config(
                 directory=base / f"node-{at + 1}",
             )
         )
+    engine = default_engine() if engine is None else engine
     if engine_options is None:
         engine_options = plugins.find_engine(engine).options()
     config = Config(
@@ -230,7 +231,7 @@ def _read_cluster(reading: Reading, document: Mapping[str, object]) -> Mapping[s
         return dict.fromkeys(CLUSTER_KEYS, "")
     table = {"storage": STORAGE_DEFAULT, **reading.table("cluster", document["cluster"])}
     reading.unknown("cluster", table, CLUSTER_KEYS)
-    examples = ("orders", ENGINE_DEFAULT, "kv", STORAGE_DEFAULT)
+    examples = ("orders", default_engine(), "kv", STORAGE_DEFAULT)
     texts = {
         key: reading.text(f"cluster.{key}", table, example)
         for key, example in zip(CLUSTER_KEYS, examples, strict=True)

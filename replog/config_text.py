@@ -15,13 +15,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from replog.limits import Limits
-from replog.plugins import find_engine
+from replog.plugins import engine_names, find_engine
 
 if TYPE_CHECKING:
     from replog.config import Config
 
-ENGINE_DEFAULT: Final = "raft"
-"""What a new configuration names; a file always names its engine itself."""
+_ENGINE_PREFERRED: Final = "raft"
 
 _HEAD: Final = """\
 # A replicated log on three nodes of one machine.  Give the same file to every node.
@@ -61,11 +60,22 @@ directory = "data/node-{id}"
 """
 
 
-def config_example(engine: str = ENGINE_DEFAULT) -> str:
+def default_engine() -> str:
+    """What a new configuration names unless it is told; a file always names its engine itself.
+
+    Raft, which more people know; the first that is installed where Raft is not.
+    """
+    names = engine_names()
+    return names[0] if names and _ENGINE_PREFERRED not in names else _ENGINE_PREFERRED
+
+
+def config_example(engine: str | None = None) -> str:
     """A commented configuration of three nodes on loopback, as ``replog config example`` prints it.
 
-    Raises :class:`~replog.errors.PluginError` if there is no such engine.
+    ``engine`` of ``None`` is the :func:`default_engine`.  Raises
+    :class:`~replog.errors.PluginError` if there is no such engine.
     """
+    engine = default_engine() if engine is None else engine
     plugin = find_engine(engine)
     nodes = [
         text.format(id=at, peer_port=7000 + at, client_port=8000 + at)

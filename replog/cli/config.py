@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_example(engine: str | None) -> int:
-    from replog.config_text import ENGINE_DEFAULT, config_example
+    from replog.config_text import config_example
 
-    text = config_example(ENGINE_DEFAULT if engine is None else engine)
+    text = config_example(engine)
     # Configurations are UTF-8 whatever the terminal's encoding is.
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode())

@@ -23,7 +23,7 @@ from replog.address import Address
 from replog.cli import asking, demo_report, main
 from replog.cli.asking import ClusterAnswer, NodeAnswer, followed_leader
 from replog.config import load_config, local_config
-from replog.config_text import config_example, config_toml
+from replog.config_text import config_example, config_toml, default_engine
 from replog.errors import (
     AddressError,
     CallerError,
@@ -38,6 +38,7 @@ from replog.errors import (
     Unavailable,
 )
 from replog.machine import ApplyContext
+from replog.plugins import engine_names
 from replog.types import Applied
 from replog_kv import Kv, commands
 
@@ -422,7 +423,8 @@ def test_init_second_node_alone_is_told_of_the_record(
     assert main(["init", "--config", str(config_path), *options]) == 0
 
 
-CLUSTER = '[cluster]\nid = "a"\nengine = "raft"\nstate_machine = "kv"\n'
+ENGINE = default_engine()
+CLUSTER = f'[cluster]\nid = "a"\nengine = "{ENGINE}"\nstate_machine = "kv"\n'
 NODE = '[[node]]\nid = {}\npeer = "127.0.0.1:{}"\nclient = "127.0.0.1:{}"\ndirectory = "n{}"\n'
 NODES = NODE.format(1, 29001, 29002, 1) + NODE.format(2, 29003, 29004, 2)
 
@@ -431,7 +433,7 @@ NODES = NODE.format(1, 29001, 29002, 1) + NODE.format(2, 29003, 29004, 2)
     ("text", "sentence"),
     [
         ("[cluster", "is not valid TOML"),
-        (CLUSTER.replace("raft", "raff") + NODES, "no engine named 'raff' is installed"),
+        (CLUSTER.replace(ENGINE, "raff") + NODES, "no engine named 'raff' is installed"),
         (CLUSTER.replace("kv", "kw") + NODES, "no state machine named 'kw' is installed"),
         (CLUSTER + 'storage = "wall"\n' + NODES, "no storage named 'wall' is installed"),
         (CLUSTER.replace('"a"', "1") + NODES, "cluster.id: must be a string, not 1"),
@@ -467,7 +469,7 @@ def test_config_wrong_refused(
 def test_config_all_mistakes_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every mistake of a file is a line of its own."""
     path = tmp_path / "cluster.toml"
-    path.write_text(CLUSTER.replace("raft", "raff") + NODES.replace("id = 2", "id = 1"))
+    path.write_text(CLUSTER.replace(ENGINE, "raff") + NODES.replace("id = 2", "id = 1"))
     assert len(complaint(capsys, "config", "check", path).splitlines()) == 2
 
 
@@ -500,8 +502,8 @@ def test_serve_directory_of_another_refused(
     text = config_path.read_text()
     config_path.write_text(text.replace('"local"', '"other"'))
     assert "belongs to cluster 'local', not 'other'" in complaint(capsys, *serve(config_path))
-    config_path.write_text(text.replace('engine = "raft"', 'engine = "fake"'))
-    assert "was written by engine 'raft'" in complaint(capsys, *serve(config_path))
+    config_path.write_text(text.replace(f'engine = "{ENGINE}"', 'engine = "fake"'))
+    assert f"was written by engine '{ENGINE}'" in complaint(capsys, *serve(config_path))
     config_path.write_text(text.replace("node-1", "x").replace("node-2", "node-1"))
     assert "belongs to node 1, not node 2" in complaint(capsys, *serve(config_path, 2))
 
@@ -541,7 +543,8 @@ def test_plugins_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(document) == {"plugins"}
     assert all(set(found) == documented("replog plugins") for found in document["plugins"])
     named = {(found["kind"], found["name"]) for found in document["plugins"]}
-    assert {("engine", "raft"), ("state machine", "kv"), ("command", "kv")} <= named
+    assert {("state machine", "kv"), ("command", "kv")} <= named
+    assert {("engine", name) for name in engine_names()} <= named
 
 
 def test_plugins_broken_shown(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
@@ -757,9 +760,9 @@ def test_demo_verdict_is_the_exit_code(
 ) -> None:
     """The demonstration fails if anything is lost or differs, and its keys are documented."""
     monkeypatch.setattr("replog.cli.demo_run.run_engine", lambda *_: result)
-    assert main(["demo", "--engine", "raft"]) == code
+    assert main(["demo", "--engine", ENGINE]) == code
     assert ("this must never happen" in capsys.readouterr().out) == (code == 1)
-    assert main(["demo", "--engine", "raft", "--json"]) == code
+    assert main(["demo", "--engine", ENGINE, "--json"]) == code
     assert set(json.loads(capsys.readouterr().out)) == documented("replog demo")
 
 

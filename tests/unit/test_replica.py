@@ -23,6 +23,7 @@ from replog.errors import (
 )
 from replog.limits import Limits
 from replog.machine import ApplyContext, DumpPage
+from replog.plugins import engine_names, find_engine
 from replog.replica import Replica
 from replog.types import (
     Entry,
@@ -40,7 +41,6 @@ from replog.types import (
     Waiter,
     entry_body,
 )
-from replog_raft import PLUGIN, RaftOptions
 
 
 class TooPoor(StateMachineError):
@@ -423,20 +423,23 @@ def test_status_shows_applied(replica: Replica) -> None:
     assert (status.applied_index, status.commit_index) == (1, 9)
 
 
-def test_replica_over_raft(machine: Journal, outcomes: Outcomes) -> None:
+@pytest.mark.parametrize("engine", engine_names())
+def test_replica_over_engine(engine: str, machine: Journal, outcomes: Outcomes) -> None:
     """Over a real engine, a cluster of one applies a proposal once it is durable, not before."""
-    epoch = Epoch(1, "raft", (Voter(1, 101),), 1)
-    setup = EngineSetup(1, epoch, HardState(1, 0, 0), (), Limits(), RaftOptions(), 7)
-    replica = Replica(PLUGIN.create(setup), machine, Limits())
+    plugin = find_engine(engine)
+    options = plugin.options()
+    epoch = Epoch(1, engine, (Voter(1, 101),), 1, tuple(plugin.agreed(options, 1).items()))
+    setup = EngineSetup(1, epoch, HardState(1, 0, 0), (), Limits(), options, 7)
+    replica = Replica(plugin.create(setup), machine, Limits())
     replica.campaign()
     while (ready := replica.ready()) is not None:
         replica.apply(ready)
         replica.advance(ready)
-    replica.propose(b"set", 5, outcomes.waiter("a"))
+    index = replica.propose(b"set", 5, outcomes.waiter("a"))
     told: list[int] = []
     while (ready := replica.ready()) is not None:
         replica.apply(ready)
         told.append(len(outcomes.told))
         replica.advance(ready)
     assert told == [0, 1]
-    assert outcomes.told == [("a", 2, 1, None)]
+    assert outcomes.told == [("a", index, 1, None)]
