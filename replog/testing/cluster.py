@@ -369,6 +369,18 @@ class Cluster:
         """Start a node that is down from its synced layer; it applies its log again."""
         self._driver.start(self.nodes[node_id], "restart")
 
+    def wipe(self, node_id: NodeId, fenced: bool = True) -> None:
+        """Lose the disk of a node that is down: when it is started it remembers nothing.
+
+        A directory that is made anew has another incarnation, and the handshake refuses it: so no
+        message passes between the node and the others any more.  ``fenced`` false: they take it for
+        the node that it was, as they must not.
+        """
+        self._driver.note(node_id, "wipe", fenced=fenced)
+        self.nodes[node_id].wipe()
+        if fenced:
+            self.network.fenced.append(node_id)
+
     def pause(self, node_id: NodeId) -> None:
         """Make a node stand still: no ticks, no syncs, and what arrives waits."""
         self._running(node_id).is_paused = True

@@ -75,7 +75,7 @@ Matches: TypeAlias = Callable[[Flight], bool]
 class Network:
     """The flights of one cluster, and the cuts and holds that are in force."""
 
-    __slots__ = ("_cut_count", "cuts", "held", "holds", "in_flight", "sent_count")
+    __slots__ = ("_cut_count", "cuts", "fenced", "held", "holds", "in_flight", "sent_count")
 
     def __init__(self) -> None:
         self.sent_count = 0
@@ -87,6 +87,9 @@ class Network:
         self.holds: list[Matches] = []
         self.cuts: dict[int, tuple[Link, ...]] = {}
         """The cuts in force by number; a link may be in several."""
+        self.fenced: list[NodeId] = []
+        """Nodes that every other one refuses to talk to, for ever: their incarnation is not the one
+        that the cluster was founded with."""
         self._cut_count = 0
 
     def send(self, message: object) -> Flight:
@@ -146,6 +149,8 @@ class Network:
 
     def is_cut(self, flight: Flight) -> bool:
         """Whether the flight's link is cut at the moment."""
+        if flight.sender in self.fenced or flight.to in self.fenced:
+            return True
         return any(flight.link in links for links in self.cuts.values())
 
 

@@ -134,6 +134,11 @@ class ClusterNode:
         self.status_seen: Status = self.replica.engine.status()
         """The status after the last event, by which changes are noticed."""
 
+    def wipe(self) -> None:
+        """Lose the disk."""
+        assert not self.is_up, f"node {self.node_id} runs"
+        self.disk = Disk(Recovered(hard_state=None, entries=()))
+
     @property
     def is_running(self) -> bool:
         """Whether the node is up and not paused."""
