@@ -76,7 +76,8 @@ class Cluster:
         self._limits = Limits() if limits is None else limits
         self._make_machine = machine
         voters = tuple(Voter(node_id, incarnation=node_id) for node_id in node_ids)
-        self._epoch = Epoch(number=1, engine=plugin.name, voters=voters, start_index=1)
+        agreed = tuple(sorted(plugin.agreed(self._options, node_count).items()))
+        self._epoch = Epoch(1, plugin.name, voters, start_index=1, agreed=agreed)
         self.seed = seed
         self.nodes: Mapping[NodeId, ClusterNode] = {
             node_id: ClusterNode(
