@@ -15,7 +15,8 @@ from replog.errors import PluginError, ReplogError
 from replog.limits import MIB
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
-from replog_bench.report import BASE, MicroRow, ThroughputRow, to_json, to_table
+from replog_bench.protocol import run_protocol
+from replog_bench.report import BASE, MicroRow, ProtocolRow, ThroughputRow, to_json, to_table
 from replog_bench.throughput import Plan, explain, find_contestants, run_throughput
 
 DESCRIPTION = "Measure replog beside the bare pipeline, which does the same work without consensus."
@@ -39,6 +40,14 @@ over one connection. Only the ratios within one run mean something: machines dri
 MICRO_EXAMPLE = """\
 example:
   python -m replog_bench micro --only sync --json"""
+
+
+PROTOCOL_EXAMPLE = """\
+example:
+  python -m replog_bench protocol --engines {engines}
+
+The clusters are modelled and the messages encoded as on the wire, so the same run gives the same
+figures on every machine."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -125,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_throughput(commands, common)
     add_micro(commands, common)
+    add_protocol(commands, common)
     return parser
 
 
@@ -196,6 +206,22 @@ def add_micro(commands: Commands, common: OneLineParser) -> None:
     micro.set_defaults(run=run_micro_command)
 
 
+def add_protocol(commands: Commands, common: OneLineParser) -> None:
+    """Declare ``protocol``."""
+    protocol = commands.add_parser(
+        "protocol",
+        parents=[common],
+        help="the messages and bytes that a take-over, a catch-up and the like cost",
+        description="Messages, bytes and ticks of single events, counted in a modelled cluster.",
+        epilog=PROTOCOL_EXAMPLE.format(engines=",".join(plugins.engine_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    protocol.add_argument(
+        "--engines", type=names, help="installed engines, separated by commas (default: all)"
+    )
+    protocol.set_defaults(run=run_protocol_command)
+
+
 def show_progress(text: str) -> None:
     """One line on a terminal, replaced by the next; nothing elsewhere."""
     if sys.stderr.isatty():
@@ -254,6 +280,14 @@ def run_micro_command(given: argparse.Namespace) -> None:
     rows: list[MicroRow] = run_micro(measures, directory=given.directory, progress=show_progress)
     show_progress("")
     print(to_json(rows) if given.json else to_table(MicroRow.HEADINGS, rows))
+
+
+def run_protocol_command(given: argparse.Namespace) -> None:
+    """Carry out ``protocol``."""
+    engines = plugins.engine_names() if given.engines is None else given.engines
+    rows = run_protocol(engines, show_progress)
+    show_progress("")
+    print(to_json(rows) if given.json else to_table(ProtocolRow.HEADINGS, rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,6 +44,10 @@ class ThroughputRow:
     ratio_min: float
     """The spread of the ratios of runs that followed each other."""
     ratio_max: float
+    ratio_to_first: float | None
+    """Of the medians, to the first engine of the run; ``None`` for bare and for that one."""
+    ratio_to_first_min: float | None
+    ratio_to_first_max: float | None
     network_ops_per_second: float | None
     """With the load in a client's process; ``None`` where there were no such trials."""
     network_p50_ms: float | None
@@ -65,6 +69,8 @@ class ThroughputRow:
         "syncs",
         "ratio",
         "min..max",
+        "to first",
+        "min..max",
         "net ops/s",
         "p50 ms",
         "p99 ms",
@@ -84,6 +90,10 @@ class ThroughputRow:
             f"{self.p50_in_syncs:.1f}",
             f"{self.ratio_to_bare:.2f}",
             f"{self.ratio_min:.2f}..{self.ratio_max:.2f}",
+            _cell(self.ratio_to_first, ".2f"),
+            f"{_cell(self.ratio_to_first_min, '.2f')}..{_cell(self.ratio_to_first_max, '.2f')}"
+            if self.ratio_to_first is not None
+            else "-",
             _cell(self.network_ops_per_second, ",.0f"),
             _cell(self.network_p50_ms, ".2f"),
             _cell(self.network_p99_ms, ".2f"),
@@ -113,6 +123,32 @@ class MicroRow:
         return (self.name, f"{self.microseconds:.2f}", f"{self.microseconds_best:.2f}", self.note)
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolRow:
+    """What one event costs one engine, counted in the modelled cluster: no clock is involved."""
+
+    what: str
+    engine: str
+    messages: float
+    kib: float
+    ticks: float
+    """Until it was over."""
+    note: str
+
+    HEADINGS = ("what", "engine", "messages", "KiB", "ticks", "note")
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.what,
+            self.engine,
+            f"{self.messages:,.1f}",
+            f"{self.kib:,.1f}",
+            f"{self.ticks:.1f}",
+            self.note,
+        )
+
+
 class Row(Protocol):
     """What a table is made of."""
 
@@ -129,10 +165,15 @@ def throughput_rows(
 ) -> list[ThroughputRow]:
     """A row for each contestant; each has the same number of results, in the order of the runs."""
     base = [result.ops_per_second for result in measured[BASE].embedded]
+    first_name = next((name for name in measured if name != BASE), BASE)
+    first = [result.ops_per_second for result in measured[first_name].embedded]
     rows = []
     for name, results in measured.items():
         speeds = [result.ops_per_second for result in results.embedded]
         ratios = [speed / of_base for speed, of_base in zip(speeds, base, strict=True)]
+        to_first = []
+        if name not in (BASE, first_name):
+            to_first = [speed / of_first for speed, of_first in zip(speeds, first, strict=True)]
         p50_ms = median(result.p50_ms for result in results.embedded)
         network_speed = _median([result.ops_per_second for result in results.network])
         rows.append(
@@ -147,6 +188,9 @@ def throughput_rows(
                 ratio_to_bare=median(speeds) / median(base),
                 ratio_min=min(ratios),
                 ratio_max=max(ratios),
+                ratio_to_first=median(speeds) / median(first) if to_first else None,
+                ratio_to_first_min=min(to_first, default=None),
+                ratio_to_first_max=max(to_first, default=None),
                 network_ops_per_second=network_speed,
                 network_p50_ms=_median([result.p50_ms for result in results.network]),
                 network_p99_ms=_median([result.p99_ms for result in results.network]),
@@ -163,7 +207,7 @@ def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def to_json(rows: Sequence[ThroughputRow] | Sequence[MicroRow]) -> str:
+def to_json(rows: Sequence[ThroughputRow] | Sequence[MicroRow] | Sequence[ProtocolRow]) -> str:
     """One array of one object per row."""
     return json.dumps(
         [

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replog.errors import InvariantViolated, SchemaError
-from replog.types import NO_NODE, Entry, Role
+from replog.types import NO_NODE, Entry, LogIndex, NodeId, Role
 from replog_multipaxos import learner
 from replog_multipaxos.indexes import INDEX_MAX, IndexSet, Range
 from replog_multipaxos.messages import (
@@ -91,6 +91,9 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     check_proposals(message)
     engine.follow(message.sender)
     slots = engine.slots
+    if entries and entries[0].index > slots.last_index + 1:
+        # A hole has come up: what was to fill it was sent before this, and is probably lost.
+        report_missing(engine, message.sender, entries[0].index - 1, round_number=0)
     ranges: tuple[Range, ...]
     if not entries:
         ranges = tuple(slots.held.within(message.chosen_upto + 1, INDEX_MAX)[:RANGES_MAX])
@@ -188,22 +191,27 @@ def handle_commit(engine: MultiPaxos, message: Commit) -> None:
     learner.choose_held(engine, message.chosen_upto)
     if not message.round:
         return
+    report_missing(engine, message.sender, message.sent_upto, message.round)
+    learner.maybe_ask(engine, message.chosen_upto)
+
+
+def report_missing(engine: MultiPaxos, to: NodeId, sent_upto: LogIndex, round_number: int) -> None:
+    """Say where we stand, and which of the slots up to ``sent_upto`` never arrived."""
     engine.send_stating_term(
         CommitReply(
             engine.epoch.number,
             engine.term,
             engine.node_id,
-            message.sender,
-            message.round,
+            to,
+            round_number,
             chosen_upto=min(engine.commit_index, engine.slots.durable_index),
-            sent_upto=message.sent_upto,
-            ranges=tuple(missing_slots(engine, message.sent_upto)[:RANGES_MAX]),
+            sent_upto=sent_upto,
+            ranges=tuple(missing_slots(engine, sent_upto)[:RANGES_MAX]),
         )
     )
-    learner.maybe_ask(engine, message.chosen_upto)
 
 
-def missing_slots(engine: MultiPaxos, upto: int) -> list[Range]:
+def missing_slots(engine: MultiPaxos, upto: LogIndex) -> list[Range]:
     """The slots up to ``upto`` that we neither hold at this ballot nor know as chosen."""
     first = engine.commit_index + 1
     if engine.slots.held.reach(first) >= upto:

@@ -366,7 +366,7 @@ def handle_commit_reply(engine: MultiPaxos, message: CommitReply) -> None:
     hear_position(engine, leader, peer, message.chosen_upto)
     if message.ranges:
         repeat_lost(engine, leader, peer, message)
-    if progress.match_index < min(message.sent_upto, progress.next_index - 1):
+    if message.round and progress.match_index < min(message.sent_upto, progress.next_index - 1):
         # An empty Accept: tell again, once it is on disk, what you accepted.
         send_entries(engine, leader, peer, ())
     count_votes(engine, leader, ())

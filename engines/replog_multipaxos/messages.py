@@ -117,7 +117,8 @@ class Commit:
 
 @record
 class CommitReply:
-    """The answer to :class:`Commit`; it states only what is on disk already."""
+    """The answer to :class:`Commit`; also sent when an Accept leaves a hole (round 0).  It states
+    only what is on disk already."""
 
     epoch: EpochNumber
     term: Term
@@ -127,7 +128,7 @@ class CommitReply:
     chosen_upto: LogIndex
     """Up to here the sender durably holds the chosen values."""
     sent_upto: LogIndex
-    """As it was in the Commit."""
+    """As it was in the Commit; else the last slot in front of the Accept."""
     ranges: tuple[Range, ...]
     """What never arrived of the slots up to ``sent_upto``."""
 

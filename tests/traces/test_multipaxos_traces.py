@@ -87,9 +87,9 @@ def hole() -> Cluster:
 
     The leader's disk stands still, so the two others decide.  Its Accept for slot 1 is lost to
     both; that for slot 2 arrives, is accepted by both and is chosen: n1 knows it, and can neither
-    commit nor apply it, for slot 1 is open.  The next heartbeat brings the answer "slot 1 never
-    arrived".  It is sent again, next_index stands at 3 all the time, and with slot 1 both are
-    committed, in order.
+    commit nor apply it, for slot 1 is open.  Both followers said at once that slot 1 never came
+    (commit_reply, ranges=1), but what is sent again is held back for a while.  When it arrives,
+    both slots are committed, in order.  next_index stands at 3 all the time.
     """
     cluster = Cluster(PLUGIN, BEATING, limits=ONE_BY_ONE)
     cluster.campaign(1)
@@ -97,11 +97,13 @@ def hole() -> Cluster:
     cluster.hold_disk(1)
     cluster.propose(1, b"first")
     cluster.drop(lambda flight: slots_of(flight) == [1])
+    cluster.hold(lambda flight: slots_of(flight) == [1])
     cluster.propose(1, b"second")
     cluster.settle()
     cluster.remark("slot 2 is chosen; slot 1 is not")
     assert cluster.nodes[1].replica.engine.status().commit_index == 0
-    cluster.tick(2)
+    cluster.release()
+    cluster.settle()
     assert [entry.data[-5:] for entry in cluster.applied(1)] == [b"first", b"econd"]
     cluster.release_disk(1)
     return cluster

@@ -32,6 +32,7 @@ from replog_bench.micro_engine import EngineCluster
 from replog_bench.micro_parts import PART_MEASURES
 from replog_bench.network import run_clients
 from replog_bench.processes import Child, ChildFailed, Processes
+from replog_bench.protocol import run_protocol
 from replog_bench.report import Measured, ThroughputRow, throughput_rows, to_json, to_table
 from replog_bench.trial import Trial, load_result
 
@@ -538,6 +539,32 @@ def test_rows_ratio_of_medians() -> None:
     assert raft.ratio_min == pytest.approx(0.3)
     assert raft.ratio_max == pytest.approx(0.8)
     assert raft.p50_in_syncs == pytest.approx(1.0 / 0.15)
+
+
+def test_rows_ratio_to_first_engine() -> None:
+    """The second engine is compared with the first as well, run by run."""
+    measured = {
+        "bare": _measured([100.0, 200.0]),
+        "one": _measured([50.0, 100.0]),
+        "two": _measured([60.0, 90.0]),
+    }
+    base, one, two = throughput_rows(measured, clients=64, value_bytes=64, sync_us=150.0)
+    assert base.ratio_to_first is one.ratio_to_first is one.ratio_to_first_min is None
+    assert two.ratio_to_first == pytest.approx(1.0)
+    assert (two.ratio_to_first_min, two.ratio_to_first_max) == (0.9, 1.2)
+
+
+@pytest.mark.parametrize("engine", plugins.engine_names())
+def test_protocol_is_counted(engine: str) -> None:
+    """Every event costs messages and bytes, and the same run gives the same figures."""
+    shown: list[str] = []
+    rows = run_protocol([engine], progress=shown.append)
+    assert len(rows) >= 8
+    assert all(row.messages > 0 and row.kib > 0 and row.engine == engine for row in rows)
+    assert rows == run_protocol([engine], progress=shown.append)
+    by_what = {row.what: row for row in rows}
+    assert by_what["one command"].messages >= 4
+    assert by_what["take-over, 1000 open"].kib > by_what["take-over, 100 open"].kib
 
 
 def test_rows_network() -> None:
