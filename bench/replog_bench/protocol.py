@@ -164,7 +164,7 @@ def loss(plugin: EnginePlugin) -> list[ProtocolRow]:
         size_bytes += meter.size_bytes
     p99 = quantiles(waits, n=100)[98]
     late = sum(1 for wait in waits if wait) / len(waits)
-    note = f"ticks: p99 of the wait; {late:.1%} wait at all, the longest {max(waits)}"
+    note = f"ticks: p99 of the wait; {late:.2%} wait at all, the longest {max(waits)}"
     count = len(waits)
     what = f"a command, {LOSS_CHANCE:.0%} loss"
     kib = size_bytes / count / 1024

@@ -94,17 +94,16 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     if entries and entries[0].index > slots.last_index + 1:
         # A hole has come up: what was to fill it was sent before this, and is probably lost.
         report_missing(engine, message.sender, entries[0].index - 1, round_number=0)
-    ranges: tuple[Range, ...]
-    if not entries:
-        ranges = tuple(slots.held.within(message.chosen_upto + 1, INDEX_MAX)[:RANGES_MAX])
-    elif (
-        entries[0].index > slots.last_index
-        and entries[-1].index - entries[0].index == len(entries) - 1
-    ):
-        slots.put(entries, held=True)
-        ranges = ((entries[0].index, entries[-1].index),)
-    else:
-        ranges = accept_each(engine, entries)
+    first, last = message.chosen_upto + 1, INDEX_MAX
+    if entries:
+        first, last = min(first, entries[0].index), entries[-1].index
+        if entries[0].index > slots.last_index and last - entries[0].index == len(entries) - 1:
+            slots.put(entries, held=True)
+        else:
+            accept_each(engine, entries)
+    # With the slots of the message all that are open in front of them: an answer that was lost
+    # is made good by the next one.
+    ranges = tuple(slots.held.within(first, last)[-RANGES_MAX:])
     learner.choose_held(engine, message.chosen_upto)
     engine.acknowledge(
         Accepted(
@@ -134,11 +133,10 @@ def check_proposals(message: Accept) -> None:
         )
 
 
-def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> tuple[Range, ...]:
+def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> None:
     """Vote slot by slot: some hold votes already, of this ballot (a repetition) or a lower one."""
     slots = engine.slots
     fresh: list[Entry] = []
-    accepted = IndexSet()
     for entry in entries:
         index = entry.index
         if index <= slots.base_index:
@@ -148,10 +146,8 @@ def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> tuple[Range, 
             check_same_value(engine, vote, entry)
         if vote.term != entry.term:
             fresh.append(entry)
-        accepted.add(index, index)
     if fresh:
         slots.put(fresh, held=True)
-    return accepted.ranges()[:RANGES_MAX]
 
 
 def check_same_value(engine: MultiPaxos, vote: Entry, entry: Entry) -> None:
