@@ -44,7 +44,7 @@ format: $(INSTALLED) ## rewrite the code in the house's format
 	$(PY) -m ruff format .
 
 bench: $(RUNNABLE) ## measure throughput and latency against the bare pipeline
-	$(PY) -m replog_bench throughput --engines raft --clients 1,64,1024
+	$(PY) -m replog_bench throughput --engines raft,multipaxos --clients 1,64,1024
 
 clean: ## remove the virtual environment and everything that was generated
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache

@@ -32,6 +32,7 @@ COLD_STARTS = 50
 SETTLE_TICKS = 400
 
 Progress: TypeAlias = Callable[[str], None]
+Measure: TypeAlias = Callable[[EnginePlugin], list[ProtocolRow]]
 
 
 class Meter:
@@ -221,7 +222,7 @@ def cold_start(plugin: EnginePlugin) -> list[ProtocolRow]:
     return [ProtocolRow("cold start", plugin.name, messages / COLD_STARTS, kib, mean(ticks), note)]
 
 
-MEASURES: tuple[Callable[[EnginePlugin], list[ProtocolRow]], ...] = (
+MEASURES: tuple[Measure, ...] = (
     steady_state,
     take_over,
     loss,
@@ -231,14 +232,16 @@ MEASURES: tuple[Callable[[EnginePlugin], list[ProtocolRow]], ...] = (
 )
 
 
-def run_protocol(engines: Sequence[str], progress: Progress) -> list[ProtocolRow]:
+def run_protocol(
+    engines: Sequence[str], progress: Progress, measures: Sequence[Measure] = MEASURES
+) -> list[ProtocolRow]:
     """Every measure with every engine, the engines beside each other.
 
     Raises :class:`~replog.errors.PluginError` for an engine that is not installed.
     """
     found = [plugins.find_engine(name) for name in engines]
     rows: list[ProtocolRow] = []
-    for measure in MEASURES:
+    for measure in measures:
         measured = []
         for plugin in found:
             progress(f"{measure.__name__} with {plugin.name}")

@@ -173,3 +173,17 @@ def test_stable_leader_prepares_once() -> None:
         cluster.tick()
     prepares = [line for line in cluster.trace.lines() if " send " in line and "prepare " in line]
     assert len(prepares) == 4 + 4  # the round that binds nobody, and phase 1
+
+
+def test_bookkeeping_is_bounded() -> None:
+    """What a leader remembers beside the log does not grow with the proposals that are done."""
+    cluster = led(5)
+    for at in range(300):
+        done(cluster, 1, b"%d" % at)
+    cluster.tick(4)
+    leader = engine_of(cluster, 1)
+    assert leader.leader is not None
+    assert len(leader.chosen.ranges()) == 0
+    assert all(len(each.ranges()) == 0 for each in leader.leader.accepted.values())
+    assert len(leader.slots.held.ranges()) == len(leader.slots.durable.ranges()) == 1
+    assert leader.leader.uncommitted_bytes == 0

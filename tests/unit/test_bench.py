@@ -23,7 +23,7 @@ import trio.testing
 from replog import plugins
 from replog.errors import CallerError, NotLeader, PluginError
 from replog.types import Waiter
-from replog_bench import bare, cluster, micro_parts, processes, throughput
+from replog_bench import bare, cluster, micro_parts, processes, protocol, throughput
 from replog_bench.__main__ import main
 from replog_bench.bare import ACK, Follower, Leader, encode_batch, split_commands
 from replog_bench.journal import Journal, SyncThread
@@ -32,7 +32,6 @@ from replog_bench.micro_engine import EngineCluster
 from replog_bench.micro_parts import PART_MEASURES
 from replog_bench.network import run_clients
 from replog_bench.processes import Child, ChildFailed, Processes
-from replog_bench.protocol import run_protocol
 from replog_bench.report import Measured, ThroughputRow, throughput_rows, to_json, to_table
 from replog_bench.trial import Trial, load_result
 
@@ -558,13 +557,12 @@ def test_rows_ratio_to_first_engine() -> None:
 def test_protocol_is_counted(engine: str) -> None:
     """Every event costs messages and bytes, and the same run gives the same figures."""
     shown: list[str] = []
-    rows = run_protocol([engine], progress=shown.append)
-    assert len(rows) >= 8
-    assert all(row.messages > 0 and row.kib > 0 and row.engine == engine for row in rows)
-    assert rows == run_protocol([engine], progress=shown.append)
-    by_what = {row.what: row for row in rows}
-    assert by_what["one command"].messages >= 4
-    assert by_what["take-over, 1000 open"].kib > by_what["take-over, 100 open"].kib
+    measures = (protocol.steady_state, protocol.diverged)
+    rows = protocol.run_protocol([engine], shown.append, measures)
+    assert [row.what for row in rows] == ["one command", "repair, 100 diverged"]
+    assert all(row.messages >= 4 and row.kib > 0 and row.engine == engine for row in rows)
+    assert rows == protocol.run_protocol([engine], shown.append, measures)
+    assert shown[0] == f"steady_state with {engine}"
 
 
 def test_rows_network() -> None:
