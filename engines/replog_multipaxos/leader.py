@@ -304,13 +304,17 @@ def handle_accepted(engine: MultiPaxos, message: Accepted) -> None:
         )
     hear_position(engine, leader, peer, message.chosen_upto)
     progress, accepted = leader.progress[peer], leader.accepted[peer]
+    fresh: list[Range] = []
     for first, last in message.ranges:
-        if first <= progress.match_index + 1:
-            progress.handle_accepted(max(last, progress.match_index))
-        else:
+        match_index = progress.match_index
+        if first > match_index + 1:
+            fresh += accepted.gaps(first, last)
             accepted.add(first, last)
+        elif last > match_index:
+            fresh.append((match_index + 1, last))
+            progress.handle_accepted(last)
     extend_match(leader, peer)
-    count_votes(engine, leader, message.ranges)
+    count_votes(engine, leader, fresh)
     maybe_ask_successor(engine, leader)
 
 

@@ -89,7 +89,8 @@ class Accept:
 
 @record
 class Accepted:
-    """Phase 2b: which slots are on disk at this ballot.  Counted as a set of voters per slot."""
+    """Phase 2b: which slots are on disk at this ballot: those of the answered Accept, and all open
+    ones in front of them.  Counted as a set of voters per slot."""
 
     epoch: EpochNumber
     term: Term

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from given import SMALL, b, carried_out, done, engine_of, kind, led, lone, vote
+from paxos_given import SMALL, b, carried_out, done, engine_of, kind, led, lone, vote
 
 import replog_multipaxos
 from replog.errors import InvariantViolated

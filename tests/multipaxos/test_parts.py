@@ -6,7 +6,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from given import b, engine_of, led, vote
+from paxos_given import b, engine_of, led, vote
 
 from replog.types import Role
 from replog_multipaxos.acceptor import merge_accepted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from given import (
+from paxos_given import (
     SMALL,
     answers,
     b,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from given import SMALL, answers, b, carried_out, done, engine_of, kind, led, lone, vote
+from paxos_given import SMALL, answers, b, carried_out, done, engine_of, kind, led, lone, vote
 
 from replog.errors import InvariantViolated, Overloaded, SchemaError
 from replog.testing import Flight, Outcome

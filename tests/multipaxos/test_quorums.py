@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from given import engine_of, lone, vote
+from paxos_given import engine_of, lone, vote
 
 from replog.errors import ConfigError, LogDamaged
 from replog.quorum import Threshold

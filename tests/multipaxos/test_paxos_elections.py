@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from given import answers, b, carried_out, cluster_of, done, engine_of, led, lone
+from paxos_given import answers, b, carried_out, cluster_of, done, engine_of, led, lone
 
 from replog.testing import Cluster
 from replog.types import Role
