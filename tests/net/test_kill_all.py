@@ -11,6 +11,7 @@ from replog import Client
 from replog.cli.demo_nodes import NodeProcesses, node_processes
 from replog.config import local_config
 from replog.errors import NotDone, OutcomeUnknown
+from replog.plugins import engine_names
 from replog_kv import Kv
 
 pytestmark = pytest.mark.net
@@ -43,10 +44,11 @@ async def load_until_killed(nodes: NodeProcesses) -> dict[str, bytes]:
     return acknowledged
 
 
-async def test_kill_all_keeps_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", engine_names())
+async def test_kill_all_keeps_everything(tmp_path: Path, engine: str) -> None:
     """All nodes are killed with SIGKILL under load; after a restart every acknowledged write is in
     every replica, and the replicas agree."""
-    config = local_config(tmp_path / "data", nodes=3)
+    config = local_config(tmp_path / "data", nodes=3, engine=engine)
     with trio.fail_after(60):
         async with node_processes(config, tmp_path) as nodes:
             await nodes.wait_leader()
