@@ -170,6 +170,9 @@ def main(names: Sequence[str]) -> int:
         known = ", ".join(part.name for part in PARTS)
         print(f"no part is named {' or '.join(names)}; the parts are: {known}", file=sys.stderr)
         return 2
+    # A shell that starts this in the background has it ignore Ctrl-C, and what it starts as well;
+    # the tests send that signal and expect it to be heard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="replog-test-") as scratch:
         for part in wanted:

@@ -41,7 +41,8 @@ def random_cluster(node_count: int, seed: int) -> Cluster:
         in_flight_bytes_max=random.choice((1, 200, 1 << 20)),
         apply_entries_max=random.choice((1, 2, 4096)),
     )
-    quorum = Threshold(tuple(range(1, node_count + 1)), phase2)
+    node_ids = tuple(range(1, node_count + 1))
+    quorum = Threshold(node_ids, phase2)
     return Cluster(
         PLUGIN,
         options,
@@ -50,7 +51,7 @@ def random_cluster(node_count: int, seed: int) -> Cluster:
         limits=limits,
         sync_ticks=random.choice((0, 0, 1, 3)),
         quorum=quorum,
-        checks=multipaxos_checks(quorum),
+        checks=multipaxos_checks(quorum, Threshold(node_ids, phase1)),
     )
 
 
