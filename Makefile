@@ -2,6 +2,9 @@
 # or older than pyproject.toml.  Needs Python 3.11 or newer with pip and venv, and nothing else.
 
 PYTHON ?= python3
+# For sim-deep: how many seeds, and the first of them.
+SEEDS ?= 10000
+START ?= 1000000
 
 PY := .venv/bin/python
 INSTALLED := .venv/installed
@@ -11,7 +14,7 @@ COMMA := ,
 
 # The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test mutants sim-deep check-deep lint format bench clean
 
 define CHECK_PYTHON
 @"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -24,7 +27,7 @@ endef
 
 help: ## show the targets (this text)
 	@echo "make TARGET [PYTHON=python3.12], where TARGET is one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
 		while IFS='|' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
 
 demo: $(RUNNABLE) ## run the demonstration: a cluster of three on this machine
@@ -33,6 +36,19 @@ demo: $(RUNNABLE) ## run the demonstration: a cluster of three on this machine
 test: ## run every test part by part, with the minutes of each
 	$(CHECK_PYTHON)
 	@"$(PYTHON)" tests/run_parts.py
+
+sim-deep: $(RUNNABLE) ## simulate SEEDS seeds of every engine, from START on
+	.venv/bin/replog sim --seeds $(SEEDS) --start $(START)
+
+# Each space for every engine; together about a quarter of an hour and 2 GB of memory.
+check-deep: $(RUNNABLE) ## walk the larger spaces of the model checker
+	.venv/bin/replog check --in-flight 3 --crashes 0
+	.venv/bin/replog check --crashes 2
+	.venv/bin/replog check --commands 2 --crashes 0
+	.venv/bin/replog check --in-flight 3
+
+mutants: $(RUNNABLE) ## plant every fault of tests/mutants, and say what finds it
+	$(PY) tests/mutants/run.py
 
 lint: $(INSTALLED) ## check style, formatting and types
 	$(PY) -m ruff check .

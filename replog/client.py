@@ -334,8 +334,8 @@ class Client:
             )
         return Unavailable(
             f"no leader took the command within {seconds} and it was not done "
-            f"({self._search.reasons()}); see that a majority of the nodes runs, and check the "
-            "client's addresses"
+            f"({self._search.reasons()}); see that enough of the nodes run to elect a leader, and "
+            "check the client's addresses"
         )
 
     # -- questions to one node --

@@ -159,8 +159,13 @@ def agreed_options(config: Config) -> Mapping[str, int]:
     try:
         return plugin.agreed(config.engine_options, len(config.nodes))
     except ConfigError as error:
-        problems = [f"engine.{config.engine}.{problem}" for problem in error.problems]
-        raise ConfigError(config.source, problems) from error
+        raise options_error(config, error) from error
+
+
+def options_error(config: Config, error: ConfigError) -> ConfigError:
+    """What an engine finds wrong in its options, said with the file and the path of each key."""
+    problems = [f"engine.{config.engine}.{problem}" for problem in error.problems]
+    return ConfigError(config.source, problems)
 
 
 def local_config(

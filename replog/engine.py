@@ -35,8 +35,8 @@ The rules of the contract:
 * **Entries travel as they are.**  A message holds :class:`~replog.types.Entry` records; their
   bodies were encoded once and are spliced, never decoded, on the way.
 * **Role variables die with the role**: one record per role, replaced at each change.
-* An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`,
-  :mod:`~replog_raft.logview`) and calls them; a part never calls back.
+* An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`) and
+  calls them; a part never calls back.
 * ``clone()``, ``key()`` and ``check()`` serve the model checker and the invariants: a clone shares
   nothing mutable, equal keys mean equal futures, ``check`` raises
   :class:`~replog.errors.InvariantViolated`.
@@ -206,5 +206,7 @@ class EnginePlugin(Protocol):
         """Make the engine of one node.
 
         Raises :class:`~replog.errors.LogDamaged` for a recovered log that the engine cannot have
-        written, and :class:`~replog.errors.ConfigError` for options that do not fit the epoch.
+        written, :class:`~replog.errors.ConfigError` for options that do not fit the epoch, and
+        :class:`~replog.errors.UnknownFormat` or :class:`~replog.errors.DirectoryError` for
+        something agreed that the engine does not know or cannot have recorded.
         """

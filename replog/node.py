@@ -1,20 +1,12 @@
-"""A node: the one loop that carries out what its replica is ready for.
+"""A node: the tasks around the one loop that carries out what its replica is ready for.
 
 Synchronous code decides, asynchronous code carries.  What arrives goes straight into the replica,
-and then a *turn*, which is synchronous, carries out what the replica is ready for:
+and then a turn of :mod:`replog.turns` carries out what the replica is ready for.  Readers of peers'
+sockets take a turn after each batch; proposals, clients' requests and ticks wake the one task that
+takes turns for them, so that they share one.
 
-1. the writes go to the sync thread, and the messages leave, beside each other;
-2. what is committed is applied, and those who wait for it get their results (and may propose
-   more, so the turn goes on until the replica is ready for nothing);
-3. what was queued for clients leaves.
-
-When a group has become durable its Readys are advanced, the messages that waited for it leave, and
-a turn follows.  Readers of peers' sockets take a turn after each batch; proposals, clients'
-requests and ticks wake the one loop that takes turns for them, so that they share one.
-
-So a batch costs one turn, one write, one sync and one frame per peer, and it grows by itself with
-the load.  The disk works beside the network (Raft thesis §10.2.1); a sync that stalls for seconds
-stops no heartbeat.
+The disk works beside the network (Raft thesis §10.2.1), in a thread of its own; a sync that stalls
+for seconds stops no heartbeat.
 
 Nothing here knows which engine decides, or what the state machine means.
 """
@@ -22,10 +14,8 @@ Nothing here knows which engine decides, or what the state machine means.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
@@ -34,15 +24,14 @@ import structlog
 import trio
 
 from replog import plugins
-from replog.config import Config, load_config
+from replog.config import Config, load_config, options_error
 from replog.engine import EngineSetup
 from replog.errors import (
     CommandTooLarge,
+    ConfigError,
     DirectoryError,
     FatalError,
-    NotDone,
     OutcomeUnknown,
-    Overloaded,
     Unavailable,
     UnknownFormat,
 )
@@ -56,6 +45,7 @@ from replog.storage.protocol import Recovered, Storage, Write
 from replog.sync_thread import SyncThread
 from replog.transport.protocol import Transport
 from replog.transport.tcp import Member, TcpTransport
+from replog.turns import Surroundings, Turns
 from replog.types import (
     NO_NODE,
     Applied,
@@ -64,9 +54,9 @@ from replog.types import (
     HardState,
     LogIndex,
     NodeId,
-    Ready,
     Role,
     RoleChange,
+    SoftState,
     Status,
     Waiter,
 )
@@ -104,17 +94,19 @@ class Node:
         recovered = storage.recover()
         check_epoch(directory.path, recovered, epoch.number)
         plugin = plugins.find_engine(identity.engine)
-        engine = plugin.create(
-            EngineSetup(
-                node_id=self.node_id,
-                epoch=epoch,
-                hard_state=recovered.hard_state or HardState(epoch.number, 0, NO_NODE),
-                entries=recovered.entries,
-                limits=config.limits,
-                options=config.engine_options,
-                seed=identity.incarnation,
-            )
+        setup = EngineSetup(
+            node_id=self.node_id,
+            epoch=epoch,
+            hard_state=recovered.hard_state or HardState(epoch.number, 0, NO_NODE),
+            entries=recovered.entries,
+            limits=config.limits,
+            options=config.engine_options,
+            seed=identity.incarnation,
         )
+        try:
+            engine = plugin.create(setup)
+        except ConfigError as error:
+            raise options_error(config, error) from error
         self._replica = Replica(engine, machine, config.limits)
         self._wakeup = Wakeup()
         self._transport: Transport = TcpTransport(
@@ -128,22 +120,22 @@ class Node:
             self._log,
         )
         self._server = ClientServer(self, config, self._log)
+        self._turns = Turns(
+            self.node_id,
+            self._replica,
+            config.limits,
+            Surroundings(
+                send=self._transport.send,
+                flush=self._transport.flush,
+                write=self._write,
+                wake=self._wakeup.set,
+                answer=self._server.flush,
+                report_role=self._report_role,
+                time_ms=lambda: int(time.time() * 1000),
+            ),
+        )
         self._syncs: SyncThread | None = None
-        self._unwritten: list[Write] = []
-        """Writes that wait for the group on its way."""
-        self._unsynced: deque[Ready] = deque()
-        """Readys that were not advanced yet, oldest first."""
-        self._written_count = 0
-        """How many of them, from the oldest, the group on its way covers."""
         self._is_running = False
-        self._is_turning = False
-        self._payloads: list[bytes] = []
-        """What was submitted since the last proposal, and beside it who waits for each."""
-        self._waiters: list[Waiter] = []
-        self._submitted_bytes = 0
-        self._command_bytes_max = config.limits.command_bytes_max
-        self._unapplied: deque[Ready] = deque()
-        """Readys whose entries are committed and not applied yet."""
         self._role_changed = trio.Event()
 
     # -- for the embedding program --
@@ -161,20 +153,7 @@ class Node:
         """
         if not self._is_running:
             raise Unavailable(f"node {self.node_id} is not running (any more)")
-        size_bytes = len(payload)
-        if size_bytes > self._command_bytes_max:
-            raise CommandTooLarge(size_bytes, self._command_bytes_max)
-        self._submitted_bytes += size_bytes
-        if self._submitted_bytes > self.config.limits.uncommitted_bytes_max:
-            self._submitted_bytes -= size_bytes
-            raise Overloaded(
-                f"node {self.node_id} holds {self._submitted_bytes} bytes of commands that were "
-                "submitted and not proposed yet; try again a little later"
-            )
-        self._payloads.append(payload)
-        self._waiters.append(waiter)
-        if not self._is_turning:
-            self._wakeup.set()
+        self._turns.submit(payload, waiter)
 
     async def propose(self, payload: bytes) -> Applied:
         """Replicate one command and return its index and result.
@@ -193,8 +172,9 @@ class Node:
 
         Raises :class:`~replog.errors.CommandTooLarge` or :class:`~replog.errors.BadCommand`.
         """
-        if len(payload) > self._command_bytes_max:
-            raise CommandTooLarge(len(payload), self._command_bytes_max)
+        bytes_max = self.config.limits.command_bytes_max
+        if len(payload) > bytes_max:
+            raise CommandTooLarge(len(payload), bytes_max)
         self.machine.check_payload(payload)
 
     async def _replicate(self, payload: bytes) -> Applied:
@@ -313,11 +293,10 @@ class Node:
             raise
         finally:
             self._is_running = False
-            self._replica.end_waits(
-                OutcomeUnknown("the node stopped before the outcome of the command was known")
+            self._turns.end(
+                OutcomeUnknown("the node stopped before the outcome of the command was known"),
+                Unavailable("the node stopped before the command was proposed"),
             )
-            for waiter in self._waiters:
-                waiter(0, None, Unavailable("the node stopped before the command was proposed"))
             self._server.flush()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._syncs.stop)
@@ -343,7 +322,7 @@ class Node:
         while True:
             await trio.lowlevel.wait_readable(syncs.wake_descriptor)
             if syncs.take_ended():
-                self._handle_synced()
+                self._turns.handle_synced()
                 self._turn()
 
     def _turn(self) -> None:
@@ -352,103 +331,20 @@ class Node:
         A socket's reader calls this itself after a batch from a peer: a switch to another task
         would cost more than a small batch is worth.
         """
-        self._is_turning = True
-        if len(self._unapplied) > 1:
-            self._apply_next()  # a backlog that had to wait for the disk
-        self._propose_submitted()
-        while (ready := self._replica.ready()) is not None:
-            self._carry_out(ready)
-            self._propose_submitted()
-            if len(ready.committed) >= self.config.limits.apply_entries_max:
-                # There may be a long backlog: heartbeats go out and come in between.
-                self._wakeup.set()
-                break
-        self._is_turning = False
-        self._server.flush()
+        self._turns.turn()
 
-    def _propose_submitted(self) -> None:
-        """Propose everything that was submitted, as one batch."""
-        if not self._payloads:
-            return
-        payloads, waiters = self._payloads, self._waiters
-        self._payloads, self._waiters, self._submitted_bytes = [], [], 0
-        try:
-            self._replica.propose_batch(payloads, int(time.time() * 1000), waiters)
-        except NotDone as refusal:
-            for waiter in waiters:
-                waiter(0, None, refusal)
-            # Who submits again at once is heard in another turn, or this one might never end.
-            self._wakeup.set()
-
-    def _carry_out(self, ready: Ready) -> None:
-        """One Ready.  The disk first: it starts while the sends are in the kernel."""
-        self._start_writing(ready)
-        for message in ready.messages:
-            self._transport.send(message)
-        self._transport.flush()
-        if ready.committed:
-            self._unapplied.append(ready)
-        # A sync thread that was just started needs the interpreter; unless somebody waits for
-        # results, applying now would only hold up the acknowledgement.
+    def _write(self, writes: list[Write]) -> None:
+        """Hand a group to the sync thread, which has none on its way."""
         assert self._syncs is not None
-        if self._unapplied and (self._replica.waiting_count or not self._syncs.is_busy):
-            self._apply_next()
-        if ready.soft_state is not None:
-            # Now, and not when its turn to be applied comes: a backlog may last into a later
-            # leadership, whose waits are none of this change's business.
-            self._replica.follow_role(ready.soft_state)
-            if self._unapplied and self._unapplied[-1] is ready:
-                self._unapplied[-1] = replace(ready, soft_state=None)
-            self._report_role()
+        self._syncs.submit(self._storage.encode(writes))
 
-    def _apply_next(self) -> None:
-        """Apply what the oldest of the waiting Readys has committed; a turn for each of them."""
-        self._replica.apply(self._unapplied.popleft())
-        if self._unapplied:
-            self._wakeup.set()
-
-    def _start_writing(self, ready: Ready) -> None:
-        """Send a Ready's writes on their way to disk, or let it pass if nothing is before it."""
-        self._unsynced.append(ready)
-        if ready.writes:
-            self._unwritten.append(Write(ready.hard_state, ready.truncate_from, ready.entries))
-            self._submit_group()
-        elif len(self._unsynced) == 1:
-            self._advance(1)
-
-    def _submit_group(self) -> None:
-        """Hand everything that waits to the sync thread, as one group."""
-        assert self._syncs is not None
-        if self._unwritten and not self._syncs.is_busy:
-            group = self._storage.encode(self._unwritten)
-            self._unwritten.clear()
-            self._written_count = len(self._unsynced)
-            self._syncs.submit(group)
-
-    def _handle_synced(self) -> None:
-        """Advance what has become durable, and start on what came up meanwhile."""
-        self._advance(self._written_count)
-        if self._unwritten:
-            self._submit_group()
-        else:
-            self._advance(len(self._unsynced))
-        self._transport.flush()
-        if self._unapplied:
-            self._apply_next()
-
-    def _advance(self, count: int) -> None:
-        """The oldest ``count`` Readys are durable: advance them, let their answers leave."""
-        for _ in range(count):
-            ready = self._unsynced.popleft()
-            self._replica.advance(ready)
-            for message in ready.messages_after_sync:
-                self._transport.send(message)
-
-    def _report_role(self) -> None:
-        change = self._role()
-        event = "leader_elected" if change.role is Role.LEADER else "role_changed"
+    def _report_role(self, soft_state: SoftState) -> None:
+        event = "leader_elected" if soft_state.role is Role.LEADER else "role_changed"
         self._log.info(
-            event, role=change.role.value, leader=change.leader_id or None, term=change.term
+            event,
+            role=soft_state.role.value,
+            leader=soft_state.leader_id or None,
+            term=self._replica.engine.term,
         )
         self._role_changed.set()
         self._role_changed = trio.Event()

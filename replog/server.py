@@ -326,6 +326,7 @@ def status_map(status: Status, is_durable: bool) -> dict[str, object]:
         "durable_index": status.durable_index,
         "commit_index": status.commit_index,
         "applied_index": status.applied_index,
+        "commit_quorum": status.commit_quorum,
         "durable": is_durable,
         "peers": [
             {

@@ -282,6 +282,9 @@ class Status:
     applied_index: LogIndex
     peers: tuple[PeerStatus, ...]
     """Sorted by node id; empty unless the node leads."""
+    commit_quorum: int = 0
+    """How many nodes, the leader among them, must hold an entry before it is committed; 0: the
+    engine does not say, which is taken for a majority."""
 
 
 @record

@@ -7,13 +7,14 @@ two engines is one of their protocols, and the same run gives the same figures e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean, quantiles
 from typing import TypeAlias
 
 from replog import plugins
 from replog.engine import EnginePlugin
 from replog.limits import Limits
+from replog.testing.checks import Check, Nodes
 from replog.testing.cluster import Cluster
 from replog.testing.faults import Faults
 from replog.testing.network import Flight
@@ -35,7 +36,7 @@ Progress: TypeAlias = Callable[[str], None]
 Measure: TypeAlias = Callable[[EnginePlugin], list[ProtocolRow]]
 
 
-class Meter:
+class Meter(Check):
     """Counts what leaves the nodes; a check of the cluster, since those see every message."""
 
     def __init__(self, plugin: EnginePlugin) -> None:
@@ -45,13 +46,13 @@ class Meter:
         self.candidates: dict[int, NodeId] = {}
         """The terms in which a node asked to lead."""
 
-    def check_sent(self, nodes: Mapping[NodeId, ClusterNode], flight: Flight) -> str:
+    def check_sent(self, nodes: Nodes, flight: Flight) -> str:
         """Count a message."""
         self.messages += 1
         self.size_bytes += len(self._codec.encode(flight.message))
         return ""
 
-    def check_event(self, nodes: Mapping[NodeId, ClusterNode], node: ClusterNode) -> str:
+    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
         """Note who asks to lead."""
         engine = node.replica.engine
         if engine.soft_state.role in (Role.CANDIDATE, Role.LEADER):

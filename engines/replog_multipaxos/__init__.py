@@ -11,12 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from replog.engine import Engine, EngineSetup, MessageSpec
-from replog.errors import ConfigError, LogDamaged
+from replog.errors import ConfigError, DirectoryError, LogDamaged, UnknownFormat
 from replog_multipaxos.messages import MESSAGE_SPECS
 from replog_multipaxos.multipaxos import MultiPaxos
 from replog_multipaxos.options import MultiPaxosOptions
 
 __all__ = ["PLUGIN", "MultiPaxos", "MultiPaxosOptions"]
+
+
+QUORUM_NAMES: Final = ("phase1_quorum", "phase2_quorum")
+"""What all nodes of a cluster must hold to alike."""
 
 
 class MultiPaxosPlugin:
@@ -30,12 +34,13 @@ class MultiPaxosPlugin:
     def agreed(self, options: object, voter_count: int) -> Mapping[str, int]:
         """The sizes of the two quorums; see :meth:`replog.engine.EnginePlugin.agreed`."""
         assert isinstance(options, MultiPaxosOptions)
-        phase1, phase2 = options.quorum_sizes(voter_count)
+        given = {name: getattr(options, name) for name in QUORUM_NAMES if getattr(options, name)}
         problems = [
             f"{name}: {size} is not 1 to {voter_count}, the number of nodes"
-            for name, size in (("phase1_quorum", phase1), ("phase2_quorum", phase2))
+            for name, size in given.items()
             if not 1 <= size <= voter_count
         ]
+        phase1, phase2 = options.quorum_sizes(voter_count)
         if not problems and phase1 + phase2 <= voter_count:
             problems.append(
                 f"phase1_quorum: {phase1} and phase2_quorum = {phase2} do not add up to more than "
@@ -43,14 +48,35 @@ class MultiPaxosPlugin:
             )
         if problems:
             raise ConfigError("engine options", problems)
-        return {"phase1_quorum": phase1, "phase2_quorum": phase2}
+        return dict(zip(QUORUM_NAMES, (phase1, phase2), strict=True))
 
     def create(self, setup: EngineSetup) -> Engine:
         """Make the engine of one node; see :meth:`replog.engine.EnginePlugin.create`."""
         assert isinstance(setup.options, MultiPaxosOptions)
+        check_agreed(setup)
         check_options(setup, setup.options)
         check_recovered(setup)
         return MultiPaxos(setup)
+
+
+def check_agreed(setup: EngineSetup) -> None:
+    """Raise unless what was recorded at the founding is what :meth:`MultiPaxosPlugin.agreed` may
+    have said: a name of a later release may stand for a rule that this one would break."""
+    voter_count = len(setup.epoch.voter_ids)
+    sizes = dict.fromkeys(QUORUM_NAMES, voter_count // 2 + 1) | dict(setup.epoch.agreed)
+    unknown = [name for name in sizes if name not in QUORUM_NAMES]
+    if unknown:
+        raise UnknownFormat(
+            f"the cluster was founded with {', '.join(unknown)}, which this release of the engine "
+            "does not know; run the release that founded it, or a later one"
+        )
+    phase1, phase2 = (sizes[name] for name in QUORUM_NAMES)
+    if not 1 <= min(phase1, phase2) <= max(phase1, phase2) <= voter_count < phase1 + phase2:
+        raise DirectoryError(
+            f"the cluster of {voter_count} nodes was founded with quorums of {phase1} and {phase2} "
+            "nodes, which need not meet or cannot be reached; the record in this node's directory "
+            "was altered: restore it from another node's"
+        )
 
 
 def check_options(setup: EngineSetup, options: MultiPaxosOptions) -> None:

@@ -20,6 +20,7 @@ from replog_multipaxos.messages import (
     Prepare,
     Promise,
 )
+from replog_multipaxos.slots import check_not_ahead
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -88,7 +89,7 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     """Vote for every slot of the message: its ballot is the promised one (PMS §2.2, P1a)."""
     entries = message.entries
     engine.check_owner(message)
-    check_proposals(message)
+    check_proposals(engine, message)
     engine.follow(message.sender)
     slots = engine.slots
     if entries and entries[0].index > slots.last_index + 1:
@@ -102,8 +103,9 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
         else:
             accept_each(engine, entries)
     # With the slots of the message all that are open in front of them: an answer that was lost
-    # is made good by the next one.
-    ranges = tuple(slots.held.within(first, last)[-RANGES_MAX:])
+    # is made good by the next one.  Who asks to be told again needs the lowest first.
+    held = slots.held.within(first, last)
+    ranges = tuple(held[-RANGES_MAX:] if entries else held[:RANGES_MAX])
     learner.choose_held(engine, message.chosen_upto)
     engine.acknowledge(
         Accepted(
@@ -117,7 +119,7 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     )
 
 
-def check_proposals(message: Accept) -> None:
+def check_proposals(engine: MultiPaxos, message: Accept) -> None:
     """Refuse what no correct leader sends; indexes ascend already (:mod:`replog.entries`).
 
     Raises :class:`~replog.errors.SchemaError`.
@@ -131,6 +133,7 @@ def check_proposals(message: Accept) -> None:
             f"node {message.sender} proposes entries {entries[0].index} to {entries[-1].index} of "
             f"another ballot or epoch than its own ({message.term})"
         )
+    check_not_ahead(message.sender, entries, engine.commit_index)
 
 
 def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> None:
@@ -163,9 +166,9 @@ def check_same_value(engine: MultiPaxos, vote: Entry, entry: Entry) -> None:
 def merge_accepted(last: Accepted, message: Accepted) -> Accepted | None:
     """One Accepted that says what two of one ballot say; ``None`` when it would be too long."""
     before, after = last.ranges, message.ranges
-    if before and after and before[-1][1] + 1 == after[0][0]:
-        # The usual case: the next stretch of the same pipeline.
-        ranges = (*before[:-1], (before[-1][0], after[0][1]), *after[1:])
+    if len(before) == len(after) == 1 and before[0][0] <= after[0][0] <= before[0][1] + 1:
+        # The usual case: one stretch without holes, told again as far as it has grown.
+        ranges: tuple[Range, ...] = ((before[0][0], max(before[0][1], after[0][1])),)
     else:
         ranges = IndexSet((*before, *after)).ranges()
     if len(ranges) > RANGES_MAX:

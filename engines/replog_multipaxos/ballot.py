@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from replog.errors import InvariantViolated
 from replog.types import NODE_ID_MAX, NodeId, Term
 
 OWNER_BITS: Final = 16
@@ -33,5 +34,15 @@ def round_of(ballot: Term) -> int:
 
 
 def next_ballot(seen: Term, node_id: NodeId) -> Term:
-    """The first ballot of a node above every ballot up to ``seen``."""
+    """The first ballot of a node above every ballot up to ``seen``.
+
+    Raises :class:`~replog.errors.InvariantViolated` when there is none: no cluster gets through
+    2^48 elections, so a node miscounted, and whoever promised such a ballot must stop.
+    """
+    if round_of(seen) >= ROUND_MAX:
+        raise InvariantViolated(
+            f"ballot {seen} is of the last round, {ROUND_MAX}, which no cluster reaches by "
+            f"elections: node {owner_of(seen)} or its disk has miscounted; stop the nodes and look "
+            "at its log"
+        )
     return ballot_of(round_of(seen) + 1, node_id)

@@ -10,18 +10,18 @@ A :class:`Candidacy` holds the variables of one round and dies with it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from replog.errors import InvariantViolated, SchemaError
+from replog.errors import SchemaError
 from replog.types import NO_NODE, Entry, EntryKind, LogIndex, NodeId, Role, Term, entry_body
 from replog_multipaxos import leader as leading
 from replog_multipaxos import learner
 from replog_multipaxos.acceptor import check_same_value
-from replog_multipaxos.ballot import ROUND_MAX, owner_of, round_of
+from replog_multipaxos.ballot import owner_of
 from replog_multipaxos.indexes import INDEX_MAX, IndexSet
 from replog_multipaxos.messages import Nack, Prepare, Promise, TakeOver
-from replog_multipaxos.slots import HOLE
+from replog_multipaxos.slots import HOLE, check_not_ahead
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -38,6 +38,10 @@ class Promised:
         self.trimmed_upto: LogIndex = 0
         self.chosen_upto: LogIndex = 0
 
+    def covers_from(self, slot: LogIndex) -> bool:
+        """Whether its pages cover every slot from ``slot`` on."""
+        return self.covered.reach(slot) == INDEX_MAX
+
     def clone(self) -> Promised:
         """An independent copy."""
         copy = Promised()
@@ -53,12 +57,18 @@ class Promised:
 class Candidacy:
     """The variables of one round, be it one that binds nobody or phase 1."""
 
-    __slots__ = ("ballot", "elapsed", "from_slot", "promised", "refused", "votes", "willing")
+    __slots__ = (
+        "ballot",
+        "elapsed",
+        "promised",
+        "refused",
+        "silent_heartbeats",
+        "votes",
+        "willing",
+    )
 
-    def __init__(self, ballot: Term, from_slot: LogIndex) -> None:
+    def __init__(self, ballot: Term, peer_ids: Sequence[NodeId]) -> None:
         self.ballot = ballot
-        self.from_slot = from_slot
-        """The first slot that this node did not know as chosen when the round began."""
         self.willing: list[NodeId] = []
         """Who would promise; only in the round that binds nobody."""
         self.refused: list[NodeId] = []
@@ -67,25 +77,27 @@ class Candidacy:
         self.votes: dict[LogIndex, Entry] = {}
         """By slot, of what was told: the vote of the highest ballot."""
         self.elapsed = 0
-        """Ticks since a Prepare was last sent."""
+        """Ticks since the last heartbeat, at which silent peers are asked again."""
+        self.silent_heartbeats = dict.fromkeys(peer_ids, 0)
+        """By peer, whole heartbeats since it was asked for something new; only in phase 1."""
 
     def clone(self) -> Candidacy:
         """An independent copy."""
-        copy = Candidacy(self.ballot, self.from_slot)
+        copy = Candidacy(self.ballot, ())
         copy.willing, copy.refused = self.willing.copy(), self.refused.copy()
         copy.promised = {peer: promised.clone() for peer, promised in self.promised.items()}
         copy.votes = self.votes.copy()
-        copy.elapsed = self.elapsed
+        copy.elapsed, copy.silent_heartbeats = self.elapsed, self.silent_heartbeats.copy()
         return copy
 
     def key(self) -> Hashable:
         """Equal for two rounds that go on alike."""
         return (
-            (self.ballot, self.from_slot, self.elapsed),
+            (self.ballot, self.elapsed, tuple(self.silent_heartbeats.items())),
             tuple(sorted(self.willing)),
             tuple(sorted(self.refused)),
             tuple(sorted((peer, promised.key()) for peer, promised in self.promised.items())),
-            tuple(sorted((slot, vote.term) for slot, vote in self.votes.items())),
+            tuple(self.votes[slot] for slot in sorted(self.votes)),
         )
 
 
@@ -106,7 +118,7 @@ def tick(engine: MultiPaxos) -> None:
         if candidacy.elapsed >= engine.options.heartbeat_ticks:
             candidacy.elapsed = 0
             for peer in engine.peer_ids:
-                prepare_rest(engine, candidacy, peer)
+                maybe_prepare_again(engine, candidacy, peer)
             fetch_trimmed(engine, candidacy)
     engine.election_elapsed += 1
     if (
@@ -159,7 +171,7 @@ def begin_round(engine: MultiPaxos, role: Role, ballot: Term) -> None:
     engine.leave_role()
     engine.role = role
     engine.leader_id = NO_NODE
-    engine.candidacy = Candidacy(ballot, engine.commit_index + 1)
+    engine.candidacy = Candidacy(ballot, engine.peer_ids)
     engine.election_elapsed = 0
     draw_election_ticks(engine)
 
@@ -224,8 +236,6 @@ def start_election(engine: MultiPaxos) -> None:
 
     After a crash the same ballot could otherwise be used twice, for two different values.
     """
-    if round_of(engine.term) >= ROUND_MAX:
-        raise InvariantViolated(f"ballot {engine.term} is of the last round: some node miscounted")
     engine.update_term(engine.next_ballot)
     begin_round(engine, Role.CANDIDATE, engine.term)
     for peer in engine.peer_ids:
@@ -238,13 +248,26 @@ def prepare(engine: MultiPaxos, to: NodeId, from_slot: LogIndex) -> Prepare:
 
 
 def prepare_rest(engine: MultiPaxos, candidacy: Candidacy, peer: NodeId) -> None:
-    """Ask a peer for what its promise did not cover yet; only when our own is on disk."""
+    """Ask a peer for what its promise did not cover yet; only when our own is on disk.  What is
+    known as chosen meanwhile it need not tell."""
     promised = candidacy.promised.get(peer)
-    reach = candidacy.from_slot - 1
+    reach = engine.commit_index
     if promised is not None:
-        reach = promised.covered.reach(candidacy.from_slot)
+        reach = promised.covered.reach(reach + 1)
     if reach < INDEX_MAX:
         engine.send(prepare(engine, peer, reach + 1))
+
+
+def maybe_prepare_again(engine: MultiPaxos, candidacy: Candidacy, peer: NodeId) -> None:
+    """A heartbeat has passed: ask again for a page that did not come in all that time.
+
+    After one whole heartbeat, then after two more, four, and so on: a page may be under way on a
+    slow link, and each that is told twice makes those behind it later.
+    """
+    silent_heartbeats = candidacy.silent_heartbeats[peer] + 1
+    candidacy.silent_heartbeats[peer] = silent_heartbeats
+    if silent_heartbeats > 0 and silent_heartbeats & (silent_heartbeats - 1) == 0:
+        prepare_rest(engine, candidacy, peer)
 
 
 def handle_promise(engine: MultiPaxos, message: Promise) -> None:
@@ -253,7 +276,7 @@ def handle_promise(engine: MultiPaxos, message: Promise) -> None:
     assert candidacy is not None
     if message.pre:
         return
-    check_page(message)
+    check_page(engine, message)
     promised = candidacy.promised.setdefault(message.sender, Promised())
     promised.trimmed_upto = max(promised.trimmed_upto, message.trimmed_upto)
     promised.chosen_upto = max(promised.chosen_upto, message.chosen_upto)
@@ -267,16 +290,20 @@ def handle_promise(engine: MultiPaxos, message: Promise) -> None:
         elif vote.term > known.term:
             candidacy.votes[vote.index] = vote
     learner.take_facts(engine, facts)
-    promised.covered.add(message.from_slot, message.upto_slot or INDEX_MAX)
+    first, last = message.from_slot, message.upto_slot or INDEX_MAX
+    is_news = bool(promised.covered.gaps(first, last))
+    promised.covered.add(first, last)
     engine.election_elapsed = 0  # a long log takes many pages; that is no failure
-    if promised.covered.reach(candidacy.from_slot) < INDEX_MAX:
-        prepare_rest(engine, candidacy, message.sender)
-    else:
+    if promised.covers_from(engine.commit_index + 1):
         fetch_trimmed(engine, candidacy)
         maybe_lead(engine)
+    elif is_news:
+        # A page that was told twice would double all that follow it.
+        candidacy.silent_heartbeats[message.sender] = -1
+        prepare_rest(engine, candidacy, message.sender)
 
 
-def check_page(message: Promise) -> None:
+def check_page(engine: MultiPaxos, message: Promise) -> None:
     """Refuse a page that contradicts itself; raises :class:`~replog.errors.SchemaError`."""
     entries, first, last = message.entries, message.from_slot, message.upto_slot or INDEX_MAX
     if (
@@ -288,6 +315,7 @@ def check_page(message: Promise) -> None:
             f"node {message.sender} promises ballot {message.term} with votes that do not fit "
             f"slots {first} to {last} or that ballot"
         )
+    check_not_ahead(message.sender, entries, engine.commit_index)
 
 
 def fetch_trimmed(engine: MultiPaxos, candidacy: Candidacy) -> None:
@@ -312,8 +340,8 @@ def maybe_lead(engine: MultiPaxos) -> None:
         return
     complete = [engine.node_id]
     for peer, promised in candidacy.promised.items():
-        covers_all = promised.covered.reach(candidacy.from_slot) == INDEX_MAX
-        if covers_all and promised.trimmed_upto <= engine.commit_index:
+        is_whole = promised.trimmed_upto <= engine.commit_index
+        if is_whole and promised.covers_from(engine.commit_index + 1):
             complete.append(peer)
     if not engine.phase1_quorum.is_quorum(complete):
         return

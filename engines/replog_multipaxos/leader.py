@@ -39,6 +39,7 @@ class Leader:
         "progress",
         "proposal_count",
         "quorum_elapsed",
+        "repeated_round",
         "round",
         "successor_asked",
         "successor_elapsed",
@@ -59,6 +60,8 @@ class Leader:
         self.quorum_elapsed = 0
         self.round = 0
         """The number of the last heartbeat round."""
+        self.repeated_round: dict[NodeId, int] = {}
+        """By peer, the round in which something lost was last sent to it again."""
         self.proposal_count = 0
         """How many values originated here: the sequence of their origins."""
         self.uncommitted_bytes = 0
@@ -76,6 +79,7 @@ class Leader:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
         copy.accepted = {peer: accepted.clone() for peer, accepted in self.accepted.items()}
+        copy.repeated_round = self.repeated_round.copy()
         return copy
 
     def key(self) -> Hashable:
@@ -83,6 +87,7 @@ class Leader:
         return (
             tuple((peer, progress.key()) for peer, progress in self.progress.items()),
             tuple((peer, accepted.key()) for peer, accepted in self.accepted.items()),
+            tuple(self.repeated_round.items()),
             self.first_open,
             self.heartbeat_elapsed,
             self.quorum_elapsed,
@@ -105,6 +110,7 @@ def start_leading(engine: MultiPaxos, proposals: Sequence[Entry], noop_count: in
     for peer in engine.peer_ids:
         leader.progress[peer] = Progress(engine.epoch.start_index, engine.setup.limits)
         leader.accepted[peer] = IndexSet()
+        leader.repeated_round[peer] = 0
     if proposals:
         engine.slots.put(proposals, held=True)
         leader.proposal_count = noop_count
@@ -220,10 +226,11 @@ def send_proposals(engine: MultiPaxos, leader: Leader, is_notice_held: bool) -> 
     for peer, progress in leader.progress.items():
         if progress.state is not PeerState.REPLICATE:
             continue  # where it stands is not known: it says so when it answers a heartbeat
-        if progress.next_index <= engine.slots.base_index:
-            continue  # what it lacks was trimmed: no message can bring it up
-        while progress.next_index <= last_index and not progress.is_paused:
-            first = progress.next_index
+        while not progress.is_paused:
+            # What was trimmed no message can bring; the peer can vote behind it all the same.
+            first = max(progress.next_index, engine.slots.base_index + 1)
+            if first > last_index:
+                break
             last = min(last_index, leader.first_open - 1) if first < leader.first_open else 0
             entries, size_bytes = engine.slots.slice_within(
                 first, last or last_index, engine.setup.limits.message_bytes_max
@@ -368,7 +375,9 @@ def handle_commit_reply(engine: MultiPaxos, message: CommitReply) -> None:
     peer = message.sender
     progress = leader.progress[peer]
     hear_position(engine, leader, peer, message.chosen_upto)
-    if message.ranges:
+    # An answer to a round from before the last repetition cannot know of that.
+    is_outdated = 0 < message.round <= leader.repeated_round[peer]
+    if message.ranges and not is_outdated:
         repeat_lost(engine, leader, peer, message)
     if message.round and progress.match_index < min(message.sent_upto, progress.next_index - 1):
         # An empty Accept: tell again, once it is on disk, what you accepted.
@@ -381,18 +390,20 @@ def repeat_lost(engine: MultiPaxos, leader: Leader, peer: NodeId, message: Commi
     """Send again what was lost on the way to a peer.
 
     A hole moves ``next_index`` not at all; a lost end moves it back to where that begins, which the
-    peer has said, so that the pipeline goes on from there.
+    peer has said, so that the pipeline goes on from there.  At most a message full is sent per
+    round, and nothing that was trimmed.
     """
-    progress = leader.progress[peer]
-    first, last = message.ranges[-1]
+    progress, base_index = leader.progress[peer], engine.slots.base_index
     ranges = message.ranges
+    first, last = max(ranges[-1][0], base_index + 1), ranges[-1][1]
     is_end = last == message.sent_upto == progress.next_index - 1
-    if is_end and first > progress.match_index and not leader.accepted[peer].reach(first) >= first:
+    if is_end and progress.match_index < first <= last and first not in leader.accepted[peer]:
         progress.handle_tail_lost(first)
+        leader.repeated_round[peer] = leader.round
         ranges = ranges[:-1]
     budget = engine.setup.limits.message_bytes_max
     for low, high in ranges:
-        low = max(low, progress.match_index + 1, engine.slots.base_index + 1)
+        low = max(low, progress.match_index + 1, base_index + 1)
         high = min(high, progress.next_index - 1)
         if low < leader.first_open:
             high = min(high, leader.first_open - 1)
@@ -400,6 +411,7 @@ def repeat_lost(engine: MultiPaxos, leader: Leader, peer: NodeId, message: Commi
             continue
         entries, size_bytes = engine.slots.slice_within(low, high, budget)
         send_entries(engine, leader, peer, entries)
+        leader.repeated_round[peer] = leader.round
         budget -= size_bytes
 
 

@@ -19,6 +19,7 @@ from replog.errors import InvariantViolated, SchemaError
 from replog.types import Entry, LogIndex, NodeId
 from replog_multipaxos.indexes import Range
 from replog_multipaxos.messages import RANGES_MAX, Accepted, Learn, LearnRequest
+from replog_multipaxos.slots import check_not_ahead
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -39,10 +40,10 @@ def choose_held(engine: MultiPaxos, upto: LogIndex) -> None:
     reach = min(upto, held.reach(commit_index + 1))
     if reach > commit_index:
         advance_commit_index(engine, reach)
-    if reach < upto:
-        for first, last in held.within(reach + 1, upto):
-            engine.chosen.add(first, last)
-        advance_over_chosen(engine)
+    for first, last in held.within(reach + 1, upto):
+        engine.chosen.add(first, last)
+    # What was filled may join on to slots that were known as chosen before.
+    advance_over_chosen(engine)
 
 
 def advance_over_chosen(engine: MultiPaxos) -> None:
@@ -100,8 +101,7 @@ def handle_learn_request(engine: MultiPaxos, message: LearnRequest) -> None:
         if size_bytes > bytes_max and found:
             break
         found.append(entry)
-    is_trimmed = message.ranges and message.ranges[0][0] <= engine.slots.base_index
-    if found or is_trimmed:
+    if found:
         tell(engine, message.sender, tuple(found))
 
 
@@ -117,15 +117,7 @@ def known_slots(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[LogIn
 def tell(engine: MultiPaxos, to: NodeId, entries: tuple[Entry, ...]) -> None:
     """Send chosen values, with the ballot that the receiver has to promise first."""
     engine.send_stating_term(
-        Learn(
-            engine.epoch.number,
-            engine.term,
-            engine.node_id,
-            to,
-            chosen_upto=engine.commit_index,
-            trimmed_upto=engine.slots.base_index,
-            entries=entries,
-        )
+        Learn(engine.epoch.number, engine.term, engine.node_id, to, entries=entries)
     )
 
 
@@ -137,6 +129,7 @@ def handle_learn(engine: MultiPaxos, message: Learn) -> None:
             f"node {message.sender} tells values of ballots above its own promise {message.term}, "
             "or of another epoch"
         )
+    check_not_ahead(message.sender, entries, engine.commit_index)
     take_facts(engine, entries)
     if message.sender == engine.leader_id:
         engine.acknowledge(

@@ -153,11 +153,8 @@ class Learn:
     term: Term
     sender: NodeId
     to: NodeId
-    chosen_upto: LogIndex
-    trimmed_upto: LogIndex
-    """Up to here the sender holds no entries any more."""
     entries: tuple[Entry, ...]
-    """Each with the ballot of the sender's own record."""
+    """At least one, each with the ballot of the sender's own record."""
 
 
 @record
@@ -246,6 +243,6 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
         {"round": _U64, "chosen_upto": _U64, "sent_upto": _U64, "ranges": _RANGES},
     ),
     _spec(8, LearnRequest, _RANGES_BYTES_MAX, {"ranges": _RANGES}),
-    _spec(9, Learn, None, {"chosen_upto": _U64, "trimmed_upto": _U64, "entries": _ENTRIES}),
+    _spec(9, Learn, None, {"entries": _ENTRIES}),
     _spec(10, TakeOver, _SMALL_BYTES_MAX, {}),
 )

@@ -420,11 +420,17 @@ class MultiPaxos:
         if self.candidacy is not None:
             election.maybe_lead(self)
 
-    def trim(self, upto: LogIndex) -> None:
+    def trim(self, upto: LogIndex) -> LogIndex:
         """Forget the slots up to ``upto``, which were applied and whose effects are durable in
-        some other form; nobody can be told of them any more."""
+        some other form; nobody can be told of them any more.
+
+        Returns up to where that was done: an applied slot that is being proposed again is not on
+        disk at the new ballot yet, and it and those behind it wait for another time.
+        """
         assert upto <= self._handed_index, "trimmed beyond what was applied"
+        upto = min(upto, self.slots.durable_index)
         self.slots.trim(upto)
+        return upto
 
     # -- for people, tests and the model checker --
 
@@ -443,6 +449,7 @@ class MultiPaxos:
             commit_index=self.commit_index,
             applied_index=self._handed_index,
             peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
+            commit_quorum=self.phase2_quorum.size,
         )
 
     def clone(self) -> MultiPaxos:
@@ -487,6 +494,8 @@ class MultiPaxos:
         self._demand(slots.last_index == 0 or slots.durable.last <= slots.last_index, "durable")
         self._demand(slots.base_index <= self._handed_index, "trimmed beyond what was applied")
         self._demand(self.durable.term <= self.term, "a promise was taken back")
+        is_joined = self.commit_index + 1 not in self.chosen
+        self._demand(is_joined, "the slot behind the commit index is chosen and not committed")
         is_leading = self.role is Role.LEADER
         self._demand(is_leading == (self.leader is not None), "leader variables without the role")
         is_asking = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)

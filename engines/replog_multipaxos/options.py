@@ -25,14 +25,18 @@ class MultiPaxosOptions:
     preferred_node: int = 0
     """This node's elections come first: the others wait a whole range longer; 0: none."""
     automatic_elections: bool = True
-    """Start elections by timeout; false: only when told to, by a failure detector of your own."""
+    """Start elections by timeout; false: only by ``campaign()``, from a failure detector in your
+    own program: nodes of ``replog serve``, which has none, would elect nobody."""
     open_slots_max: int = 65_536
-    """Slots that may be proposed and not yet committed; a leader refuses proposals above it."""
+    """Slots that may be proposed and not yet committed; a leader that has as many refuses
+    proposals.  A batch is taken whole while there is one free, so the last may go beyond."""
     phase1_quorum: int = 0
-    """How many nodes must promise (FPaxos); fixed when a cluster is founded; 0: a majority."""
+    """How many nodes must promise (FPaxos); fixed when a cluster is founded; 0: a majority, or
+    what meets every phase-2 quorum if that is given."""
     phase2_quorum: int = 0
-    """How many nodes must accept (FPaxos); fixed when a cluster is founded; 0: what intersects
-    every phase-1 quorum."""
+    """How many nodes must accept (FPaxos); fixed when a cluster is founded; 0: a majority, or what
+    meets every phase-1 quorum if that is given.  It is also how many disks an acknowledged command
+    is on: with 1, one lost disk loses commands that clients were told are done."""
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""

@@ -19,11 +19,29 @@ from collections.abc import Hashable, Sequence
 from typing import Final
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
-from replog.types import Entry, LogIndex, Term
+from replog.errors import SchemaError
+from replog.types import Entry, LogIndex, NodeId, Term
 from replog_multipaxos.indexes import IndexSet
 
 HOLE: Final = Entry(0, 0, 0, b"")
 """Stands in a slot in which nothing was accepted; its ballot is below every other."""
+
+
+SLOTS_AHEAD_MAX: Final = 1 << 22
+"""How far above the commit index a slot may be that another node tells of.
+
+Far more than the windows of a leader let it send to a node that does not answer, and than it may
+have open; and so few that one message cannot use up the memory: a hole takes one reference.
+"""
+
+
+def check_not_ahead(sender: NodeId, entries: Sequence[Entry], commit_index: LogIndex) -> None:
+    """Refuse slots that are too far ahead; raises :class:`~replog.errors.SchemaError`."""
+    if entries and entries[-1].index > commit_index + SLOTS_AHEAD_MAX:
+        raise SchemaError(
+            f"node {sender} tells of slot {entries[-1].index}, more than {SLOTS_AHEAD_MAX} above "
+            f"{commit_index}, the last that is known as chosen here"
+        )
 
 
 class Slots:

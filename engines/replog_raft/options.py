@@ -19,6 +19,9 @@ class RaftOptions:
     """The upper end of the range from which each election timeout is drawn."""
     preferred_node: int = 0
     """This node's elections come first: the others wait a whole range longer; 0: none."""
+    automatic_elections: bool = True
+    """Start elections by timeout; false: only by ``campaign()``, from a failure detector in your
+    own program: nodes of ``replog serve``, which has none, would elect nobody."""
     conflict_hints: bool = True
     """Back up by whole terms when logs differ; false: by single entries, as in Raft §5.3."""
 

@@ -54,6 +54,9 @@ from replog_raft.messages import (
 )
 from replog_raft.options import RaftOptions
 
+TERM_MAX: Final[Term] = (1 << 64) - 1
+"""The last term that fits on the wire and on the disk."""
+
 TABLE: Final[dict[Role, dict[type, str]]] = {
     Role.FOLLOWER: {
         RequestVote: "handle_request_vote",
@@ -260,9 +263,17 @@ class Raft:
     # -- elections (Raft §5.2) --
 
     def campaign(self) -> None:
-        """Begin an election with a pre-vote; a leader has nothing to win."""
+        """Begin an election with a pre-vote; a leader has nothing to win.
+
+        With a failure detector outside, who calls this knows better than the nodes' own timers:
+        then nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).
+        """
         if self.role is Role.LEADER or self._is_vote_under_way:
             return
+        if not self.options.automatic_elections:
+            self.start_election(transfer=True)
+            return
+        self._check_not_in_last_term()
         self._attempt += 1
         self._become_candidate(Role.PRE_CANDIDATE)
         election.request_votes(self, self.term + 1, pre=True, transfer=False)
@@ -279,12 +290,21 @@ class Raft:
         """
         return self.role is Role.CANDIDATE and self._durable.term != self.term
 
+    def _check_not_in_last_term(self) -> None:
+        if self.term >= TERM_MAX:
+            raise InvariantViolated(
+                f"node {self.node_id} is in the last term, {TERM_MAX}, which no cluster reaches by "
+                "elections: some node or its disk has miscounted; stop the nodes and look at their "
+                "logs"
+            )
+
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
         self.start_election(transfer=True)
 
     def start_election(self, transfer: bool) -> None:
         """Raise the term, vote for ourselves and ask the others, once that is on disk."""
+        self._check_not_in_last_term()
         self.update_term(self.term + 1)
         self.voted_for = self.node_id
         self._become_candidate(Role.CANDIDATE)
@@ -333,6 +353,8 @@ class Raft:
         if self._is_vote_under_way:
             return
         self.election_elapsed += 1
+        if not self.options.automatic_elections:
+            return
         if self.election_elapsed >= self._election_ticks:
             self.campaign()
 
@@ -454,6 +476,7 @@ class Raft:
             commit_index=self.commit_index,
             applied_index=self._handed_index,
             peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
+            commit_quorum=len(self.quorum.voters) // 2 + 1,
         )
 
     def clone(self) -> Raft:

@@ -72,6 +72,8 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "serve": "run one node",
     "status": "ask every node of a cluster how it is",
     "demo": "run a cluster here, kill its leader, and check that nothing is lost",
+    "sim": "simulate clusters under faults, seed by seed, and judge all that they do",
+    "check": "explore every state of an engine's model within bounds, and judge each",
     "config": "print an example configuration, or check one",
     "plugins": "list what is installed: engines, state machines, storages, commands",
 }

@@ -61,7 +61,7 @@ class ClusterAnswer:
     cluster_id: str | None
     """``None``: no node answered."""
     leader_id: NodeId | None
-    """The leader that a majority follows; ``None``: there is none."""
+    """The leader that enough nodes follow; ``None``: there is none."""
     answers: Sequence[NodeAnswer]
     """One for each node, by id; strangers whose id is not known come last."""
 
@@ -109,19 +109,21 @@ async def ask_cluster(addresses: Sequence[str], seconds: float) -> ClusterAnswer
 
 
 def followed_leader(answers: Sequence[NodeAnswer], members_count: int) -> NodeId | None:
-    """The leader that a majority of the members follows; ``None``: there is none.
+    """The leader that enough nodes follow to commit, itself among them; ``None``: there is none.
 
-    Only what is said of the highest term counts: a deposed leader may not know it yet.
+    How many are enough the leader says, for a cluster may have been founded with another quorum
+    than a majority; where it does not, a majority of the members is.  Only what is said of the
+    highest term counts: a deposed leader may not know it yet.
     """
     term = max((answer.number("term") for answer in answers), default=0)
     current = [answer for answer in answers if answer.number("term") == term]
-    leaders = [
-        answer.number("node") for answer in current if answer.text("role") == Role.LEADER.value
-    ]
-    if len(leaders) != 1:
+    leading = [answer for answer in current if answer.text("role") == Role.LEADER.value]
+    if len(leading) != 1:
         return None
-    followers_count = sum(answer.number("leader") == leaders[0] for answer in current)
-    return leaders[0] if 2 * followers_count > members_count else None
+    leader_id = leading[0].number("node")
+    followers_count = sum(answer.number("leader") == leader_id for answer in current)
+    needed_count = leading[0].number("commit_quorum") or members_count // 2 + 1
+    return leader_id if followers_count >= needed_count else None
 
 
 async def ask_status(address: str, seconds: float) -> NodeAnswer:

@@ -115,8 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.json:
                 print_result(result)
     if arguments.json:
-        documents = [document_of(result) for result in results]
-        print_json(documents[0] if len(documents) == 1 else documents)
+        print_json([document_of(result) for result in results])
     elif len(results) > 1:
         print_side_by_side(results)
     if arguments.keep is not None and not arguments.json:

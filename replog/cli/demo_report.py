@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import Final
 
+from replog.cli.shared import ProgressLine
 from replog.types import NodeId, record
-
-_COLUMNS_DEFAULT: Final = 80
-"""The width of a terminal that does not tell it."""
 
 _FAILURE_TOO: Final = ", the failure included"
 
@@ -107,35 +103,18 @@ def print_side_by_side(results: Sequence[DemoResult]) -> None:
 
 
 class Progress:
-    """One line on standard error that is rewritten in place; silent unless it is a terminal."""
+    """How far the demonstration of one engine is."""
 
     def __init__(self, engine: str) -> None:
-        self.is_shown = sys.stderr.isatty()
         self.phase = "starting the nodes"
         """What is being done, in a few words."""
         self._engine = engine
+        self._line = ProgressLine()
 
     def show(self, acknowledged_count: int) -> None:
         """Rewrite the line."""
-        if self.is_shown:
-            line = f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}"
-            # Cut to one line, for a wrapped one could not be rewritten; the rest of the line before
-            # is erased.
-            sys.stderr.write(f"\r{line[: _terminal_columns() - 1]}\x1b[K")
-            sys.stderr.flush()
+        self._line.show(f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}")
 
     def clear(self) -> None:
         """Leave no trace of the line."""
-        if self.is_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def _terminal_columns() -> int:
-    """How wide the terminal is at the moment; its user may change it."""
-    try:
-        # Not `shutil.get_terminal_size`: that one asks standard output, which may be a file.
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns
-    except OSError:
-        columns = 0
-    return columns or _COLUMNS_DEFAULT
+        self._line.clear()

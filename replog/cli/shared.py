@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CONNECT_VARIABLE: Final = "REPLOG_CONNECT"
 TIMEOUT_SECONDS_DEFAULT: Final = 10.0
+_COLUMNS_DEFAULT: Final = 80
+"""The width of a terminal that does not tell it."""
 
 R = TypeVar("R")
 
@@ -170,6 +172,37 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for text, width, right in zip(row, widths, numeric, strict=True)
         ]
         print("  ".join(cells).rstrip())
+
+
+class ProgressLine:
+    """One line on standard error that is rewritten in place; silent unless it is a terminal."""
+
+    def __init__(self) -> None:
+        self.is_shown = sys.stderr.isatty()
+
+    def show(self, line: str) -> None:
+        """Rewrite the line."""
+        if self.is_shown:
+            # Cut to one line, for a wrapped one could not be rewritten; the rest of the line before
+            # is erased.
+            sys.stderr.write(f"\r{line[: _terminal_columns() - 1]}\x1b[K")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Leave no trace of the line."""
+        if self.is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _terminal_columns() -> int:
+    """How wide the terminal is at the moment; its user may change it."""
+    try:
+        # Not `shutil.get_terminal_size`: that one asks standard output, which may be a file.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except OSError:
+        columns = 0
+    return columns or _COLUMNS_DEFAULT
 
 
 def complain(text: str) -> None:

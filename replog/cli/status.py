@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION: Final = """\
 Ask every node of a cluster how it is: those whose addresses are given, and those
-that they name.  Exit code 1 unless a majority of the nodes follows one leader."""
+that they name.  Exit code 1 unless one leader is followed by as many nodes as
+must hold an entry to commit it: a majority, or what the cluster was founded with."""
 
 _EXAMPLES: Final = """
 replog status --connect 127.0.0.1:8001
@@ -39,6 +40,7 @@ STATUS_KEYS: Final = (
     "durable_index",
     "commit_index",
     "applied_index",
+    "commit_quorum",
     "durable",
     "peers",
 )
@@ -70,10 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
     complain(
         "no node answered; see that the nodes run, and check the addresses"
         if answered == 0
-        else f"no leader is followed by a majority: {answered} of {len(cluster.answers)} nodes "
-        "answered; see that a majority of the nodes runs, or ask again in a second"
+        else f"no leader is followed by a {_quorum(cluster)}: {answered} of {len(cluster.answers)} "
+        "nodes answered; see that enough nodes run, or ask again in a second"
     )
     return 1
+
+
+def _quorum(cluster: ClusterAnswer) -> str:
+    """How many nodes must follow a leader, itself among them, as far as the nodes say."""
+    sizes = {answer.number("commit_quorum") for answer in cluster.answers} - {0}
+    return f"quorum of {sizes.pop()}" if len(sizes) == 1 else "quorum"
 
 
 def _document(cluster: ClusterAnswer) -> dict[str, object]:

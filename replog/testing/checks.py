@@ -10,22 +10,27 @@ are the reason why a random run proves anything:
 * **I3** Each run applies index after index, without a gap.
 * **I4** On disk the (epoch, term) never falls, and a vote, once given in a term, stays.
 * **I5** When an entry is first reported as committed, its body is on the synced layer of a quorum;
-  and no write ever takes a committed entry from the last quorum that holds it.
+  and no write ever takes a committed entry from the last quorum that holds it.  What a disk held
+  that is lost for ever counts, if its node takes part no more.
 * **I6** A proposal that was reported done is the entry at its index (and so, by I2, for ever).
 * **I7** A term never falls within a run, nor below what the disk holds.
 * **I8** What a leader knows a peer to hold never shrinks within one leadership.
+* **I9** What a Ready wants sent after its sync leaves after it.
+* **I14** No proposal is committed at two indexes.
 
-What only one engine promises (log matching, for instance) comes as a :class:`Check` from outside.
+``docs/invariants.md`` lists all that the simulator judges; I10 to I13 are judged elsewhere.  What
+only one engine promises (log matching, for instance) comes as a :class:`Check` from outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 from replog.envelope import open_envelope
 from replog.quorum import QuorumSystem
-from replog.testing.network import Flight
+from replog.storage.protocol import Write
+from replog.testing.network import Flight, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
 from replog.types import (
     NO_NODE,
@@ -40,30 +45,50 @@ from replog.types import (
     Term,
 )
 
+Nodes: TypeAlias = "Mapping[NodeId, ClusterNode]"
+
 
 class Violation(AssertionError):
     """Something that must hold does not; the message ends with the tail of the trace."""
 
-    def __init__(self, sentence: str, seed: int, trace_tail: Sequence[str]) -> None:
+    def __init__(self, sentence: str, seed: int, trace_tail: Sequence[str], tick: int = 0) -> None:
         self.sentence = sentence
         self.seed = seed
         self.trace_tail = list(trace_tail)
+        self.tick = tick
+        """When it showed."""
         tail = "\n".join(f"  {line}" for line in trace_tail)
         super().__init__(f"{sentence} (seed {seed})\nthe end of the trace:\n{tail}")
 
+    @property
+    def invariant(self) -> str:
+        """Which rule is broken: its number (``I2``), or the kind of error that ended the run."""
+        return self.sentence.partition(":")[0]
 
-class Check(Protocol):
-    """A rule beyond those of this module; each method returns what is broken, or ``""``.
 
-    ``nodes`` are all nodes of the cluster by id, those that are down included.  An instance serves
-    one cluster, so it may remember what it saw.
+class Check:
+    """A rule beyond those of this module: what only one engine promises, or what a test looks for.
+
+    Each method may be left as it is; what one returns is what is broken, or ``""``.  ``nodes`` are
+    all nodes of the cluster by id, those that are down included.  An instance serves one cluster,
+    so it may remember what it saw.
     """
 
-    def check_sent(self, nodes: Mapping[NodeId, ClusterNode], flight: Flight) -> str:
+    def check_sent(self, nodes: Nodes, flight: Flight) -> str:
         """A message has just left its sender."""
+        return ""
 
-    def check_event(self, nodes: Mapping[NodeId, ClusterNode], node: ClusterNode) -> str:
+    def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
+        """A message is about to be given to ``node``."""
+        return ""
+
+    def check_ready(self, nodes: Nodes, node: ClusterNode, ready: Ready) -> str:
+        """``node`` has just handed out a Ready; nothing of it is carried out yet."""
+        return ""
+
+    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
         """An event at ``node`` has just been dealt with."""
+        return ""
 
 
 class Broken(Exception):
@@ -73,7 +98,18 @@ class Broken(Exception):
 class Invariants:
     """The rules of this module, and those that came from outside, over the life of a cluster."""
 
-    __slots__ = ("_checks", "_leaders", "_quorum", "_terms", "chosen", "nodes")
+    __slots__ = (
+        "_index_of",
+        "_leaders",
+        "_of_event",
+        "_of_ready",
+        "_of_received",
+        "_of_sent",
+        "_quorum",
+        "_terms",
+        "chosen",
+        "nodes",
+    )
 
     def __init__(
         self,
@@ -83,16 +119,27 @@ class Invariants:
     ) -> None:
         self.nodes = nodes
         self._quorum = quorum
-        self._checks = tuple(checks)
+        # Only what a rule has a method of its own for: an empty one would cost a call per event.
+        self._of_sent = [at.check_sent for at in checks if _has(at, "check_sent")]
+        self._of_received = [at.check_received for at in checks if _has(at, "check_received")]
+        self._of_ready = [at.check_ready for at in checks if _has(at, "check_ready")]
+        self._of_event = [at.check_event for at in checks if _has(at, "check_event")]
         self._leaders: dict[tuple[EpochNumber, Term], tuple[NodeId, int]] = {}
         self._terms: dict[NodeId, tuple[int, Term]] = {}
+        self._index_of: dict[bytes, LogIndex] = {}
+        """Where a body was committed."""
         self.chosen: dict[LogIndex, Entry] = {}
         """The first entry that was reported as committed, by index; its body is the value."""
 
     def check_sent(self, flight: Flight) -> None:
         """A message has left."""
-        for check in self._checks:
-            _demand_silence(check.check_sent(self.nodes, flight))
+        for check in self._of_sent:
+            _demand_silence(check(self.nodes, flight))
+
+    def check_received(self, node: ClusterNode, flight: Flight) -> None:
+        """A message is about to be given to ``node``."""
+        for check in self._of_received:
+            _demand_silence(check(self.nodes, node, flight))
 
     def check_event(self, node: ClusterNode) -> None:
         """An event at ``node`` was dealt with."""
@@ -101,8 +148,8 @@ class Invariants:
         self._check_term(node)
         if engine.soft_state.role is Role.LEADER:
             self._check_leader(node)
-        for check in self._checks:
-            _demand_silence(check.check_event(self.nodes, node))
+        for check in self._of_event:
+            _demand_silence(check(self.nodes, node))
 
     def _check_term(self, node: ClusterNode) -> None:
         term = node.replica.engine.term
@@ -135,60 +182,84 @@ class Invariants:
                     f"{known[peer.node_id]}, and now only {peer.match_index}"
                 )
 
-    def check_write(self, node: ClusterNode, ready: Ready, write: Callable[[], object]) -> None:
-        """Carry out ``write``, which makes ``ready`` durable at ``node``, and judge the change."""
-        before = node.disk.hard_state
-        voided = self._chosen_on_disk(node, ready)
+    def check_write(
+        self, node: ClusterNode, writes: Sequence[Write], write: Callable[[], object]
+    ) -> None:
+        """Carry out ``write``, which makes a group durable at ``node``, and judge the change."""
+        self._check_hard_states(node, writes)
+        voided = self._chosen_on_disk(node, writes)
         write()
-        after = node.disk.hard_state
-        if before is not None and after is not None:
-            if (after.epoch, after.term) < (before.epoch, before.term):
-                raise Broken(f"I4: node {node.node_id} wrote term {after.term} over {before.term}")
-            is_same_term = (after.epoch, after.term) == (before.epoch, before.term)
-            if is_same_term and before.voted_for not in (NO_NODE, after.voted_for):
-                raise Broken(
-                    f"I4: node {node.node_id} changed its vote of term {after.term} from node "
-                    f"{before.voted_for} to node {after.voted_for}"
-                )
+        entries = node.disk.entries
         for index in voided:
-            if not self._is_durable(self.chosen[index]):
+            entry = self.chosen[index]
+            held = entries.get(index)
+            if (held is None or held.body != entry.body) and not self._is_durable(entry):
                 raise Broken(
                     f"I5: node {node.node_id} voided entry {index} on its disk, which is committed "
                     "and now on no quorum's"
                 )
 
-    def _chosen_on_disk(self, node: ClusterNode, ready: Ready) -> list[LogIndex]:
-        """The committed entries on the node's disk that the write of ``ready`` may void."""
-        least = ready.truncate_from
-        if ready.entries:
-            first = ready.entries[0].index
-            least = first if least is None else min(least, first)
-        if least is None or least > len(self.chosen):
-            return []
-        entries = node.disk.entries
+    def _check_hard_states(self, node: ClusterNode, writes: Sequence[Write]) -> None:
+        before = node.disk.hard_state
+        for after in [write.hard_state for write in writes if write.hard_state is not None]:
+            if before is not None:
+                if (after.epoch, after.term) < (before.epoch, before.term):
+                    raise Broken(
+                        f"I4: node {node.node_id} wrote term {after.term} over {before.term}"
+                    )
+                is_same_term = (after.epoch, after.term) == (before.epoch, before.term)
+                if is_same_term and before.voted_for not in (NO_NODE, after.voted_for):
+                    raise Broken(
+                        f"I4: node {node.node_id} changed its vote of term {after.term} from node "
+                        f"{before.voted_for} to node {after.voted_for}"
+                    )
+            before = after
+
+    def _chosen_on_disk(self, node: ClusterNode, writes: Sequence[Write]) -> list[LogIndex]:
+        """The committed entries on the node's disk that a group may void."""
+        least = len(self.chosen) + 1
+        for write in writes:
+            if write.truncate_from is not None:
+                least = min(least, write.truncate_from)
+            if write.entries:
+                least = min(least, write.entries[0].index)
+        entries, chosen = node.disk.entries, self.chosen
         return [
             index
-            for index in range(least, len(self.chosen) + 1)
-            if index in entries and entries[index].body == self.chosen[index].body
+            for index in range(least, len(chosen) + 1)
+            if index in entries and entries[index].body == chosen[index].body
         ]
 
     def _is_durable(self, entry: Entry) -> bool:
         holders: list[NodeId] = []
         for node_id, node in self.nodes.items():
-            held = node.disk.entries.get(entry.index)
+            held = node.disk.entries.get(entry.index) or node.lost_entries.get(entry.index)
             if held is not None and held.body == entry.body:
                 holders.append(node_id)
         return self._quorum.is_quorum(holders)
 
-    def check_committed(self, node: ClusterNode, entry: Entry) -> None:
-        """``node`` is about to apply ``entry``."""
-        if entry.index != node.applied_index + 1:
+    def check_ready(self, node: ClusterNode, ready: Ready) -> None:
+        """``node`` has handed out ``ready``."""
+        for entry in ready.committed:
+            self._check_committed(node, entry)
+        for check in self._of_ready:
+            _demand_silence(check(self.nodes, node, ready))
+
+    def _check_committed(self, node: ClusterNode, entry: Entry) -> None:
+        if entry.index != node.handed_index + 1:
             raise Broken(
-                f"I3: node {node.node_id} applies entry {entry.index} after {node.applied_index}"
+                f"I3: node {node.node_id} hands out entry {entry.index} after {node.handed_index}"
             )
+        node.handed_index = entry.index
         chosen = self.chosen.get(entry.index)
         if chosen is None:
             self.chosen[entry.index] = entry
+            # A body holds the origin of its proposal, so equal bodies are the same proposal.
+            first_index = self._index_of.setdefault(entry.body, entry.index)
+            if first_index != entry.index:
+                raise Broken(
+                    f"I14: the proposal at index {entry.index} is committed at {first_index} too"
+                )
             if not self._is_durable(entry):
                 raise Broken(
                     f"I5: node {node.node_id} reports entry {entry.index} as committed, which is "
@@ -198,6 +269,25 @@ class Invariants:
             raise Broken(
                 f"I2: node {node.node_id} applies another value at index {entry.index} than was "
                 f"committed there (term {entry.term}, before: term {chosen.term})"
+            )
+
+    def check_applied(self, node: ClusterNode, entries: Sequence[Entry]) -> None:
+        """``node`` is about to apply ``entries``."""
+        index = node.applied_index
+        for entry in entries:
+            index += 1
+            if entry.index != index or self.chosen[index].body != entry.body:
+                raise Broken(
+                    f"I3: node {node.node_id} applies entry {entry.index}, and {index} is next"
+                )
+
+    def check_leaves(self, node: ClusterNode, message: object) -> None:
+        """``node`` is about to send ``message``."""
+        waiting = node.after_sync.pop(id(message), None)
+        if waiting is not None and node.disk.synced_writes_count < waiting[1]:
+            raise Broken(
+                f"I9: node {node.node_id} sends a {kind_of(type(message))} before what it states "
+                "is durable"
             )
 
     def check_done(self, proposal: Proposal) -> None:
@@ -221,6 +311,11 @@ class Invariants:
                     continue
                 if not _is_command(node.applied[at], proposal.payload):
                     raise Broken(f"I6: node {node_id} lost proposal {proposal.number}, index {at}")
+
+
+def _has(check: Check, name: str) -> bool:
+    own: object = getattr(type(check), name, None)
+    return own not in (None, getattr(Check, name))
 
 
 def _is_command(entry: Entry, payload: bytes) -> bool:

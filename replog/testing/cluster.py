@@ -30,19 +30,23 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from replog.engine import EnginePlugin, EngineSetup
+from replog.engine import Engine, EnginePlugin, EngineSetup
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.quorum import Majority, QuorumSystem
-from replog.replica import Replica
 from replog.storage.protocol import Recovered
-from replog.testing.checks import Check, Invariants
+from replog.testing.chance import Chance
+from replog.testing.checks import Check, Invariants, Violation
+from replog.testing.disk import DiskModel
 from replog.testing.driver import QUIET, Driver
-from replog.testing.faults import Faults, draw_troubles
+from replog.testing.faults import Faults, draw_troubles, plan_restart
+from replog.testing.goals import COMMON, ON_FILES, Goals
+from replog.testing.log_disk import LogDisk
 from replog.testing.network import Link, Matches, Network
 from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
 from replog.testing.trace import Trace, node_text
 from replog.types import NO_NODE, Entry, Epoch, HardState, NodeId, Role, Voter
+from replog.wire import MessageCodec
 
 SETTLE_ACTS_MAX: Final = 100_000
 """A cluster that still moves after so many acts within one tick never comes to rest."""
@@ -54,6 +58,10 @@ class Cluster:
     ``options`` is an instance of the plugin's options class (``None``: its defaults).  ``disks``
     says what a node's disk holds before its first start.  ``sync_ticks`` is how long a write takes
     to be durable.  ``quorum`` is what a committed entry must be durable on (``None``: a majority).
+    ``disk_model`` says more of the disks (``None``: ``DiskModel(sync_ticks)``); ``codec`` sends
+    every message through the bytes that would travel; ``chance`` draws the faults (``None``: all of
+    them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
+    kinds of the messages that acknowledge entries.
     """
 
     def __init__(
@@ -69,31 +77,63 @@ class Cluster:
         sync_ticks: int = 0,
         quorum: QuorumSystem | None = None,
         checks: Sequence[Check] = (),
+        disk_model: DiskModel | None = None,
+        codec: bool = False,
+        chance: Chance | None = None,
+        goals: Goals | None = None,
+        acknowledgements: Sequence[str] = (),
     ) -> None:
         node_ids = tuple(range(1, node_count + 1))
         self._plugin = plugin
         self._options: object = plugin.options() if options is None else options
         self._limits = Limits() if limits is None else limits
-        self._make_machine = machine
         voters = tuple(Voter(node_id, incarnation=node_id) for node_id in node_ids)
         agreed = tuple(sorted(plugin.agreed(self._options, node_count).items()))
+        quorum = quorum or Majority(node_ids)
+        committing = next(
+            size for size in range(1, node_count + 1) if quorum.is_quorum(node_ids[:size])
+        )
+        # Whoever leads must meet every quorum that commits.
+        self._spare_count = min(node_count - committing, committing - 1)
         self._epoch = Epoch(1, plugin.name, voters, start_index=1, agreed=agreed)
         self.seed = seed
+        disk_model = disk_model or DiskModel(sync_ticks)
+        fresh = Recovered(hard_state=None, entries=())
         self.nodes: Mapping[NodeId, ClusterNode] = {
             node_id: ClusterNode(
-                node_id, (disks or {}).get(node_id, Recovered(hard_state=None, entries=()))
+                node_id,
+                (disks or {}).get(node_id, fresh),
+                LogDisk(node_id) if disk_model.is_real else None,
             )
             for node_id in node_ids
         }
         """All nodes by id, ascending, those that are down included."""
         self.trace = Trace(plugin.messages)
-        self.invariants = Invariants(self.nodes, quorum or Majority(node_ids), checks)
-        self._driver = Driver(seed, sync_ticks, self.trace, self.invariants, self._make_replica)
+        self.invariants = Invariants(self.nodes, quorum, checks)
+        self._driver = Driver(
+            seed,
+            self._limits,
+            disk_model,
+            self.trace,
+            self.invariants,
+            self._make_engine,
+            machine,
+            MessageCodec(plugin.messages, self._limits) if codec else None,
+            chance or Chance(seed),
+            goals or Goals({**COMMON, **ON_FILES}),
+        )
+        self._driver.acknowledgements = tuple(acknowledgements)
+        self._driver.handle_down = self._handle_down
         self._agenda = self._driver.agenda
         for node in self.nodes.values():
             self._driver.start(node, "start")
 
-    def _make_replica(self, node_id: NodeId, recovered: Recovered) -> Replica:
+    def _handle_down(self, node: ClusterNode) -> None:
+        """A node went down while chance directs the cluster: it will come back."""
+        if self._driver.faults is not QUIET:
+            plan_restart(self, node, self._driver.faults, self._driver.chance)
+
+    def _make_engine(self, node_id: NodeId, recovered: Recovered) -> Engine:
         setup = EngineSetup(
             node_id=node_id,
             epoch=self._epoch,
@@ -103,7 +143,7 @@ class Cluster:
             options=self._options,
             seed=self.seed,
         )
-        return Replica(self._plugin.create(setup), self._make_machine(), self._limits)
+        return self._plugin.create(setup)
 
     # -- looking --
 
@@ -146,11 +186,23 @@ class Cluster:
         return self.nodes[node_id].applied
 
     def is_converged(self) -> bool:
-        """Whether every node is up and applied everything that was ever committed."""
+        """Whether every node is up and applied everything that was ever committed; those that are
+        lost for ever aside."""
         chosen_count = len(self.invariants.chosen)
         return all(
-            node.is_running and node.applied_index == chosen_count for node in self.nodes.values()
+            node.is_running and node.applied_index == chosen_count
+            for node in self.nodes.values()
+            if not self.is_out(node.node_id)
         )
+
+    def is_out(self, node_id: NodeId) -> bool:
+        """Whether a node takes part no more, for ever: its disk is gone or not to be trusted."""
+        return self.nodes[node_id].is_lost or node_id in self.network.fenced
+
+    def can_lose(self, node_id: NodeId) -> bool:
+        """Whether the others can do without a node for ever: a quorum of every kind is left."""
+        out = [other for other in self.nodes if self.is_out(other)]
+        return node_id not in out and len(out) < self._spare_count
 
     # -- time --
 
@@ -159,8 +211,9 @@ class Cluster:
         for _ in range(count):
             self._agenda.now += 1
             for node in self.nodes.values():
-                if node.is_running:
-                    self._driver.turn(node, node.replica.tick)
+                for _ in range(node.take_ticks() if node.is_running else 0):
+                    if node.is_running:
+                        self._driver.turn(node, node.replica.tick)
             self.settle()
 
     def settle(self) -> None:
@@ -180,13 +233,24 @@ class Cluster:
             self.tick()
         return holds()
 
-    def run(self, ticks: int, faults: Faults = QUIET, propose_chance: float = 0.0) -> None:
-        """Let chance direct the cluster for a while; ``propose_chance`` is per tick."""
+    def run(
+        self,
+        ticks: int,
+        faults: Faults = QUIET,
+        propose_chance: float = 0.0,
+        before_tick: Callable[[], None] | None = None,
+    ) -> None:
+        """Let chance direct the cluster for a while; ``propose_chance`` is per tick.
+
+        ``before_tick`` is called in each, when the troubles of the tick have begun.
+        """
         self._driver.faults = faults
         for _ in range(ticks):
-            draw_troubles(self, faults)
+            draw_troubles(self, faults, self._driver.chance)
             if self.random.random() < propose_chance:
                 self._propose_somewhere()
+            if before_tick is not None:
+                before_tick()
             self.tick()
         self._driver.faults = QUIET
         self.check_acknowledged()
@@ -196,15 +260,27 @@ class Cluster:
         self._agenda.plan(self.now + ticks, act)
 
     def calm(self) -> None:
-        """End every fault: links whole, holds released, disks free, every node running."""
+        """End every fault: links whole, holds released, disks free, every clock right, every node
+        running but those that are lost for ever."""
         self.heal()
         self.release()
+        for node_id in self.nodes:
+            self.end_fade(node_id)
         for node_id, node in self.nodes.items():
+            node.clock_rate = 100
+            if node.log_disk is not None:
+                node.log_disk.files.fault = None
+            if node.is_lost:
+                continue
             if not node.is_up:
                 self.restart(node_id)
             elif node.is_paused:
                 self.resume(node_id)
             self.release_disk(node_id)
+
+    def violation(self, sentence: str) -> Violation:
+        """What to raise when something that must hold does not."""
+        return self._driver.violation(sentence)
 
     def remark(self, text: str) -> None:
         """Add a sentence to the trace, for its reader."""
@@ -216,31 +292,33 @@ class Cluster:
         """Judge that every replica has each proposal that was ever reported done (I6)."""
         self._driver.judge(partial(self.invariants.check_acknowledged, self.proposals))
 
-    def check_liveness(self, leader_ticks_max: int, done_ticks_max: int) -> None:
+    def check_liveness(
+        self, leader_ticks_max: int, done_ticks_max: int, payload: bytes = b"fresh"
+    ) -> None:
         """Judge that a calm cluster works: a leader, then a fresh proposal done, then all equal.
 
         The first has ``leader_ticks_max``, each of the others ``done_ticks_max``, which must be
         enough to catch up in.  In the end every proposal has an outcome.
         """
         if not self.run_until(lambda: self.leader() != NO_NODE, leader_ticks_max):
-            raise self._driver.violation(f"no leader after {leader_ticks_max} ticks of calm")
+            raise self._driver.violation(f"L1: no leader after {leader_ticks_max} ticks of calm")
         fresh: list[Proposal] = []
-        if not self.run_until(lambda: self._is_done(fresh), done_ticks_max):
-            raise self._driver.violation(f"no fresh proposal done in {done_ticks_max} ticks")
+        if not self.run_until(lambda: self._is_done(fresh, payload), done_ticks_max):
+            raise self._driver.violation(f"L2: no fresh proposal done in {done_ticks_max} ticks")
         if not self.run_until(self.is_converged, done_ticks_max):
-            raise self._driver.violation(f"the replicas differ after {done_ticks_max} ticks")
+            raise self._driver.violation(f"L3: the replicas differ after {done_ticks_max} ticks")
         for proposal in self.proposals:
             if proposal.outcome is Outcome.PENDING:
-                raise self._driver.violation(f"nobody told what became of p{proposal.number}")
+                raise self._driver.violation(f"L5: nobody told what became of p{proposal.number}")
         self.check_acknowledged()
 
-    def _is_done(self, fresh: list[Proposal]) -> bool:
+    def _is_done(self, fresh: list[Proposal], payload: bytes) -> bool:
         """Whether the last of ``fresh`` is done; proposes once more when the last one failed."""
         leader_id = self.leader()
         if fresh and fresh[-1].outcome in (Outcome.PENDING, Outcome.DONE):
             return fresh[-1].outcome is Outcome.DONE
         if leader_id != NO_NODE:
-            fresh.append(self.propose(leader_id, b"fresh"))
+            fresh.append(self.propose(leader_id, payload))
         return False
 
     # -- asking the nodes --
@@ -255,12 +333,12 @@ class Cluster:
         """Have a leader hand over; raises what the replica raises."""
         node = self._running(node_id)
         self._driver.note(node_id, "transfer", to=node_text(to))
+        self._driver.transfer_asked = (to, node.replica.engine.term)
         self._driver.turn(node, partial(node.replica.transfer, to))
 
-    def propose(self, node_id: NodeId, payload: bytes) -> Proposal:
+    def propose(self, node_id: NodeId, payload: bytes, client: int = 0) -> Proposal:
         """Propose a command at a node; the outcome shows in what is returned."""
-        time_ms = self.now * self._limits.tick_ms
-        return self._driver.propose(self._running(node_id), payload, time_ms)
+        return self._driver.propose(self._running(node_id), payload, client)
 
     def _propose_somewhere(self) -> None:
         """Propose mostly at a node that takes itself for the leader, else anywhere.
@@ -347,6 +425,16 @@ class Cluster:
         """Cut every link of one node, both ways."""
         return self.partition((node_id,), (other for other in self.nodes if other != node_id))
 
+    def fade(self, node_id: NodeId, random: Random) -> None:
+        """Lose half of what a node sends from now on, as ``random`` decides."""
+        self.network.fading[node_id] = random
+        self._driver.note(node_id, "fade")
+
+    def end_fade(self, node_id: NodeId) -> None:
+        """Let a node that fades be heard again; nothing happens if it does not."""
+        if self.network.fading.pop(node_id, None) is not None:
+            self._driver.note(node_id, "end_fade")
+
     def mend(self, cut: int) -> None:
         """Undo one cut; nothing happens if it was undone before."""
         links = self.network.mend(cut)
@@ -361,10 +449,19 @@ class Cluster:
     # -- nodes and their disks --
 
     def crash(self, node_id: NodeId, kept: int = 0) -> None:
-        """End a node's run; of its pending Readys the ``kept`` oldest survive."""
+        """End a node's run; of its pending groups the ``kept`` oldest survive."""
         node = self.nodes[node_id]
         assert node.is_up, f"node {node_id} is down already"
         self._driver.crash(node, min(kept, len(node.disk.pending)))
+
+    def crash_in_write(self, node_id: NodeId, operations: int) -> None:
+        """End a node's run within the ``operations``-th operation on its files from now, be it of a
+        write or of a recovery; what was not synced is kept, lost or torn.  For real logs."""
+        node = self.nodes[node_id]
+        assert node.log_disk is not None, (
+            "the modelled disk has no operations: DiskModel(is_real=True)"
+        )
+        node.log_disk.set_crash(operations)
 
     def restart(self, node_id: NodeId) -> None:
         """Start a node that is down from its synced layer; it applies its log again."""
@@ -378,9 +475,25 @@ class Cluster:
         the node that it was, as they must not.
         """
         self._driver.note(node_id, "wipe", fenced=fenced)
-        self.nodes[node_id].wipe()
+        self.nodes[node_id].wipe(fenced)
         if fenced:
             self.network.fenced.append(node_id)
+
+    def damage(self, node_id: NodeId, random: Random) -> None:
+        """Flip a bit of the log of a node that is down."""
+        node = self.nodes[node_id]
+        assert node.log_disk is not None, "there is no log to damage"
+        assert not node.is_up, f"node {node_id} runs"
+        node.log_disk.flip_bit(random)
+        node.is_damaged = True
+        self._driver.note(node_id, "damage")
+
+    def set_clock(self, node_id: NodeId, rate: int, ahead_ms: int) -> None:
+        """Let a node's clock make ``rate`` ticks in 100 of the cluster's, and its time of day be
+        ``ahead_ms`` ahead."""
+        node = self.nodes[node_id]
+        node.clock_rate, node.clock_ahead_ms = rate, ahead_ms
+        self._driver.note(node_id, "clock", rate=rate, ahead_ms=ahead_ms)
 
     def pause(self, node_id: NodeId) -> None:
         """Make a node stand still: no ticks, no syncs, and what arrives waits."""
@@ -412,7 +525,7 @@ class Cluster:
         self._driver.sync_due(node, node.run)
 
     def sync(self, node_id: NodeId, count: int | None = None) -> None:
-        """Make the ``count`` oldest pending Readys of a node durable now (``None``: all)."""
+        """Make the ``count`` oldest pending groups of a node durable now (``None``: all)."""
         node = self._running(node_id)
         pending_count = len(node.disk.pending)
         self._driver.sync(node, pending_count if count is None else min(count, pending_count))

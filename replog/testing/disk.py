@@ -1,81 +1,116 @@
 """The disk of a test node: a *pending* layer that a crash loses, and a *synced* one that stays.
 
-What a Ready asks to be written goes to the pending layer; a sync moves the oldest of it to the
-synced layer.  The rules this module keeps: a Ready is durable as a whole or not at all; Readys
-become durable in the order in which they were issued, those that write nothing in their turn; the
-last write per index wins, and a truncation voids everything at and above its index (the rules of
-:mod:`replog.storage.protocol`).
+A node's turn puts a *group* of writes on its way; a sync moves the oldest group to the synced
+layer.  The rules this module keeps: a group is durable as a whole or not at all; groups become
+durable in the order in which they were issued; the last write per index wins, and a truncation
+voids everything at and above its index (the rules of :mod:`replog.storage.protocol`).
 
 Entries are held by index and may have holes, because not every engine writes them without.
+
+This layer is also what the real log is judged by: see :mod:`replog.testing.log_disk`.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from typing import Final
 
-from replog.storage.protocol import Recovered
-from replog.types import Entry, HardState, LogIndex, Ready
+from replog.storage.protocol import Recovered, Write
+from replog.types import Entry, HardState, LogIndex, record
+
+GROUPS_UNBOUNDED: Final = 1 << 30
 
 
-class Pending:
-    """One Ready on its way to the disk."""
+@record
+class DiskModel:
+    """How the disks of a cluster behave on a good day."""
 
-    __slots__ = ("due", "number", "ready")
+    sync_ticks: int = 0
+    """How long a group takes to be durable."""
+    groups_max: int = GROUPS_UNBOUNDED
+    """How many groups may be on their way at a time: a node of a real cluster has one, and an
+    engine must bear any number."""
+    is_real: bool = False
+    """Whether the log's own code is beneath, on files in memory: ``groups_max`` is 1 then."""
 
-    def __init__(self, number: int, ready: Ready, due: int) -> None:
+
+class Group:
+    """Writes on their way to the disk, durable together."""
+
+    __slots__ = ("data", "due", "number", "writes")
+
+    def __init__(self, number: int, writes: Sequence[Write], due: int) -> None:
         self.number = number
-        """From 1, in the order in which the node's engine issued its Readys."""
-        self.ready = ready
+        """From 1, in the order in which the node's turns issued them."""
+        self.writes = writes
         self.due = due
         """The tick at which it will be durable."""
+        self.data = b""
+        """The group as a real log encodes it, where there is one."""
 
 
 class Disk:
     """The two layers of one node's disk."""
 
-    __slots__ = ("entries", "hard_state", "is_held", "pending", "synced_count", "written_count")
+    __slots__ = (
+        "entries",
+        "hard_state",
+        "is_held",
+        "pending",
+        "synced_count",
+        "synced_writes_count",
+        "written_count",
+    )
 
     def __init__(self, recovered: Recovered) -> None:
         self.hard_state: HardState | None = recovered.hard_state
         """Of the synced layer; ``None``: never written."""
         self.entries: dict[LogIndex, Entry] = {entry.index: entry for entry in recovered.entries}
         """Of the synced layer."""
-        self.pending: deque[Pending] = deque()
-        """The Readys that are not durable, oldest first."""
+        self.pending: deque[Group] = deque()
+        """The groups that are not durable, oldest first."""
         self.written_count = 0
-        """How many Readys the node issued, in all its runs."""
+        """How many groups the node issued, in all its runs."""
         self.synced_count = 0
-        """The number of the newest Ready that is durable."""
+        """The number of the newest group that is durable."""
+        self.synced_writes_count = 0
+        """How many writes (one for each Ready that writes) were made durable."""
         self.is_held = False
         """Whether syncs wait for the test that holds them."""
 
-    def write(self, ready: Ready, due: int) -> Pending:
-        """Put a Ready on its way; it cannot be durable before the ones ahead of it."""
+    def write(self, writes: Sequence[Write], due: int) -> Group:
+        """Put a group on its way; it cannot be durable before the ones ahead of it."""
         if self.pending:
             due = max(due, self.pending[-1].due)
         self.written_count += 1
-        pending = Pending(self.written_count, ready, due)
-        self.pending.append(pending)
-        return pending
+        group = Group(self.written_count, writes, due)
+        self.pending.append(group)
+        return group
 
-    def sync_next(self) -> Ready:
-        """Make the oldest pending Ready durable and return it."""
-        pending = self.pending.popleft()
-        assert pending.number > self.synced_count, "Readys become durable in order"
-        self.synced_count = pending.number
-        ready = pending.ready
-        if ready.hard_state is not None:
-            self.hard_state = ready.hard_state
-        if ready.truncate_from is not None:
-            for index in [index for index in self.entries if index >= ready.truncate_from]:
-                del self.entries[index]
-        for entry in ready.entries:
-            self.entries[entry.index] = entry
-        return ready
+    def sync_next(self) -> Sequence[Write]:
+        """Make the oldest pending group durable and return its writes."""
+        group = self.pending.popleft()
+        assert group.number > self.synced_count, "groups become durable in order"
+        self.synced_count = group.number
+        self.synced_writes_count += len(group.writes)
+        for write in group.writes:
+            self._apply(write)
+        return group.writes
+
+    def _apply(self, write: Write) -> None:
+        entries = self.entries
+        if write.hard_state is not None:
+            self.hard_state = write.hard_state
+        if write.truncate_from is not None:
+            for index in [index for index in entries if index >= write.truncate_from]:
+                del entries[index]
+        for entry in write.entries:
+            entries[entry.index] = entry
 
     def crash(self) -> int:
-        """Lose the pending layer; returns how many writes it held."""
-        lost = sum(1 for pending in self.pending if pending.ready.writes)
+        """Lose the pending layer; returns how many groups it held."""
+        lost = len(self.pending)
         self.pending.clear()
         return lost
 

@@ -1,15 +1,14 @@
-"""The heart of a test cluster: it drives real replicas over modelled disks and a modelled network.
+"""The heart of a test cluster: it drives real nodes over modelled disks and a modelled network.
 
-Whatever happens to a node is one *turn*: something arrives (a message, a tick, a sync, a request),
-and then the node's Readys are carried out, in the order of their duties, until there is none (the
-driver's turn of :mod:`replog.replica`).  After every turn the invariants are judged, and whatever
-goes wrong, an assertion in the engine included, is a
-:class:`~replog.testing.checks.Violation` that shows the end of the trace.
+Whatever happens to a node is an *event*: something arrives (a message, a tick, a sync, a request),
+and then the node takes its turn, the very one that a node of a real cluster takes
+(:mod:`replog.turns`).  After every event the invariants are judged, and whatever goes wrong, an
+assertion in the engine included, is a :class:`~replog.testing.checks.Violation` that shows the end
+of the trace.
 
-The rules this module keeps: a write becomes durable only by a sync, in the order of the Readys; the
-``messages_after_sync`` of a Ready leave at its sync and in no other place; a node that is down or
-paused is never touched; chance is asked only while faults are on, so that a quiet stretch of a run
-does not move the source of chance.
+The rules this module keeps: a write becomes durable only by a sync, in the order of the groups; a
+node that is down or paused is never touched; chance is asked only while faults are on, so that a
+quiet stretch of a run does not move the source of chance.
 
 What is left to others: when time passes and what is asked of the nodes
 (:mod:`replog.testing.cluster`), and which faults there are (:mod:`replog.testing.faults`).
@@ -22,16 +21,25 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from replog.errors import CallerError, NotDone, OutcomeUnknown
-from replog.replica import Replica
-from replog.storage.protocol import Recovered
+from replog.engine import Engine
+from replog.errors import CallerError, LogDamaged, NotDone, OutcomeUnknown, StorageFailed
+from replog.limits import Limits
+from replog.machine import Machine
+from replog.storage.protocol import Recovered, Write
 from replog.testing.agenda import Agenda
-from replog.testing.checks import Invariants, Violation
+from replog.testing.chance import Chance
+from replog.testing.checks import Broken, Invariants, Violation
+from replog.testing.disk import DiskModel
 from replog.testing.faults import Faults, draw_delays, draw_priority
-from replog.testing.network import Flight, Network
+from replog.testing.files import Crashed
+from replog.testing.goals import Goals
+from replog.testing.network import Flight, Network, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
 from replog.testing.trace import Trace, hard_state_pairs, node_text
-from replog.types import LogIndex, NodeId, PeerStatus, Ready
+from replog.testing.watched import WatchedReplica
+from replog.turns import Surroundings, Turns
+from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, Ready, Role, Term, Waiter
+from replog.wire import FrameReader, MessageCodec
 
 TRACE_TAIL_LINES: Final = 60
 """How much of the trace a violation shows."""
@@ -46,14 +54,22 @@ class Driver:
     def __init__(
         self,
         seed: int,
-        sync_ticks: int,
+        limits: Limits,
+        disk_model: DiskModel,
         trace: Trace,
         invariants: Invariants,
-        make_replica: Callable[[NodeId, Recovered], Replica],
+        make_engine: Callable[[NodeId, Recovered], Engine],
+        make_machine: Callable[[], Machine],
+        codec: MessageCodec | None,
+        chance: Chance,
+        goals: Goals,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
-        """The one source of chance."""
+        """The source of whatever chance decides and is no fault."""
+        self.chance = chance
+        """The source of all faults."""
+        self.goals = goals
         self.faults = QUIET
         """What happens to messages and writes by chance at the moment."""
         self.agenda = Agenda()
@@ -64,9 +80,23 @@ class Driver:
         """Everything that was ever proposed, in order."""
         self.turn_count = 0
         """How many events the nodes dealt with."""
+        self.handle_down: Callable[[ClusterNode], None] = _hear_nothing
+        """Is told of each node that went down."""
+        self.acknowledgements: tuple[str, ...] = ()
+        """The kinds of the messages that acknowledge entries."""
+        self.transfer_asked: tuple[NodeId, Term] = (NO_NODE, 0)
+        """The node that the last leader was told to hand over to, and that leader's term."""
+        self._moments = 0
+        self._leader_terms: list[Term] = []
+        self._heard: dict[int, tuple[object, int, Term]] = {}
+        """The acknowledgements with copies that arrived, by identity, with the run and term in
+        which they did."""
+        self._codec = codec
         self._nodes = invariants.nodes
-        self._sync_ticks = sync_ticks
-        self._make_replica = make_replica
+        self._limits = limits
+        self._disk_model = disk_model
+        self._make_engine = make_engine
+        self._make_machine = make_machine
 
     # -- noting and judging --
 
@@ -85,49 +115,48 @@ class Driver:
         except (Violation, CallerError):
             raise
         except Exception as error:
-            raise self.violation(f"{type(error).__name__}: {error}") from error
+            raise self.violation(_sentence_of(error)) from error
 
     def violation(self, sentence: str) -> Violation:
         """What to raise when something that must hold does not."""
-        return Violation(sentence, self.seed, self.trace.lines(-TRACE_TAIL_LINES))
+        tail = self.trace.lines(-TRACE_TAIL_LINES)
+        return Violation(sentence, self.seed, tail, self.agenda.now)
 
     # -- turns --
 
     def turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
         """Give a node something to deal with, and carry out all that it is ready for."""
         self.turn_count += 1
-        self.judge(partial(self._take_turn, node, act))
+        try:
+            self.judge(partial(self._take_turn, node, act))
+        except Crashed as crashed:
+            self.crash(node, 0, amid=str(crashed))
 
     def _take_turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
-        act()
-        self._observe(node)
-        while (ready := node.replica.ready()) is not None:
-            self._carry_out(node, ready)
+        try:
+            act()
+            self.observe(node)
+            node.wants_turn = False
+            node.turns.turn()
+            disk = node.disk
+            while disk.pending and disk.pending[0].due <= self.agenda.now and not disk.is_held:
+                self._sync(node, 1)
+                node.turns.turn()
+        except StorageFailed:
+            if node.log_disk is None or node.log_disk.files.fault is None:
+                raise
+            self._end_run(node, "fail", 0, reason="disk")
+            return
+        if node.wants_turn:
+            self.agenda.plan(self.agenda.now, partial(self._turn_again, node, node.run))
         self.invariants.check_event(node)
 
-    def _carry_out(self, node: ClusterNode, ready: Ready) -> None:
-        """The duties of one Ready, in their order (see :mod:`replog.engine`)."""
-        for message in ready.messages:
-            self.send(node, message)
-        self._observe(node)
-        now, disk = self.agenda.now, node.disk
-        pending = disk.write(ready, now + self._draw_sync_ticks() if ready.writes else now)
-        if pending.due > now:
-            self.agenda.plan(pending.due, partial(self.sync_due, node, node.run))
-        elif not disk.is_held:
-            self._sync(node, len(disk.pending))
-        for entry in ready.committed:
-            self.invariants.check_committed(node, entry)
-            node.applied.append(entry)
-            self.note(node.node_id, "apply", entry)
-        node.replica.apply(ready)
-        assert node.replica.applied_index == node.applied_index, "applied something else"
+    def _turn_again(self, node: ClusterNode, run: int) -> None:
+        """The turn that a node has asked for, unless another came first."""
+        if node.run == run and node.is_running and node.wants_turn:
+            self.turn(node, _do_nothing)
 
-    def _draw_sync_ticks(self) -> int:
-        ticks_max = self.faults.sync_ticks_max
-        return self._sync_ticks + (self.random.randint(0, ticks_max) if ticks_max else 0)
-
-    def _observe(self, node: ClusterNode) -> None:
+    def observe(self, node: ClusterNode) -> None:
         """Note what changed in the node's status since it was last seen."""
         status, seen = node.replica.engine.status(), node.status_seen
         if status == seen:
@@ -138,11 +167,21 @@ class Driver:
         if (status.role, status.term, status.leader_id) != (seen.role, seen.term, seen.leader_id):
             leader = node_text(status.leader_id)
             self.note(node.node_id, "role", status.role.value, term=status.term, leader=leader)
+            if status.role is Role.LEADER and seen.role is not Role.LEADER:
+                self._note_leader(node.node_id, status.term)
         if status.peers != seen.peers:
             self.invariants.check_progress(status, seen)
             self._note_progress(node, status.peers, seen.peers)
         if status.commit_index != seen.commit_index:
             self.note(node.node_id, "commit", index=status.commit_index)
+
+    def _note_leader(self, node_id: NodeId, term: Term) -> None:
+        self._leader_terms.append(term)
+        if len(self._leader_terms) > 1:
+            self.goals.reach("leader_changed")
+        to, asked_term = self.transfer_asked
+        if node_id == to and term > asked_term and max(self._leader_terms[:-1]) == asked_term:
+            self.goals.reach("leadership_transferred")
 
     def _note_progress(
         self, node: ClusterNode, peers: Sequence[PeerStatus], seen: Sequence[PeerStatus]
@@ -161,45 +200,55 @@ class Driver:
 
     # -- disks --
 
+    def write(self, node: ClusterNode, writes: Sequence[Write]) -> None:
+        """A node's turn puts a group on its way to disk; it is durable when it is synced."""
+        ticks_max = self.faults.sync_ticks_max
+        drawn = self.chance.ticks("slow_sync", ticks_max) if ticks_max else 0
+        now = self.agenda.now
+        group = node.disk.write(writes, now + self._disk_model.sync_ticks + drawn)
+        if node.log_disk is not None:
+            node.log_disk.write(group)
+        if group.due > now:
+            self.agenda.plan(group.due, partial(self.sync_due, node, node.run))
+
     def sync(self, node: ClusterNode, count: int) -> None:
-        """Make the ``count`` oldest pending Readys of a node durable now."""
+        """Make the ``count`` oldest pending groups of a node durable now."""
         self.turn(node, partial(self._sync, node, count))
 
     def sync_due(self, node: ClusterNode, run: int) -> None:
         """Make durable whose tick has come, unless the run is over or something holds it."""
         if node.run != run or not node.is_running or node.disk.is_held:
             return
-        count = sum(1 for pending in node.disk.pending if pending.due <= self.agenda.now)
+        count = sum(1 for group in node.disk.pending if group.due <= self.agenda.now)
         if count:
             self.sync(node, count)
 
     def _sync(self, node: ClusterNode, count: int) -> None:
-        disk = node.disk
         for _ in range(count):
-            pending = disk.pending[0]
-            ready = pending.ready
-            self.invariants.check_write(node, ready, disk.sync_next)
-            self._note_write(node, "sync", ready)
-            node.replica.advance(ready)
-            self._observe(node)
-            for message in ready.messages_after_sync:
-                assert disk.synced_count == pending.number, "a message leaves before its sync"
-                self.send(node, message)
+            if node.log_disk is not None:
+                node.log_disk.persist(node.disk.pending[0])
+            self._make_durable(node, "sync")
+            node.turns.handle_synced()
 
-    def _note_write(self, node: ClusterNode, event: str, ready: Ready) -> None:
-        if not ready.writes:
-            return
-        pairs = hard_state_pairs(ready.hard_state)
-        if ready.truncate_from is not None:
-            pairs["truncate_from"] = ready.truncate_from
-        if ready.entries:
-            pairs["entries"] = tuple(ready.entries)
-        self.note(node.node_id, event, **pairs)
+    def _make_durable(self, node: ClusterNode, event: str) -> None:
+        disk = node.disk
+        writes = disk.pending[0].writes
+        self.invariants.check_write(node, writes, disk.sync_next)
+        for write in writes:
+            pairs = hard_state_pairs(write.hard_state)
+            if write.truncate_from is not None:
+                pairs["truncate_from"] = write.truncate_from
+            if write.entries:
+                pairs["entries"] = tuple(write.entries)
+            self.note(node.node_id, event, **pairs)
 
     # -- messages --
 
     def send(self, node: ClusterNode, message: object) -> None:
         """A node sends a message; cuts and chance decide what becomes of it."""
+        self.invariants.check_leaves(node, message)
+        if self._codec is not None:
+            message = self._carried(message)
         flight = self.network.send(message)
         assert flight.sender == node.node_id, "a node sends in its own name"
         self.note_flight(node.node_id, "send", flight)
@@ -207,7 +256,10 @@ class Driver:
         if self.network.is_cut(flight):
             self.lose(flight, "cut")
             return
-        delays = (0,) if self.faults is QUIET else draw_delays(self.faults, self.random)
+        if self.network.has_faded(flight):
+            self.lose(flight, "fade")
+            return
+        delays = (0,) if self.faults is QUIET else draw_delays(self.faults, self.chance)
         if not delays:
             self.lose(flight, "chance")
             return
@@ -215,10 +267,21 @@ class Driver:
         for delay in delays[1:]:
             self.duplicate(flight, delay)
 
+    def _carried(self, message: object) -> object:
+        """What arrives when ``message`` has gone through the real codec."""
+        assert self._codec is not None
+        frame = self._codec.encode(message)
+        [(number, content)] = FrameReader(self._codec.frame_limits).feed(frame)
+        carried = self._codec.decode(number, content)
+        if carried != message:
+            raise Broken(f"I12: a {kind_of(type(message))} is changed by its way over the wire")
+        return carried
+
     def duplicate(self, flight: Flight, delay: int) -> None:
         """Send a message once more, to arrive in ``delay`` ticks."""
         copy = self.network.send(flight.message)
         copy.line = flight.line
+        copy.has_copy = flight.has_copy = True
         self.note_flight(flight.sender, "duplicate", flight, copy=f"m{copy.number}")
         self.launch(copy, delay)
 
@@ -227,7 +290,7 @@ class Driver:
         if not self.network.put(flight):
             self.note_flight(flight.sender, "hold", flight)
             return
-        priority = 0 if self.faults is QUIET else draw_priority(self.faults, self.random)
+        priority = 0 if self.faults is QUIET else draw_priority(self.faults, self.chance)
         self.agenda.plan(self.agenda.now + delay, partial(self.arrive, flight), priority)
 
     def arrive(self, flight: Flight) -> None:
@@ -243,7 +306,21 @@ class Driver:
             node.inbox.append(flight)
         else:
             self.note_flight(node.node_id, "recv", flight)
-            self.turn(node, partial(node.replica.step, flight.message))
+            self.turn(node, partial(self._step, node, flight))
+
+    def _step(self, node: ClusterNode, flight: Flight) -> None:
+        self.invariants.check_received(node, flight)
+        if flight.has_copy and flight.kind in self.acknowledgements:
+            self._note_repeated(node, flight)
+        node.replica.step(flight.message)
+
+    def _note_repeated(self, node: ClusterNode, flight: Flight) -> None:
+        engine = node.replica.engine
+        message, run, term = self._heard.get(id(flight.message), (None, 0, 0))
+        if message is None:
+            self._heard[id(flight.message)] = (flight.message, node.run, engine.term)
+        elif (run, term) == (node.run, engine.term) and engine.soft_state.role is Role.LEADER:
+            self.goals.reach("duplicate_ack_ignored")
 
     def lose(self, flight: Flight, why: str) -> None:
         """Note that a message is lost."""
@@ -253,57 +330,212 @@ class Driver:
 
     def start(self, node: ClusterNode, event: str) -> None:
         """Begin a run of a node from its disk's synced layer."""
-        node.start(partial(self._make_replica, node.node_id))
-        recovered = node.disk.recover()
+        assert not node.is_lost, f"node {node.node_id} is lost"
+        try:
+            self.judge(partial(self._start, node, event))
+        except Crashed as crashed:
+            self._note_down(node, "crash", amid=f"recovery: {crashed}")
+
+    def _start(self, node: ClusterNode, event: str) -> None:
+        try:
+            recovered = self._recover(node)
+        except LogDamaged:
+            if not node.is_damaged:
+                raise
+            node.is_lost = True
+            self.note(node.node_id, "refuse", reason="damage")
+            self.goals.reach("damaged_log_refused")
+            return
+        except StorageFailed:
+            assert node.log_disk is not None
+            if node.log_disk.files.fault is None:
+                raise
+            self._note_down(node, "fail", reason="disk")
+            return
+        node.start(recovered, partial(self._make_turns, node))
         pairs = hard_state_pairs(recovered.hard_state)
         self.note(node.node_id, event, **pairs, log=tuple(recovered.entries))
-        self.turn(node, lambda: None)
+        self.turn(node, _do_nothing)
 
-    def crash(self, node: ClusterNode, kept: int) -> None:
-        """End a run: of its pending Readys the ``kept`` oldest survive, the others are lost."""
-        self.judge(partial(self._crash, node, kept))
+    def _recover(self, node: ClusterNode) -> Recovered:
+        """What the node finds; the model learns which of the uncertain groups it kept."""
+        log_disk, disk = node.log_disk, node.disk
+        if log_disk is None:
+            return disk.recover()
+        torn_count = log_disk.torn_count
+        found = log_disk.recover()
+        if log_disk.torn_count > torn_count:
+            self.goals.reach("torn_tail_cut")
+        uncertain, log_disk.uncertain = log_disk.uncertain, []
+        while not _is_same(found, disk.recover()):
+            if not uncertain:
+                raise Broken(
+                    f"I11: node {node.node_id} recovers something else from its log than was synced"
+                )
+            disk.pending.append(uncertain.pop(0))
+            self._make_durable(node, "kept")
+        return found
 
-    def _crash(self, node: ClusterNode, kept: int) -> None:
-        disk = node.disk
-        for _ in range(kept):
-            ready = disk.pending[0].ready
-            self.invariants.check_write(node, ready, disk.sync_next)
-            self._note_write(node, "kept", ready)
-        self.note(node.node_id, "crash", lost_writes=disk.crash())
+    def _make_turns(self, node: ClusterNode, recovered: Recovered) -> Turns:
+        engine = self._make_engine(node.node_id, recovered)
+        watcher = RunWatcher(self, node)
+        replica = WatchedReplica(engine, self._make_machine(), self._limits, watcher)
+        surroundings = Surroundings(
+            send=partial(self.send, node),
+            flush=_do_nothing,
+            write=partial(self.write, node),
+            wake=watcher.wake,
+            answer=_do_nothing,
+            report_role=_hear_nothing,
+            time_ms=partial(self._time_ms, node),
+        )
+        groups_max = 1 if self._disk_model.is_real else self._disk_model.groups_max
+        return Turns(node.node_id, replica, self._limits, surroundings, groups_max)
+
+    def _time_ms(self, node: ClusterNode) -> int:
+        return max(0, self.agenda.now * self._limits.tick_ms + node.clock_ahead_ms)
+
+    def crash(self, node: ClusterNode, kept: int, amid: str = "") -> None:
+        """End a run: of its pending groups the ``kept`` oldest survive, the others are lost.
+
+        On a real log chance decides what survives.
+        """
+        pairs: dict[str, object] = {"amid": amid} if amid else {}
+        self.judge(partial(self._end_run, node, "crash", kept, **pairs))
+
+    def _end_run(self, node: ClusterNode, event: str, kept: int, **pairs: object) -> None:
+        if node.log_disk is not None:
+            node.log_disk.crash(node.disk, self._keep_random(node))
+        else:
+            for _ in range(kept):
+                self._make_durable(node, "kept")
+        lost = node.disk.crash()
+        if lost:
+            self.goals.reach("crash_between_write_and_sync")
+        self.note(node.node_id, event, lost_writes=lost, **pairs)
         node.is_up = node.is_paused = False
         # The replica of this run is not used again, so its waiters are answered here.
         for proposal in self.proposals:
             if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
-                self._end(proposal, 0, None, OutcomeUnknown("the node crashed"))
+                self.end(proposal, 0, None, OutcomeUnknown("the node crashed"))
         inbox, node.inbox = node.inbox, []
         for flight in inbox:
             self.lose(flight, "down")
+        self.handle_down(node)
+
+    def _note_down(self, node: ClusterNode, event: str, **pairs: object) -> None:
+        """A start came to nothing."""
+        assert node.log_disk is not None
+        node.log_disk.crash(node.disk, self._keep_random(node))
+        node.run += 1
+        self.note(node.node_id, event, **pairs)
+        self.handle_down(node)
+
+    def _keep_random(self, node: ClusterNode) -> Random:
+        return Random(f"{self.seed}/keep/{node.node_id}/{node.run}")
 
     # -- proposals --
 
-    def propose(self, node: ClusterNode, payload: bytes, time_ms: int) -> Proposal:
+    def _next_moment(self) -> int:
+        self._moments += 1
+        return self._moments
+
+    def propose(self, node: ClusterNode, payload: bytes, client: int = 0) -> Proposal:
         """Propose a command at a node; the outcome shows in what is returned."""
-        proposal = Proposal(len(self.proposals) + 1, node.node_id, payload)
+        proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self.end)
+        proposal.client = client
+        proposal.began = self._next_moment()
         self.proposals.append(proposal)
-        self.turn(node, partial(self._propose, node, proposal, time_ms))
+        self.turn(node, partial(self._submit, node, proposal))
         return proposal
 
-    def _propose(self, node: ClusterNode, proposal: Proposal, time_ms: int) -> None:
-        payload, subject = proposal.payload, f"p{proposal.number}"
+    def _submit(self, node: ClusterNode, proposal: Proposal) -> None:
         try:
-            node.machine.check_payload(payload)
-            waiter = partial(self._end, proposal)
-            proposal.index = node.replica.propose(payload, time_ms, waiter)
+            node.machine.check_payload(proposal.payload)
+            node.turns.submit(proposal.payload, proposal)
         except NotDone as error:
-            self.note(node.node_id, "propose", subject, payload=payload)
-            self._end(proposal, 0, None, error)
-        else:
-            self.note(node.node_id, "propose", subject, index=proposal.index, payload=payload)
+            self.end(proposal, 0, None, error)
 
-    def _end(
+    def end(
         self, proposal: Proposal, index: LogIndex, result: object, error: Exception | None
     ) -> None:
-        proposal.end(index, result, error)
+        """A proposal ended."""
         subject = f"p{proposal.number}"
+        if not proposal.index:
+            self.note(proposal.node_id, "propose", subject, payload=proposal.payload)
+        proposal.end(index, result, error)
+        proposal.ended = self._next_moment()
+        if proposal.outcome is Outcome.UNKNOWN:
+            self.goals.reach("unknown_outcome")
         self.note(proposal.node_id, proposal.outcome.value, subject, **proposal.pairs())
         self.invariants.check_done(proposal)
+
+
+class RunWatcher:
+    """Watches the replica of one run of one node, on behalf of the driver."""
+
+    __slots__ = ("_driver", "_node")
+
+    def __init__(self, driver: Driver, node: ClusterNode) -> None:
+        self._driver = driver
+        self._node = node
+
+    def wake(self) -> None:
+        """The node asks for another turn."""
+        self._node.wants_turn = True
+
+    def handle_ready(self, ready: Ready) -> None:
+        """Judge what is handed out, and remember what must not leave yet."""
+        node = self._node
+        self._driver.observe(node)
+        self._driver.invariants.check_ready(node, ready)
+        node.issued_writes_count += ready.writes
+        for message in ready.messages_after_sync:
+            node.after_sync[id(message)] = (message, node.issued_writes_count)
+
+    def handle_advanced(self, ready: Ready) -> None:
+        """See what came of it."""
+        self._driver.observe(self._node)
+
+    def handle_apply(self, ready: Ready) -> None:
+        """Judge and note what is applied."""
+        node, driver = self._node, self._driver
+        driver.invariants.check_applied(node, ready.committed)
+        for entry in ready.committed:
+            node.applied.append(entry)
+            driver.note(node.node_id, "apply", entry)
+
+    def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:
+        """Note what was proposed where."""
+        for index, waiter in enumerate(waiters, first_index):
+            if isinstance(waiter, Proposal):
+                waiter.index = index
+                self._driver.note(
+                    waiter.node_id,
+                    "propose",
+                    f"p{waiter.number}",
+                    index=index,
+                    payload=waiter.payload,
+                )
+
+
+def _do_nothing() -> None:
+    """There is nothing to do, or nothing to flush."""
+
+
+def _hear_nothing(_: object) -> None:
+    """Nobody has to know: changes of the role, for instance, are seen in the status."""
+
+
+def _is_same(one: Recovered, other: Recovered) -> bool:
+    return one.hard_state == other.hard_state and list(one.entries) == list(other.entries)
+
+
+def _sentence_of(error: BaseException) -> str:
+    """What went wrong: the broken rule, also if somebody on the way made another error of it."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, Broken):
+            return str(at)
+        at = at.__cause__
+    return f"{type(error).__name__}: {error}"

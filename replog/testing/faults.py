@@ -1,22 +1,24 @@
-"""Faults by chance: what a random run does to messages, links, disks and nodes.
+"""Faults by chance: what a random run does to messages, links, disks, clocks and nodes.
 
-Every chance is drawn from the cluster's one source of randomness, in a fixed order, so the seed
-decides everything.  The rules this module keeps: a fault is one that a correct system survives
-(what was synced stays synced, messages are lost or late but never changed); every fault that lasts
-has a drawn end, planned when it begins.
+Every strike is drawn from the run's :class:`~replog.testing.chance.Chance`, in a fixed order, so
+the seed decides everything.  The rules this module keeps: a fault is one that a correct system
+survives (what was synced stays synced, messages are lost or late but never changed; who lost its
+disk or may not trust it takes part no more, and a quorum is left); every fault that lasts has a
+drawn end, planned when it begins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from replog.types import NO_NODE, record
+from replog.types import NO_NODE, NodeId, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from replog.testing.chance import Chance
     from replog.testing.cluster import Cluster
     from replog.testing.network import Link
     from replog.testing.nodes import ClusterNode
@@ -27,6 +29,9 @@ ELECTION_TICKS: Final = 3
 
 ELECTION_CRASH_FACTOR: Final = 8
 """... and how much likelier."""
+
+FLAPS_MAX: Final = 5
+FADE_TICKS_MAX: Final = 3
 
 
 @record
@@ -49,15 +54,29 @@ class Faults:
     cut_chance: float = 0.0
     """Per tick: links are cut (a split, a node, one direction of a node, or any set of links)."""
     cut_ticks_max: int = 50
+    flap_chance: float = 0.0
+    """Per tick: the links of a node are cut and mended several times."""
+    fade_chance: float = 0.0
+    """Per tick: half of what a node sends is lost for a few ticks, then it is cut off."""
     crash_chance: float = 0.0
     """Per node and tick: it crashes, and a prefix of its pending writes survives; far likelier
     while its term is new."""
     crash_all_chance: float = 0.0
     """Per tick: every node crashes."""
+    crash_in_write_chance: float = 0.0
+    """Per node and tick: it will crash within the next operations on its files, if it has any."""
+    disk_error_chance: float = 0.0
+    """Per node and tick: one of its next operations on files fails, if it has any."""
+    damage_chance: float = 0.0
+    """Per restart: a bit of the node's log has flipped, if it has files."""
+    wipe_chance: float = 0.0
+    """Per restart: the node has lost its disk, for ever."""
     down_ticks_max: int = 50
     pause_chance: float = 0.0
     """Per node and tick: it stands still, as a stopped process."""
     pause_ticks_max: int = 50
+    clock_chance: float = 0.0
+    """Per node and tick: its clock goes at another rate from now on, and its time of day jumps."""
     campaign_chance: float = 0.0
     """Per tick: some node campaigns unasked."""
     transfer_chance: float = 0.0
@@ -65,7 +84,7 @@ class Faults:
 
 
 def drawn_faults(random: Random, ticks_scale: int) -> Faults:
-    """A mixture for one run: each fault is on or off, and as strong as drawn.
+    """A mixture for one run: each fault is on or off, and as strong as drawn (swarm testing).
 
     Runs with few faults reach far into the protocol, runs with many reach its corners; neither can
     stand for the other.  A third of the runs is about nothing but leaders that come and go, with
@@ -80,7 +99,7 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         return random.randint(1, max(1, most)) if random.random() < 0.4 else 0
 
     if random.random() < 1 / 3:
-        return Faults(
+        faults = Faults(
             duplicate_chance=chance(0.1),
             reorder_chance=chance(0.5),
             delay_ticks_max=ticks(ticks_scale // 8),
@@ -94,88 +113,147 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
             campaign_chance=chance(2 / ticks_scale, 0.7),
             transfer_chance=chance(1 / ticks_scale),
         )
-    return Faults(
-        drop_chance=chance(0.2),
-        duplicate_chance=chance(0.2),
-        reorder_chance=chance(0.5),
-        delay_ticks_max=ticks(ticks_scale // 8),
-        late_chance=chance(0.05),
-        late_ticks_max=4 * ticks_scale,
-        sync_ticks_max=ticks(ticks_scale // 8),
-        cut_chance=chance(1 / ticks_scale),
-        cut_ticks_max=3 * ticks_scale,
-        crash_chance=chance(0.2 / ticks_scale),
-        crash_all_chance=chance(0.1 / ticks_scale),
-        down_ticks_max=2 * ticks_scale,
-        pause_chance=chance(0.2 / ticks_scale),
-        pause_ticks_max=2 * ticks_scale,
-        campaign_chance=chance(1 / ticks_scale),
-        transfer_chance=chance(1 / ticks_scale),
+    else:
+        faults = Faults(
+            drop_chance=chance(0.3 if random.random() < 0.3 else 0.1),
+            duplicate_chance=chance(0.2),
+            reorder_chance=chance(0.5),
+            delay_ticks_max=ticks(ticks_scale // 8),
+            late_chance=chance(0.05),
+            late_ticks_max=4 * ticks_scale,
+            sync_ticks_max=ticks(ticks_scale // 8),
+            cut_chance=chance(1 / ticks_scale),
+            cut_ticks_max=3 * ticks_scale,
+            flap_chance=chance(0.5 / ticks_scale, 0.2),
+            crash_chance=chance(0.2 / ticks_scale),
+            crash_all_chance=chance(0.1 / ticks_scale),
+            down_ticks_max=2 * ticks_scale,
+            pause_chance=chance(0.2 / ticks_scale),
+            pause_ticks_max=2 * ticks_scale,
+            campaign_chance=chance(1 / ticks_scale),
+            transfer_chance=chance(1 / ticks_scale),
+        )
+    return replace(
+        faults,
+        fade_chance=chance(0.5 / ticks_scale),
+        crash_in_write_chance=chance(0.2 / ticks_scale, 0.5),
+        disk_error_chance=chance(0.1 / ticks_scale, 0.3),
+        damage_chance=chance(0.3, 0.3),
+        wipe_chance=chance(0.2, 0.2),
+        clock_chance=chance(0.1 / ticks_scale, 0.3),
     )
 
 
-def draw_delays(faults: Faults, random: Random) -> Sequence[int]:
+def draw_delays(faults: Faults, chance: Chance) -> Sequence[int]:
     """In how many ticks a message arrives: once, twice or (empty) never."""
-    if random.random() < faults.drop_chance:
+    if chance.strikes("drop", faults.drop_chance):
         return ()
-    if random.random() < faults.duplicate_chance:
-        is_late = random.random() < 0.5
-        late_ticks = random.randint(0, faults.late_ticks_max)
-        again = late_ticks if is_late else _draw_delay(faults, random)
-        return (_draw_delay(faults, random), again)
-    return (_draw_delay(faults, random),)
+    delay = _draw_delay(faults, chance)
+    if chance.strikes("duplicate", faults.duplicate_chance):
+        random = chance.details("duplicate")
+        ticks_max = faults.late_ticks_max if random.random() < 0.5 else faults.delay_ticks_max
+        return (delay, random.randint(0, ticks_max))
+    return (delay,)
 
 
-def _draw_delay(faults: Faults, random: Random) -> int:
-    if faults.late_chance and random.random() < faults.late_chance:
-        return random.randint(0, faults.late_ticks_max)
-    return random.randint(0, faults.delay_ticks_max) if faults.delay_ticks_max else 0
+def _draw_delay(faults: Faults, chance: Chance) -> int:
+    if chance.strikes("late", faults.late_chance):
+        return chance.details("late").randint(0, faults.late_ticks_max)
+    return chance.ticks("delay", faults.delay_ticks_max) if faults.delay_ticks_max else 0
 
 
-def draw_priority(faults: Faults, random: Random) -> int:
+def draw_priority(faults: Faults, chance: Chance) -> int:
     """Where a message stands among those of its tick: 0 is its own place."""
-    if faults.reorder_chance and random.random() < faults.reorder_chance:
-        return random.randint(-8, 8)
+    if chance.strikes("reorder", faults.reorder_chance):
+        return chance.details("reorder").choice((-8, -4, -2, -1, 1, 2, 4, 8))
     return 0
 
 
-def draw_troubles(cluster: Cluster, faults: Faults) -> None:
+def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
     """Let begin in this tick whatever the chances bring; each trouble plans its own end."""
-    random = cluster.random
-    if random.random() < faults.cut_chance:
-        cut = cluster.cut(_draw_links(cluster))
-        cluster.plan(_draw_lasting(random, faults.cut_ticks_max), partial(cluster.mend, cut))
-    is_end_of_all = random.random() < faults.crash_all_chance
+    _trouble_links(cluster, faults, chance)
+    is_end_of_all = chance.strikes("crash_all", faults.crash_all_chance)
     for node in cluster.nodes.values():
         # What a node owes to its disk is owed in elections above all.
         is_new_term = cluster.now - node.term_tick <= ELECTION_TICKS
         crash_chance = faults.crash_chance * (ELECTION_CRASH_FACTOR if is_new_term else 1)
-        if node.is_up and (is_end_of_all or random.random() < crash_chance):
+        if chance.strikes("clock", faults.clock_chance):
+            cluster.set_clock(node.node_id, *_drawn_clock(chance.details("clock")))
+        if not node.is_up:
+            continue
+        if is_end_of_all or chance.strikes("crash", crash_chance):
+            kind = "crash_all" if is_end_of_all else "crash"
+            random = chance.details(kind)
             cluster.crash(node.node_id, random.randint(0, len(node.disk.pending)))
-            down_ticks = _draw_lasting(random, faults.down_ticks_max)
-            cluster.plan(down_ticks, partial(_end_crash, cluster, node, node.run))
-        elif node.is_running and random.random() < faults.pause_chance:
+        elif node.log_disk is not None and not node.is_paused:
+            if chance.strikes("crash_in_write", faults.crash_in_write_chance):
+                node.log_disk.set_crash(chance.details("crash_in_write").randint(1, 6))
+            elif chance.strikes("disk_error", faults.disk_error_chance):
+                node.log_disk.set_fault(chance.details("disk_error"))
+        if node.is_running and chance.strikes("pause", faults.pause_chance):
             cluster.pause(node.node_id)
-            pause_ticks = _draw_lasting(random, faults.pause_ticks_max)
-            cluster.plan(pause_ticks, partial(_end_pause, cluster, node, node.run))
-    if random.random() < faults.campaign_chance:
-        node = random.choice(list(cluster.nodes.values()))
+            ticks = _drawn_lasting(chance.details("pause"), faults.pause_ticks_max)
+            cluster.plan(ticks, partial(_end_pause, cluster, node, node.run))
+    if chance.strikes("campaign", faults.campaign_chance):
+        node = chance.details("campaign").choice(list(cluster.nodes.values()))
         if node.is_running:
             cluster.campaign(node.node_id)
-    if random.random() < faults.transfer_chance:
-        leader_id, to = cluster.leader(), random.choice(list(cluster.nodes))
+    if chance.strikes("transfer", faults.transfer_chance):
+        leader_id = cluster.leader()
+        to = chance.details("transfer").choice(list(cluster.nodes))
         if leader_id != NO_NODE and cluster.nodes[leader_id].is_running:
             cluster.transfer(leader_id, to)
 
 
-def _draw_lasting(random: Random, ticks_max: int) -> int:
-    """How long a trouble lasts: as often a few ticks as any time up to ``ticks_max``."""
-    return random.randint(1, ticks_max if random.random() < 0.5 else min(3, ticks_max))
+def _trouble_links(cluster: Cluster, faults: Faults, chance: Chance) -> None:
+    if chance.strikes("cut", faults.cut_chance):
+        random = chance.details("cut")
+        cut = cluster.cut(_drawn_links(cluster, random))
+        cluster.plan(_drawn_lasting(random, faults.cut_ticks_max), partial(cluster.mend, cut))
+    if chance.strikes("flap", faults.flap_chance):
+        random = chance.details("flap")
+        node_id = random.choice(list(cluster.nodes))
+        at = 0
+        for _ in range(random.randint(2, FLAPS_MAX)):
+            cluster.plan(at, partial(_flap, cluster, node_id, random.randint(1, 6)))
+            at += random.randint(2, 12)
+    if chance.strikes("fade", faults.fade_chance):
+        _begin_fade(cluster, faults, chance.details("fade"))
 
 
-def _end_crash(cluster: Cluster, node: ClusterNode, run: int) -> None:
-    if node.run == run and not node.is_up:
-        cluster.restart(node.node_id)
+def _begin_fade(cluster: Cluster, faults: Faults, random: Random) -> None:
+    """What a leader proposes shortly before it is lost reaches some and not others: holes."""
+    node_id = cluster.leader() or random.choice(list(cluster.nodes))
+    cluster.fade(node_id, random)
+    cut_ticks = _drawn_lasting(random, faults.cut_ticks_max)
+    cluster.plan(random.randint(0, FADE_TICKS_MAX), partial(_end_fade, cluster, node_id, cut_ticks))
+
+
+def _end_fade(cluster: Cluster, node_id: NodeId, cut_ticks: int) -> None:
+    cluster.end_fade(node_id)
+    cluster.plan(cut_ticks, partial(cluster.mend, cluster.isolate(node_id)))
+
+
+def plan_restart(cluster: Cluster, node: ClusterNode, faults: Faults, chance: Chance) -> None:
+    """A node went down: plan when it starts again, and in what state its disk is then."""
+    run = node.run
+    random = Random(f"{chance.seed}/down/{node.node_id}/{run}")
+    damaged = chance.strikes("damage", faults.damage_chance)
+    wiped = chance.strikes("wipe", faults.wipe_chance)
+    ticks = _drawn_lasting(random, faults.down_ticks_max)
+    cluster.plan(ticks, partial(_end_crash, cluster, node, run, damaged, wiped, random))
+
+
+def _end_crash(
+    cluster: Cluster, node: ClusterNode, run: int, damaged: bool, wiped: bool, random: Random
+) -> None:
+    if node.run != run or node.is_up or node.is_lost:
+        return
+    if wiped and cluster.can_lose(node.node_id):
+        cluster.wipe(node.node_id)
+    elif damaged and node.log_disk is not None and cluster.can_lose(node.node_id):
+        cluster.damage(node.node_id, random)
+    cluster.restart(node.node_id)
 
 
 def _end_pause(cluster: Cluster, node: ClusterNode, run: int) -> None:
@@ -183,14 +261,28 @@ def _end_pause(cluster: Cluster, node: ClusterNode, run: int) -> None:
         cluster.resume(node.node_id)
 
 
-def _draw_links(cluster: Cluster) -> list[Link]:
+def _flap(cluster: Cluster, node_id: int, ticks: int) -> None:
+    cluster.plan(ticks, partial(cluster.mend, cluster.isolate(node_id)))
+
+
+def _drawn_lasting(random: Random, ticks_max: int) -> int:
+    """How long a trouble lasts: as often a few ticks as any time up to ``ticks_max``."""
+    return random.randint(1, ticks_max if random.random() < 0.5 else min(3, ticks_max))
+
+
+def _drawn_clock(random: Random) -> tuple[int, int]:
+    """A rate in per cent, and how far the time of day is ahead, in milliseconds."""
+    return random.choice((50, 80, 90, 100, 100, 110, 125, 200)), random.randint(-60_000, 60_000)
+
+
+def _drawn_links(cluster: Cluster, random: Random) -> list[Link]:
     """The links to cut.  Leaders are preferred: a leader that others cannot hear, or that hears
     too few of them, is where logs part."""
-    random, node_ids = cluster.random, list(cluster.nodes)
+    node_ids = list(cluster.nodes)
     links = [(a, b) for a in node_ids for b in node_ids if a != b]
     leader_id = cluster.leader()
     chosen_id = leader_id if leader_id and random.random() < 0.7 else random.choice(node_ids)
-    kind = random.randrange(4)
+    kind = random.randrange(6)
     if kind == 0:
         # Two groups; the chosen node is in the smaller one.
         others = [node_id for node_id in node_ids if node_id != chosen_id]
@@ -201,4 +293,10 @@ def _draw_links(cluster: Cluster) -> list[Link]:
     if kind == 2:
         end = random.randrange(2)
         return [link for link in links if link[end] == chosen_id]
+    if kind == 3:
+        # A star: everybody reaches the chosen node and nobody else.
+        return [link for link in links if chosen_id not in link]
+    if kind == 4:
+        # A chain: everybody reaches its neighbours.
+        return [(a, b) for a, b in links if abs(a - b) > 1] or links[:1]
     return [link for link in links if random.random() < 0.4] or links[:1]

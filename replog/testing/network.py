@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import Protocol, TypeAlias, cast
 
 from replog.types import EpochNumber, NodeId, Term
@@ -47,7 +48,7 @@ class Addressed(Protocol):
 class Flight:
     """One message on its way."""
 
-    __slots__ = ("kind", "line", "message", "number", "sender", "term", "to")
+    __slots__ = ("has_copy", "kind", "line", "message", "number", "sender", "term", "to")
 
     def __init__(self, number: int, message: object) -> None:
         addressed = cast("Addressed", message)
@@ -61,6 +62,8 @@ class Flight:
         self.term = addressed.term
         self.line = 0
         """The line of the trace at which the message was last spelled out."""
+        self.has_copy = False
+        """Whether the very same message was sent a second time."""
 
     @property
     def link(self) -> Link:
@@ -75,7 +78,16 @@ Matches: TypeAlias = Callable[[Flight], bool]
 class Network:
     """The flights of one cluster, and the cuts and holds that are in force."""
 
-    __slots__ = ("_cut_count", "cuts", "fenced", "held", "holds", "in_flight", "sent_count")
+    __slots__ = (
+        "_cut_count",
+        "cuts",
+        "fading",
+        "fenced",
+        "held",
+        "holds",
+        "in_flight",
+        "sent_count",
+    )
 
     def __init__(self) -> None:
         self.sent_count = 0
@@ -87,6 +99,8 @@ class Network:
         self.holds: list[Matches] = []
         self.cuts: dict[int, tuple[Link, ...]] = {}
         """The cuts in force by number; a link may be in several."""
+        self.fading: dict[NodeId, Random] = {}
+        """Nodes of whose messages half are lost, and what decides which."""
         self.fenced: list[NodeId] = []
         """Nodes that every other one refuses to talk to, for ever: their incarnation is not the one
         that the cluster was founded with."""
@@ -96,6 +110,11 @@ class Network:
         """Give a message a number; the caller decides what becomes of the flight."""
         self.sent_count += 1
         return Flight(self.sent_count, message)
+
+    def has_faded(self, flight: Flight) -> bool:
+        """Whether a message is lost because its sender fades."""
+        random = self.fading.get(flight.sender)
+        return random is not None and random.random() < 0.5
 
     def put(self, flight: Flight) -> bool:
         """Let a flight travel, or hold it if a hold matches; whether it travels."""

@@ -8,15 +8,18 @@ replica by.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from typing import TypeAlias
 
-from replog.errors import DumpUnavailable, NotDone, OutcomeUnknown
+from replog.errors import NotDone, OutcomeUnknown
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.replica import Replica
 from replog.storage.protocol import Recovered
 from replog.testing.disk import Disk
+from replog.testing.log_disk import LogDisk
 from replog.testing.network import Flight
+from replog.turns import Turns
 from replog.types import Entry, LogIndex, NodeId, Status
 
 
@@ -35,10 +38,13 @@ class Recorder:
         """Every payload will do."""
 
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:
-        """The payloads, in one page if they fit."""
-        if cursor or len(self.payloads) > items_max:
-            raise DumpUnavailable("this machine has a single page; ask for more items")
-        return DumpPage(items=tuple(self.payloads), cursor=None)
+        """The payloads in order; a cursor is the number of those before the page."""
+        first = int(cursor or b"0")
+        last = first + items_max
+        return DumpPage(
+            items=tuple(self.payloads[first:last]),
+            cursor=b"%d" % last if last < len(self.payloads) else None,
+        )
 
 
 class Outcome(Enum):
@@ -54,16 +60,39 @@ class Outcome(Enum):
     """Nobody can tell: the node crashed, or lost its leadership."""
 
 
+Ended: TypeAlias = "Callable[[Proposal, LogIndex, object, Exception | None], None]"
+"""Is told how a proposal ended."""
+
+
 class Proposal:
     """One proposed payload and what became of it."""
 
-    __slots__ = ("error", "index", "node_id", "number", "outcome", "payload", "result")
+    __slots__ = (
+        "_ended",
+        "began",
+        "client",
+        "ended",
+        "error",
+        "index",
+        "node_id",
+        "number",
+        "outcome",
+        "payload",
+        "result",
+    )
 
-    def __init__(self, number: int, node_id: NodeId, payload: bytes) -> None:
+    def __init__(self, number: int, node_id: NodeId, payload: bytes, ended: Ended) -> None:
+        self._ended = ended
         self.number = number
         """From 1, in the order in which the cluster was asked."""
         self.node_id = node_id
         self.payload = payload
+        self.client = 0
+        """Which client of a simulation asked; 0: none."""
+        self.began = 0
+        """When it was asked for, and ..."""
+        self.ended = 0
+        """... when its outcome was known (0: not yet), in the order of all such moments."""
         self.index: LogIndex = 0
         """Where it was proposed; 0 if nothing was."""
         self.outcome = Outcome.PENDING
@@ -83,6 +112,10 @@ class Proposal:
             assert isinstance(error, OutcomeUnknown), f"proposal {self.number} ended without a word"
             self.outcome = Outcome.UNKNOWN
 
+    def __call__(self, index: LogIndex, result: object, error: Exception | None) -> None:
+        """A proposal waits for itself; see :data:`~replog.types.Waiter`."""
+        self._ended(self, index, result, error)
+
     def pairs(self) -> dict[str, object]:
         """What the trace says of the outcome."""
         found: dict[str, object] = {"index": self.index} if self.index else {}
@@ -96,21 +129,36 @@ class ClusterNode:
     """One node of the cluster through all its runs."""
 
     __slots__ = (
+        "after_sync",
         "applied",
+        "clock_ahead_ms",
+        "clock_phase",
+        "clock_rate",
         "disk",
+        "handed_index",
         "inbox",
+        "is_damaged",
+        "is_lost",
         "is_paused",
         "is_up",
+        "issued_writes_count",
+        "log_disk",
+        "lost_entries",
         "node_id",
-        "replica",
         "run",
         "status_seen",
         "term_tick",
+        "turns",
+        "wants_turn",
     )
 
-    def __init__(self, node_id: NodeId, recovered: Recovered) -> None:
+    def __init__(
+        self, node_id: NodeId, recovered: Recovered, log_disk: LogDisk | None = None
+    ) -> None:
         self.node_id = node_id
         self.disk = Disk(recovered)
+        self.log_disk = log_disk
+        """The real log beneath the modelled disk, if there is one."""
         self.run = 0
         """How often the node was started."""
         self.is_up = False
@@ -118,31 +166,70 @@ class ClusterNode:
         """Alive but standing still, as a stopped process: what arrives waits."""
         self.inbox: list[Flight] = []
         """What arrived while the node was paused."""
+        self.handed_index: LogIndex = 0
+        """How far this run's engine handed out committed entries."""
         self.applied: list[Entry] = []
         """What this run handed to its machine, in order."""
+        self.issued_writes_count = 0
+        """How many writes the disk will have synced when all that this run asked for is durable."""
+        self.after_sync: dict[int, tuple[object, int]] = {}
+        """The messages that may not leave yet, by identity, each with the count of writes that must
+        be durable before it."""
+        self.wants_turn = False
+        """Whether the node asked for another turn."""
+        self.is_damaged = False
+        """Whether somebody flipped a bit of the node's log."""
+        self.is_lost = False
+        self.lost_entries: Mapping[LogIndex, Entry] = {}
+        """What was on a disk that is lost, of a node that takes part no more: the votes that it
+        gave stay given, and no quorum will ever be met without them."""
+        """Whether the node takes part no more, for ever: its disk is gone, or not to be trusted."""
+        self.clock_rate = 100
+        """How many ticks the node's clock makes in 100 of the cluster's."""
+        self.clock_phase = 0
+        self.clock_ahead_ms = 0
+        """How far the node's clock is ahead of the cluster's time; may be negative."""
         self.term_tick = 0
         """The tick at which the node's term last changed."""
 
-    def start(self, make_replica: Callable[[Recovered], Replica]) -> None:
-        """Begin a run from the synced layer."""
+    def start(self, recovered: Recovered, make_turns: Callable[[Recovered], Turns]) -> None:
+        """Begin a run from what was recovered from the disk."""
         assert not self.is_up
         self.run += 1
         self.is_up = True
-        self.is_paused = False
+        self.is_paused = self.wants_turn = False
         self.applied = []
-        self.replica = make_replica(self.disk.recover())
+        self.handed_index = 0
+        self.issued_writes_count = self.disk.synced_writes_count
+        self.after_sync.clear()
+        self.turns = make_turns(recovered)
         self.status_seen: Status = self.replica.engine.status()
         """The status after the last event, by which changes are noticed."""
 
-    def wipe(self) -> None:
-        """Lose the disk."""
+    def wipe(self, fenced: bool) -> None:
+        """Lose the disk; ``fenced``: nobody will take the node for what it was."""
         assert not self.is_up, f"node {self.node_id} runs"
+        if fenced:
+            self.lost_entries = self.disk.entries
         self.disk = Disk(Recovered(hard_state=None, entries=()))
+        if self.log_disk is not None:
+            self.log_disk = LogDisk(self.node_id)
+
+    def take_ticks(self) -> int:
+        """How many ticks the node's clock makes in this one of the cluster."""
+        self.clock_phase += self.clock_rate
+        ticks, self.clock_phase = divmod(self.clock_phase, 100)
+        return ticks
 
     @property
     def is_running(self) -> bool:
         """Whether the node is up and not paused."""
         return self.is_up and not self.is_paused
+
+    @property
+    def replica(self) -> Replica:
+        """The replica of the current (or last) run."""
+        return self.turns.replica
 
     @property
     def machine(self) -> Machine:

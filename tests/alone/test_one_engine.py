@@ -51,7 +51,8 @@ class Copy:
         text = "".join(
             line
             for line in project_file.read_text().splitlines(keepends=True)
-            if not re.match(r'(\w+) = "replog_\1:PLUGIN"$', line) or line.startswith(engine)
+            if not re.match(r'(\w+) = "replog_\1(:PLUGIN|\.trial:TRIAL)"$', line)
+            or line.startswith(engine)
         )
         project_file.write_text(text)
         self._install(folder, tomllib.loads(text)["project"])

@@ -59,7 +59,7 @@ def test_demo_loses_nothing(tmp_path: Path, engine: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
-    result = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)
     counts = Counter(re.findall("[a-z]+", TEXT))
     assert result["acknowledged"] == result["writes"] == sum(counts.values())
     assert {item["word"]: item["count"] for item in result["words"]} == dict(counts.most_common(10))

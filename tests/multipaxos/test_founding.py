@@ -52,8 +52,9 @@ async def test_other_sizes_later_refused(tmp_path: Path) -> None:
     leaves them out does."""
     config = asking_for(tmp_path, 3, 1)
     found_cluster(config, founding_path(config, tmp_path / "cluster.toml"))
-    other = replace(config, engine_options=MultiPaxosOptions(phase2_quorum=2))
-    with pytest.raises(ConfigError, match="founded with 1, not 2"):
+    other = replace(config, engine_options=MultiPaxosOptions(phase2_quorum=2), source="c.toml")
+    sentence = r"c\.toml: engine\.multipaxos\.phase2_quorum: .* founded with 1, not 2"
+    with pytest.raises(ConfigError, match=sentence):
         async with replog.open_node(other, node=1):
             pass
     silent = replace(config, engine_options=MultiPaxosOptions())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from paxos_given import answers, b, carried_out, cluster_of, done, engine_of, led, lone
 
+from replog.errors import InvariantViolated
 from replog.testing import Cluster
 from replog.types import Role
-from replog_multipaxos import PLUGIN, MultiPaxosOptions
+from replog_multipaxos import PLUGIN, MultiPaxosOptions, election
+from replog_multipaxos.ballot import ROUND_MAX
 from replog_multipaxos.messages import Commit, Nack, Prepare, Promise
 
 DETECTOR = MultiPaxosOptions(automatic_elections=False)
@@ -87,15 +89,55 @@ def test_one_nack_per_node_counts() -> None:
     assert engine.role is Role.PRE_CANDIDATE
 
 
+def test_refused_ballot_backs_off_once() -> None:
+    """However many nodes refuse one ballot, the range of the timeouts doubles once for it."""
+    engine = lone(1, options=DETECTOR)
+    for round_number in (1, 2):
+        engine.campaign()
+        carried_out(engine)
+        for sender in (2, 3):
+            engine.step(Nack(1, b(round_number, 3), sender, 1, b(round_number, 1), leader_id=0))
+        assert engine.nack_count == round_number
+
+
+def test_many_pages_are_no_failure() -> None:
+    """A candidate whose promise comes in pages, one each few ticks, does not begin anew, however
+    long that takes."""
+    engine = lone(1)
+    election.start_election(engine)
+    carried_out(engine)
+    ballot = engine.term
+    for slot in range(1, 30):
+        for _ in range(engine.options.election_ticks_min - 1):
+            engine.tick()
+        engine.step(Promise(1, ballot, 2, 1, False, slot, slot, 0, 0, ()))
+        carried_out(engine)
+    assert (engine.role, engine.term) == (Role.CANDIDATE, ballot)
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_last_round_stops_the_node(automatic: bool) -> None:
+    """A node that has promised a ballot of the last round stops with a sentence when it would have
+    to begin the next one: some node has miscounted."""
+    engine = lone(1, options=MultiPaxosOptions(automatic_elections=automatic))
+    engine.step(Commit(1, b(ROUND_MAX, 3), 3, 1, chosen_upto=0, sent_upto=0, round=0))
+    carried_out(engine)
+    with pytest.raises(InvariantViolated, match=f"of the last round, {ROUND_MAX}.* node 3"):
+        engine.campaign()
+
+
 def test_refusal_says_who_leads() -> None:
-    """A node that cannot hear the leader learns from those who refuse it whom they follow."""
-    cluster = led()
-    cluster.cut([(1, 3), (3, 1)])
+    """A node that cannot hear the leader learns from the quorum that refuses it whom they
+    follow."""
+    cluster = led(5)
+    cluster.cut([(1, 5), (5, 1)])
+    length = len(cluster.trace)
     cluster.tick(60)
     assert cluster.leader() == 1
-    assert engine_of(cluster, 3).soft_state.leader_id in (0, 1)
-    known = [line for line in cluster.trace.lines() if " n3 " in line and "leader=n1" in line]
-    assert known
+    lines = [line for line in cluster.trace.lines(length) if line.split()[1:3] == ["n5", "role"]]
+    asked = [at for at, line in enumerate(lines) if " pre_candidate" in line]
+    assert asked
+    assert "leader=n1" in lines[asked[0] + 1]
 
 
 def test_detector_elects_without_timers() -> None:

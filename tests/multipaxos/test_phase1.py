@@ -257,7 +257,7 @@ def test_trimmed_is_not_empty() -> None:
     [asked] = [message for message in answers(engine) if isinstance(message, LearnRequest)]
     assert asked.ranges == ((1, 2),)
     facts = (vote(1, b(0, 2), b"a"), vote(2, b(0, 2), b"b"))
-    engine.step(Learn(1, engine.term, 3, 1, chosen_upto=2, trimmed_upto=0, entries=facts))
+    engine.step(Learn(1, engine.term, 3, 1, facts))
     engine.step(promise(engine, trimmed_upto=2, chosen_upto=3))
     assert engine.role is Role.LEADER
     assert engine.commit_index == 3
@@ -306,15 +306,19 @@ def test_accept_of_trimmed_slot_is_a_fact() -> None:
     assert answer.chosen_upto == 1  # type: ignore[attr-defined]
 
 
-def test_request_for_trimmed_says_so() -> None:
-    """Who asks for a trimmed slot is told that it is trimmed, and can ask somebody else."""
-    engine = lone(promised=b(1, 1), entries=[vote(1, b(1, 1), b"x")], hint=1)
+def test_request_for_trimmed_is_told_the_rest() -> None:
+    """Who asks for trimmed slots is told what is left of those asked for, and nothing if nothing
+    is; the next request goes to another node."""
+    votes = [vote(slot, b(1, 1), b"x") for slot in (1, 2)]
+    engine = lone(promised=b(1, 1), entries=votes, hint=2)
     carried_out(engine)
     engine.trim(1)
     engine.step(LearnRequest(1, b(1, 1), 3, 2, ((1, 1),)))
+    assert answers(engine) == []
+    engine.step(LearnRequest(1, b(1, 1), 3, 2, ((1, 2),)))
     [told] = answers(engine)
     assert isinstance(told, Learn)
-    assert (told.trimmed_upto, told.entries) == (1, ())
+    assert [entry.index for entry in told.entries] == [2]
 
 
 # -- the fence --

@@ -217,7 +217,7 @@ def test_fact_raises_the_promise() -> None:
     """Who learns a value promises its teller's ballot in the same write: a late Accept of a lower
     ballot must not pass."""
     engine = lone(promised=b(1, 1))
-    engine.step(Learn(1, b(4, 3), 3, 2, 1, 0, (vote(1, b(2, 3), b"x"),)))
+    engine.step(Learn(1, b(4, 3), 3, 2, (vote(1, b(2, 3), b"x"),)))
     ready = engine.ready()
     assert ready is not None
     assert ready.hard_state is not None
@@ -232,7 +232,7 @@ def test_leader_that_learns_a_later_fact_stops() -> None:
     """A deposed leader that is told a fact of a later ballot leads no more."""
     cluster = led()
     engine = engine_of(cluster, 1)
-    engine.step(Learn(1, b(4, 3), 3, 1, 1, 0, (vote(1, b(4, 3), b"x"),)))
+    engine.step(Learn(1, b(4, 3), 3, 1, (vote(1, b(4, 3), b"x"),)))
     assert engine.role is Role.FOLLOWER
     assert engine.commit_index == 1
 
@@ -241,26 +241,43 @@ def test_fact_replaces_no_higher_ballot() -> None:
     """A fact of a lower ballot leaves a vote of a higher one as it is, if the value is the same;
     another value means that somebody broke the protocol."""
     engine = lone(promised=b(5, 1), entries=[vote(1, b(5, 1), b"x"), vote(2, b(5, 1), b"y")])
-    engine.step(Learn(1, b(5, 1), 3, 2, 1, 0, (vote(1, b(2, 1), b"x"),)))
+    engine.step(Learn(1, b(5, 1), 3, 2, (vote(1, b(2, 1), b"x"),)))
     assert engine.slots.at(1).term == b(5, 1)
     assert engine.commit_index == 1
     with pytest.raises(InvariantViolated, match="slot 2"):
-        engine.step(Learn(1, b(5, 1), 3, 2, 2, 0, (vote(2, b(2, 1), b"z"),)))
+        engine.step(Learn(1, b(5, 1), 3, 2, (vote(2, b(2, 1), b"z"),)))
 
 
 def test_fact_of_a_higher_ballot_is_kept() -> None:
     """A vote for the same value at a lower ballot is replaced, so that what is stored in a chosen
     slot is never older than the choice."""
     engine = lone(promised=b(2, 1), entries=[vote(1, b(2, 1), b"x")])
-    engine.step(Learn(1, b(5, 1), 3, 2, 1, 0, (vote(1, b(4, 3), b"x"),)))
+    engine.step(Learn(1, b(5, 1), 3, 2, (vote(1, b(4, 3), b"x"),)))
     assert engine.slots.at(1).term == b(4, 3)
+
+
+def test_leader_hears_of_its_facts() -> None:
+    """Facts are acknowledged, after the sync, to the leader that told them, which moves its window
+    on by that; to nobody else."""
+    engine = lone(promised=b(1, 1))
+    engine.step(Commit(1, b(1, 1), 1, 2, chosen_upto=0, sent_upto=0, round=0))
+    carried_out(engine)
+    engine.step(Learn(1, b(1, 1), 3, 2, (vote(1, b(1, 1)),)))
+    assert answers(engine) == []
+    engine.step(Learn(1, b(1, 1), 1, 2, (vote(2, b(1, 1)),)))
+    ready = engine.ready()
+    assert ready is not None
+    assert ready.messages == []
+    [told] = ready.messages_after_sync
+    assert isinstance(told, Accepted)
+    assert (told.to, told.chosen_upto, told.ranges) == (1, 2, ())
 
 
 def test_facts_above_the_promise_refused() -> None:
     """Nobody can hold a vote above the ballot that he promised."""
     engine = lone()
     with pytest.raises(SchemaError, match="above its own promise"):
-        engine.step(Learn(1, b(1, 3), 3, 2, 1, 0, (vote(1, b(2, 3)),)))
+        engine.step(Learn(1, b(1, 3), 3, 2, (vote(1, b(2, 3)),)))
 
 
 def test_only_chosen_values_are_told() -> None:

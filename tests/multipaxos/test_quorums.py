@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from paxos_given import engine_of, lone, vote
 
-from replog.errors import ConfigError, LogDamaged
+from replog.errors import ConfigError, DirectoryError, LogDamaged, UnknownFormat
 from replog.quorum import Threshold
 from replog.testing import Cluster, Outcome
 from replog_multipaxos import PLUGIN, MultiPaxosOptions
@@ -50,6 +50,40 @@ def test_sizes_refused(given: tuple[int, int], nodes: int, sentence: str) -> Non
     options = MultiPaxosOptions(phase1_quorum=given[0], phase2_quorum=given[1])
     with pytest.raises(ConfigError, match=sentence):
         PLUGIN.agreed(options, nodes)
+
+
+def test_one_sentence_per_wrong_size() -> None:
+    """A size that cannot be is named; what would have been derived from it is not."""
+    with pytest.raises(ConfigError) as caught:
+        PLUGIN.agreed(MultiPaxosOptions(phase1_quorum=9), 3)
+    assert caught.value.problems == ["phase1_quorum: 9 is not 1 to 3, the number of nodes"]
+
+
+def test_unknown_agreement_refused() -> None:
+    """A cluster that agreed on something which this release does not know is not joined."""
+    with pytest.raises(UnknownFormat, match="founded with read_quorum"):
+        lone(agreed=(("phase1_quorum", 2), ("read_quorum", 2)))
+
+
+@pytest.mark.parametrize(
+    "agreed",
+    [
+        (("phase1_quorum", 1), ("phase2_quorum", 1)),
+        (("phase2_quorum", 1),),
+        (("phase1_quorum", 4), ("phase2_quorum", 2)),
+        (("phase1_quorum", 0), ("phase2_quorum", 3)),
+    ],
+)
+def test_recorded_sizes_must_meet(agreed: tuple[tuple[str, int], ...]) -> None:
+    """A record with sizes that no founding could have written starts no node."""
+    with pytest.raises(DirectoryError, match="need not meet or cannot be reached"):
+        lone(agreed=agreed)
+
+
+def test_status_says_how_many_commit() -> None:
+    """A node's status names the phase-2 quorum."""
+    agreed = (("phase1_quorum", 4), ("phase2_quorum", 2))
+    assert lone(node_count=5, agreed=agreed).status().commit_quorum == 2
 
 
 def test_small_phase2_quorum_commits() -> None:

@@ -302,7 +302,7 @@ def test_status_without_majority_fails(tmp_path: Path) -> None:
         cluster.serve(1)
         cluster.wait_started(1)
         said = replog("status", "--config", cluster.path, "--timeout", "2", code=1)
-        assert "no leader is followed by a majority: 1 of 3 nodes answered" in said
+        assert "no leader is followed by a quorum of 2: 1 of 3 nodes answered" in said
 
 
 def test_interrupt_ends_client_quietly(tmp_path: Path) -> None:

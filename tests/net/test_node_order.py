@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -22,7 +23,6 @@ from replog.node import Node
 from replog.storage.directory import open_directory
 from replog.storage.protocol import Storage
 from replog.sync_thread import SyncThread
-from replog.transport.protocol import Transport
 from replog.types import Entry, EntryKind, Ready, Role, entry_body
 from replog_kv import Kv
 from replog_raft.messages import (
@@ -87,7 +87,10 @@ class Bench:
         self.disk = HeldDisk(storage.persist)
         self.wire = Wire()
         node._syncs = cast(SyncThread, self.disk)
-        node._transport = cast(Transport, self.wire)
+        turns = node._turns
+        turns._surroundings = replace(
+            turns._surroundings, send=self.wire.send, flush=self.wire.flush
+        )
 
     def hear(self, message: object) -> list[object]:
         """A message arrives; what leaves because of it."""
@@ -101,7 +104,7 @@ class Bench:
     def end_group(self) -> list[object]:
         """The group on its way becomes durable; what leaves because of it."""
         self.disk.end_group()
-        self.node._handle_synced()
+        self.node._turns.handle_synced()
         return self.turn()
 
     @property
@@ -291,9 +294,9 @@ def test_lost_leadership_ends_its_waits_past_a_backlog(held: Held) -> None:
         assert node.status().role is Role.LEADER
         node.submit(Kv.put.encode("key", b"value"), lambda *outcome: told.append(outcome[2]))
         bench.turn()
-        node._unapplied += [nothing] * 3
+        node._turns._unapplied += [nothing] * 3
         bench.hear(Heartbeat(epoch=1, term=9, sender=3, to=1, commit_index=0, round=1))
         assert node.status().role is Role.FOLLOWER
         assert [type(error) for error in told] == [OutcomeUnknown]
-        assert node._unapplied, "the backlog is still there"
-        assert all(waiting.soft_state is None for waiting in node._unapplied)
+        assert node._turns._unapplied, "the backlog is still there"
+        assert all(waiting.soft_state is None for waiting in node._turns._unapplied)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 import pytest
 
 from replog.errors import NotLeader, OutcomeUnknown
-from replog.storage.protocol import Recovered
+from replog.storage.protocol import Recovered, Write
 from replog.testing.agenda import Agenda
-from replog.testing.checks import Violation
+from replog.testing.chance import Chance
+from replog.testing.checks import Check, Nodes, Violation
 from replog.testing.cluster import Cluster
 from replog.testing.disk import Disk
 from replog.testing.faults import Faults, draw_delays, drawn_faults
@@ -55,9 +55,9 @@ def write(
     hard_state: HardState | None = None,
     truncate_from: int | None = None,
     entries: Sequence[Entry] = (),
-) -> Ready:
-    """A Ready that only writes."""
-    return Ready((), hard_state, truncate_from, entries, (), (), None)
+) -> list[Write]:
+    """A group of one write."""
+    return [Write(hard_state, truncate_from, entries)]
 
 
 # -- time and disks --
@@ -78,7 +78,7 @@ def test_agenda_keeps_order() -> None:
 
 
 def test_disk_syncs_in_order() -> None:
-    """The synced layer takes one Ready after the other: the last write per index wins."""
+    """The synced layer takes one group after the other: the last write per index wins."""
     disk = Disk(Recovered(None, ()))
     disk.write(write(HardState(1, 1, 2), None, [noop(1, 1), noop(2, 1), noop(3, 1)]), due=5)
     late = disk.write(write(None, 2, [noop(2, 3)]), due=0)
@@ -91,10 +91,9 @@ def test_disk_syncs_in_order() -> None:
 
 
 def test_disk_loses_pending() -> None:
-    """A crash loses what was not synced and nothing else; a Ready that wrote nothing is no loss."""
+    """A crash loses what was not synced and nothing else."""
     disk = Disk(Recovered(None, (noop(1, 1),)))
     disk.write(write(entries=[noop(2, 1)]), due=1)
-    disk.write(write(), due=1)
     assert disk.crash() == 1
     assert disk.recover().entries == (noop(1, 1),)
 
@@ -290,7 +289,7 @@ def test_proposal_refused() -> None:
 
 def test_proposal_ends_once() -> None:
     """A waiter that is called twice is a mistake that the cluster does not forgive."""
-    proposal = Proposal(1, 1, b"x")
+    proposal = Proposal(1, 1, b"x", lambda *_: None)
     proposal.end(0, None, OutcomeUnknown("lost"))
     with pytest.raises(AssertionError, match="twice"):
         proposal.end(0, None, OutcomeUnknown("lost"))
@@ -343,13 +342,13 @@ def test_quiet_run_has_no_faults() -> None:
 
 def test_delays_drawn() -> None:
     """A message is lost, late or doubled exactly when the chances say so."""
-    random = Random(1)
-    assert draw_delays(Faults(), random) == (0,)
-    assert draw_delays(Faults(drop_chance=1.0), random) == ()
-    assert len(draw_delays(Faults(duplicate_chance=1.0, late_ticks_max=9), random)) == 2
-    drawn = {draw_delays(Faults(delay_ticks_max=2), random)[0] for _ in range(100)}
+    chance = Chance(1)
+    assert draw_delays(Faults(), chance) == (0,)
+    assert draw_delays(Faults(drop_chance=1.0), chance) == ()
+    assert len(draw_delays(Faults(duplicate_chance=1.0, late_ticks_max=9), chance)) == 2
+    drawn = {draw_delays(Faults(delay_ticks_max=2), chance)[0] for _ in range(100)}
     assert drawn == {0, 1, 2}
-    late = [draw_delays(Faults(late_chance=1.0, late_ticks_max=50), random)[0] for _ in range(50)]
+    late = [draw_delays(Faults(late_chance=1.0, late_ticks_max=50), chance)[0] for _ in range(50)]
     assert max(late) > 25
 
 
@@ -430,8 +429,8 @@ def test_same_value_of_other_term_passes() -> None:
     cluster = led()
     chosen = cluster.invariants.chosen[1]
     again = Entry(chosen.epoch, 1, chosen.term + 5, chosen.body)
-    cluster.nodes[3].applied.clear()
-    cluster.invariants.check_committed(cluster.nodes[3], again)
+    cluster.nodes[3].handed_index = 0
+    cluster.invariants.check_ready(cluster.nodes[3], Ready((), None, None, (), (), (again,), None))
 
 
 def test_gap_found() -> None:
@@ -440,7 +439,7 @@ def test_gap_found() -> None:
     raft = cluster.nodes[2].replica.engine
     assert isinstance(raft, Raft)
     raft._handed_index = 0
-    with pytest.raises(Violation, match="I3: node 2 applies entry 1 after 1"):
+    with pytest.raises(Violation, match="I3: node 2 hands out entry 1 after 1"):
         cluster.tick()
 
 
@@ -538,15 +537,15 @@ def test_violation_shows_trace() -> None:
 def test_outside_check_heard() -> None:
     """A rule from outside is asked about every message and every event, and can end the run."""
 
-    class NoSecondLeader:
+    class NoSecondLeader(Check):
         def __init__(self) -> None:
             self.sent_count = 0
 
-        def check_sent(self, nodes: object, flight: Flight) -> str:
+        def check_sent(self, nodes: Nodes, flight: Flight) -> str:
             self.sent_count += 1
             return ""
 
-        def check_event(self, nodes: object, node: ClusterNode) -> str:
+        def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
             role = node.replica.engine.soft_state.role
             return "somebody leads" if role is Role.LEADER else ""
 

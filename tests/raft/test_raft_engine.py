@@ -252,6 +252,25 @@ def test_election_ticks_preferred_node() -> None:
 # -- the table --
 
 
+def test_automatic_elections_off() -> None:
+    """Without automatic elections no timer starts one; who is told to campaign asks for votes at
+    once, of those who hear a leader as well, and begins no election while its vote is unsynced."""
+    options = replace(OPTIONS, automatic_elections=False)
+    raft = Raft(replace(make_setup(), options=options))
+    for _ in range(10 * options.election_ticks_max):
+        raft.tick()
+    assert raft.ready() is None
+    raft.campaign()
+    raft.campaign()
+    ready = raft.ready()
+    assert ready is not None
+    assert ready.hard_state == HardState(1, 1, 1)
+    asked = ready.messages_after_sync
+    assert [(type(each), each.pre, each.transfer) for each in asked] == [  # type: ignore[attr-defined]
+        (RequestVote, False, True)
+    ] * 2
+
+
 def test_table_total() -> None:
     """Every role has a handler for every message, and the handler is there."""
     assert list(TABLE) == list(Role)

@@ -169,7 +169,7 @@ def test_judge_accepts_order(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     ["if engine == 'raft': pass", "def f(raft): pass", f"import {ENGINE}", "x = f'a {y} Paxos'",
-     "class RaftNode: pass", "f(paxos_ballot=1)"],
+     "class RaftNode: pass", "f(paxos_ballot=1)", f'"""See :mod:`~{ENGINE}.leader`."""'],
 )  # fmt: skip
 def test_judge_refuses_engine_name(source: str) -> None:
     """The judge refuses code that names an engine in shared code, and only there."""

@@ -6,11 +6,11 @@ Both built-in engines pass it; run it with your own (``docs/conformance.md``)::
 
 or from a test::
 
-    from replog.testing.conformance import scenarios, subject_of
+    from replog.testing.conformance import run_scenario, scenarios, subject_of
 
     @pytest.mark.parametrize("scenario", scenarios(), ids=lambda scenario: scenario.name)
     def test_conforms(scenario):
-        scenario.run(subject_of(PLUGIN))
+        assert not run_scenario(scenario, subject_of(PLUGIN)).failure
 
 The scenarios name no engine and no message.  Each runs real replicas in a
 :class:`~replog.testing.cluster.Cluster`, so the invariants of :mod:`replog.testing.checks` are
@@ -23,11 +23,34 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from replog.engine import EnginePlugin
-from replog.testing.conformance import contract, elections, failures, faults, replication
-from replog.testing.conformance.subject import ELECTION_TICKS_DEFAULT, Scenario, Subject
+from replog.testing.conformance import (
+    contract,
+    crashes,
+    elections,
+    failures,
+    faults,
+    refusals,
+    replication,
+)
+from replog.testing.conformance.subject import (
+    ELECTION_TICKS_DEFAULT,
+    Scenario,
+    Skipped,
+    Subject,
+    unsupported_counts,
+)
 from replog.types import record
 
-__all__ = ["Result", "Scenario", "Subject", "check_engine", "scenarios", "subject_of"]
+__all__ = [
+    "Result",
+    "Scenario",
+    "Skipped",
+    "Subject",
+    "check_engine",
+    "run_scenario",
+    "scenarios",
+    "subject_of",
+]
 
 
 @record
@@ -37,28 +60,36 @@ class Result:
     scenario: Scenario
     failure: str
     """What went wrong; empty if nothing did."""
+    skipped: str = ""
+    """Why the scenario was not run; empty if it was."""
 
 
 def scenarios() -> tuple[Scenario, ...]:
     """All of them, in a fixed order."""
     return (
         *contract.SCENARIOS,
+        *refusals.SCENARIOS,
         *elections.SCENARIOS,
         *replication.SCENARIOS,
         *faults.SCENARIOS,
         *failures.SCENARIOS,
+        *crashes.SCENARIOS,
     )
 
 
-def subject_of(plugin: EnginePlugin, options: object | None = None) -> Subject:
+def subject_of(
+    plugin: EnginePlugin, options: object | None = None, node_counts: Sequence[int] | None = None
+) -> Subject:
     """An engine as the subject of scenarios; ``options`` of ``None`` are its defaults.
 
     How long an election may take is read from an option ``election_ticks_max`` if there is one.
+    ``node_counts`` are the sizes of cluster that it is to be judged in (``None``: those that its
+    options fit, and in which it commits with a majority).
     """
     if options is None:
         options = plugin.options()
     ticks = cast("int", getattr(options, "election_ticks_max", ELECTION_TICKS_DEFAULT))
-    return Subject(plugin, options, ticks)
+    return Subject(plugin, options, ticks, unsupported_counts(plugin, options, node_counts))
 
 
 def check_engine(
@@ -66,18 +97,30 @@ def check_engine(
     options: object | None = None,
     chosen: Sequence[Scenario] | None = None,
     report: Callable[[Result], None] | None = None,
+    node_counts: Sequence[int] | None = None,
 ) -> list[Result]:
-    """Run scenarios (``None``: all) and say how each ended; ``report`` hears of each at once."""
-    subject = subject_of(plugin, options)
+    """Run scenarios (``None``: all) and say how each ended; ``report`` hears of each at once.
+
+    Whatever a scenario raises is a failure of that scenario, and the others are run.
+    """
+    subject = subject_of(plugin, options, node_counts)
     results: list[Result] = []
     for scenario in scenarios() if chosen is None else chosen:
-        failure = ""
-        try:
-            scenario.run(subject)
-        except AssertionError as error:
-            failure = str(error) or "an assertion failed"
-        result = Result(scenario, failure)
+        result = run_scenario(scenario, subject)
         results.append(result)
         if report is not None:
             report(result)
     return results
+
+
+def run_scenario(scenario: Scenario, subject: Subject) -> Result:
+    """Run one scenario and say how it ended."""
+    try:
+        scenario.run(subject)
+    except Skipped as reason:
+        return Result(scenario, "", skipped=str(reason))
+    except AssertionError as error:
+        return Result(scenario, str(error) or "an assertion failed")
+    except Exception as error:
+        return Result(scenario, f"{type(error).__name__}: {error}")
+    return Result(scenario, "")

@@ -45,9 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def report(result: Result) -> None:
         if not options.json:
-            print(
-                f"  {'FAILED' if result.failure else 'ok':<6}  {result.scenario.name}", flush=True
-            )
+            word = "FAILED" if result.failure else "skipped" if result.skipped else "ok"
+            print(f"  {word:<7}  {result.scenario.name}", flush=True)
 
     documents: list[dict[str, object]] = []
     for plugin in plugins:
@@ -55,17 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(plugin.name)
         results = check_engine(plugin, chosen=chosen, report=report)
         failed = [result for result in results if result.failure]
+        skipped = [result for result in results if result.skipped]
+        passed_count = len(results) - len(failed) - len(skipped)
         documents.append(
             {
                 "engine": plugin.name,
-                "passed": len(results) - len(failed),
+                "passed": passed_count,
                 "failed": {result.scenario.name: result.failure for result in failed},
+                "skipped": {result.scenario.name: result.skipped for result in skipped},
             }
         )
         if not options.json:
             for result in failed:
                 print(f"\n{result.scenario.name}: {result.scenario.claim}\n{result.failure}")
-            print(f"{plugin.name}: {len(results) - len(failed)} of {len(results)} scenarios passed")
+            for result in skipped:
+                print(f"\n{result.scenario.name} was skipped: {result.skipped}")
+            skipped_text = f", {len(skipped)} skipped" if skipped else ""
+            print(f"{plugin.name}: {passed_count} of {len(results)} scenarios passed{skipped_text}")
     if options.json:
         print(json.dumps(documents, indent=2))
     return 1 if any(document["failed"] for document in documents) else 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 
 from replog.errors import PeerError
 from replog.limits import Limits
+from replog.testing.checks import Check, Nodes
 from replog.testing.conformance.subject import (
     Scenario,
     Subject,
@@ -15,21 +15,19 @@ from replog.testing.conformance.subject import (
 )
 from replog.testing.faults import drawn_faults
 from replog.testing.network import Flight
-from replog.testing.nodes import ClusterNode
-from replog.types import NodeId
 from replog.wire import HEADER_BYTES, FrameReader, MessageCodec
 
 KEPT_PER_KIND = 20
 
 
-class Collector:
+class Collector(Check):
     """A check that sends every message through the codec, and keeps some of each kind."""
 
     def __init__(self, codec: MessageCodec) -> None:
         self.codec = codec
         self.frames: dict[str, list[bytes]] = {}
 
-    def check_sent(self, nodes: Mapping[NodeId, ClusterNode], flight: Flight) -> str:
+    def check_sent(self, nodes: Nodes, flight: Flight) -> str:
         """What is sent arrives as it was."""
         frame = self.codec.encode(flight.message)
         [(number, content)] = FrameReader(self.codec.frame_limits).feed(frame)
@@ -38,10 +36,6 @@ class Collector:
         kept = self.frames.setdefault(flight.kind, [])
         if len(kept) < KEPT_PER_KIND:
             kept.append(frame)
-        return ""
-
-    def check_event(self, nodes: Mapping[NodeId, ClusterNode], node: ClusterNode) -> str:
-        """Events are not looked at."""
         return ""
 
 
@@ -65,7 +59,7 @@ def wire_keeps_messages(subject: Subject) -> None:
 
 def wire_refuses_damage(subject: Subject) -> None:
     """A frame that was cut, lengthened or changed anywhere is refused as a peer's fault, or never
-    becomes a frame; nothing else ever happens."""
+    becomes a frame; a shorter message that is whole is taken for what it is."""
     collector = collected(subject)
     codec, random = collector.codec, Random(1)
     for frames in collector.frames.values():
@@ -90,11 +84,13 @@ def frames_in(codec: MessageCodec, data: bytes) -> list[tuple[int, bytes]]:
 
 
 def refuse_or_decode(codec: MessageCodec, number: int, content: bytes) -> None:
-    """Decode damaged content, which may still be a message: whole entries may be missing."""
+    """Decode damaged content, which may still be a message, for whole entries may be missing; then
+    it is the message of just these bytes, nothing of which was passed over."""
     try:
-        codec.decode(number, content)
+        message = codec.decode(number, content)
     except PeerError:
         return
+    assert codec.encode(message)[HEADER_BYTES:] == content, "damage was passed over"
 
 
 def stale_epoch_ignored(subject: Subject) -> None:

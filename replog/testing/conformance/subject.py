@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from replog.engine import EnginePlugin
+from replog.errors import ConfigError
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.storage.protocol import Recovered
-from replog.testing.checks import Check
+from replog.testing.checks import Check, Nodes
 from replog.testing.cluster import Cluster
-from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
+from replog.testing.trials import find_trial
 from replog.types import NO_NODE, NodeId, Role, record
 
 ELECTION_TICKS_DEFAULT = 20
+
+NODE_COUNTS: Final = (1, 2, 3, 4, 5)
+"""The sizes of cluster that some scenario asks for."""
+
+CAMPAIGNS_MAX = 4
+"""How often a node is told to campaign until it leads: the first attempts may do no more than teach
+it the terms of the others."""
+
+
+Pump: TypeAlias = Callable[[], bool]
+"""Moves one message, if there is one; whether there was."""
+
+
+class Skipped(Exception):
+    """A scenario needs what the subject does not support; says what and why."""
 
 
 @record
@@ -25,6 +42,17 @@ class Subject:
     options: object
     election_ticks: int
     """The longest time without a leader after which a node tries to lead."""
+    unsupported: Mapping[int, str]
+    """Why a cluster of so many nodes is not for the scenarios, which rest on majorities: by node
+    count; what is not in it is supported."""
+
+    def supported(self, *node_counts: int) -> tuple[int, ...]:
+        """Those of some node counts with which a scenario can be run; raises :class:`Skipped` if
+        there is none."""
+        found = tuple(count for count in node_counts if count not in self.unsupported)
+        if not found:
+            raise Skipped("; ".join(self.unsupported[count] for count in node_counts))
+        return found
 
     def cluster(
         self,
@@ -37,7 +65,11 @@ class Subject:
         sync_ticks: int = 0,
         checks: Sequence[Check] = (),
     ) -> Cluster:
-        """A cluster of the engine; see :class:`~replog.testing.cluster.Cluster`."""
+        """A cluster of the engine; see :class:`~replog.testing.cluster.Cluster`.
+
+        Raises :class:`Skipped` if the subject does not support the node count.
+        """
+        self.supported(node_count)
         return Cluster(
             self.plugin,
             self.options,
@@ -55,6 +87,33 @@ class Subject:
         cluster = self.cluster(node_count, seed, limits=limits)
         elect(cluster, 1)
         return cluster
+
+    def silence(self, cluster: Cluster) -> None:
+        """Let nobody hear anybody until no node holds on to a leader or candidate any more."""
+        for cut in list(cluster.network.cuts):
+            cluster.mend(cut)
+        cut = cluster.partition(*[(node_id,) for node_id in cluster.nodes])
+        cluster.tick(2 * self.election_ticks)
+        cluster.mend(cut)
+
+    def lead_among(
+        self, cluster: Cluster, node_id: NodeId, group: Sequence[NodeId], pump: Pump | None = None
+    ) -> bool:
+        """Have a node elected by a group, after a silence; the others stay cut off.
+
+        ``pump`` moves the messages that the test holds, one a call, as long as it returns true.
+        Whether the node leads: an engine may find that it must not.
+        """
+        self.silence(cluster)
+        cluster.partition(group, [other for other in cluster.nodes if other not in group])
+        for _ in range(CAMPAIGNS_MAX):
+            cluster.campaign(node_id)
+            cluster.settle()
+            while not leads(cluster, node_id) and pump is not None and pump():
+                cluster.settle()
+            if leads(cluster, node_id):
+                return True
+        return False
 
     def wait_leader(self, cluster: Cluster, timeouts: int = 3) -> NodeId:
         """Let time pass until somebody leads, at most so many election timeouts."""
@@ -80,7 +139,37 @@ class Scenario:
     """``topic.scenario``."""
     claim: str
     run: Callable[[Subject], None]
-    """Raises ``AssertionError`` (a :class:`~replog.testing.checks.Violation` is one)."""
+    """Raises ``AssertionError`` (a :class:`~replog.testing.checks.Violation` is one) if the claim
+    does not hold, and :class:`Skipped` if the subject does not support what it needs; whatever else
+    it raises is a failure too."""
+
+
+def unsupported_counts(
+    plugin: EnginePlugin, options: object, node_counts: Sequence[int] | None
+) -> Mapping[int, str]:
+    """Why which of :data:`NODE_COUNTS` are not supported.
+
+    ``node_counts`` are those that are (``None``: to be found out).  Found out is whether the engine
+    accepts its options for so many nodes, and whether it commits with a majority, no less and no
+    more: what a minority must not do, and a majority must, is what most scenarios are about.
+    """
+    found: dict[int, str] = {}
+    for count in NODE_COUNTS:
+        if node_counts is not None:
+            if count not in node_counts:
+                found[count] = f"{count} nodes: not among the node counts named"
+            continue
+        try:
+            plugin.agreed(options, count)
+        except ConfigError as error:
+            found[count] = f"{count} nodes: {error}"
+            continue
+        voters = tuple(range(1, count + 1))
+        quorum = find_trial(plugin).commit_quorum(options, voters)
+        least = next(size for size in range(1, count + 1) if quorum.is_quorum(voters[:size]))
+        if least != count // 2 + 1:
+            found[count] = f"{count} nodes: {least} of them commit, and that is no majority"
+    return found
 
 
 def scenarios_of(
@@ -118,23 +207,24 @@ def payloads(cluster: Cluster, node_id: NodeId) -> list[bytes]:
 
 
 def check_equal(cluster: Cluster) -> None:
-    """Every machine that is up was given the same, in the same order."""
-    given = [payloads(cluster, node_id) for node_id in cluster.nodes]
+    """Every machine was given the same, in the same order; those that are lost for ever aside."""
+    given = [payloads(cluster, node_id) for node_id in cluster.nodes if not cluster.is_out(node_id)]
     assert all(each == given[0] for each in given), "the machines differ"
 
 
-class Elections:
+def leads(cluster: Cluster, node_id: NodeId) -> bool:
+    """Whether a node is the leader of the highest term."""
+    return cluster.leader() == node_id
+
+
+class Elections(Check):
     """A check that counts the elections of a cluster: in how many terms a node asked to lead."""
 
     def __init__(self) -> None:
         self.terms: dict[int, NodeId] = {}
         """The terms in which a node was seen as a candidate or leader."""
 
-    def check_sent(self, nodes: Mapping[NodeId, ClusterNode], flight: Flight) -> str:
-        """Messages are not looked at."""
-        return ""
-
-    def check_event(self, nodes: Mapping[NodeId, ClusterNode], node: ClusterNode) -> str:
+    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
         """Note who asks."""
         engine = node.replica.engine
         if engine.soft_state.role in (Role.CANDIDATE, Role.LEADER):

@@ -1,0 +1,354 @@
+"""The simulator: whole clusters under faults, from one seed, judged after every event.
+
+``simulate(SimOptions(engine="raft", seed=7))`` runs a cluster of real nodes (the engine, the
+replica and the turn that serve users) in virtual time over a modelled network, and in a third of
+the seeds over the real log code on files in memory and through the real codec.  The seed draws
+everything: the number of nodes, tiny limits, the engine's options, which faults are on and how
+strong (swarm testing), and every single fault.
+
+A run has two phases.  In the first, faults strike while clients ask for things; nothing that is
+promised may break.  Then everything is mended, and the cluster must work: a leader, a fresh command
+done, all replicas equal, and no more changes of leader.  At last the history of all clients is
+judged for linearizability.
+
+Whatever breaks raises :class:`~replog.testing.checks.Violation`.  The numbers of the invariants
+(I1, I2, ...) are those of ``docs/invariants.md``; ``docs/testing.md`` tells how to replay a seed,
+write a scenario step by step (:class:`~replog.testing.cluster.Cluster`) and simulate a state
+machine of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Final
+
+from replog.limits import KIB, MIB, Limits
+from replog.plugins import find_engine
+from replog.testing.chance import ALL, Chance, Selection
+from replog.testing.cluster import Cluster
+from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
+from replog.testing.faults import drawn_faults
+from replog.testing.goals import COMMON, ON_FILES, Goals
+from replog.testing.judged_machine import JudgedMachine, Results, dump_all
+from replog.testing.linearizability import Finding, check_history
+from replog.testing.nodes import Outcome, Proposal
+from replog.testing.registers import RegisterWorkload, Workload
+from replog.testing.trials import EngineTrial, find_trial
+from replog.types import NodeId, Role, record
+
+TICKS: Final = 300
+"""How long the first phase lasts."""
+
+HISTORY_BUDGET: Final = 300_000
+"""How many configurations the search for a linearization may examine."""
+
+PATIENCE_TICKS: Final = 40
+"""After so many ticks without an answer a client gives up: the outcome is unknown to it."""
+
+COMMAND_BYTES_MAX: Final = 4 * KIB
+"""The largest command of a workload; and no more than this may be proposed and not committed, so
+that a leader which loses count of it soon refuses everything."""
+
+LEADER_TIMEOUTS: Final = 10
+"""In calm a leader must be there within so many of the longest election timeouts, ..."""
+
+CALM_TIMEOUTS: Final = 4
+"""... and still be the same after so many more."""
+
+CALM_MESSAGES_PER_LINK: Final = 2
+"""A leader with nothing to do sends each peer a heartbeat in a tick at most, and is answered."""
+
+DEAF_SEEDS: Final = 3
+"""In one of so many seeds a node is made deaf to the leader at last."""
+
+TICKS_PER_ENTRY: Final = 8
+"""How long a slow disk and a window of one entry may take to bring a node one entry further."""
+
+
+@record
+class SimOptions:
+    """What to simulate; the rest is drawn from the seed."""
+
+    engine: str
+    """The name of an installed engine."""
+    seed: int
+    nodes: int = 0
+    """How many nodes; 0: drawn."""
+    faults: Selection = ALL
+    """Which strikes of chance take effect."""
+    ticks: int = TICKS
+    """How long the first phase lasts; with less, a run is a prefix of the full one."""
+    operations_max: int = 1 << 30
+    """How many commands the clients ask for at most."""
+
+
+@record
+class SimReport:
+    """What a run that broke nothing came to."""
+
+    engine: str
+    seed: int
+    nodes: int
+    events: int
+    """How many events the nodes dealt with."""
+    operations: int
+    """How many commands ended for a client as done or unknown."""
+    goals: tuple[str, ...]
+    """The names of the goals that the run came to."""
+    struck: tuple[str, ...]
+    """The kinds of faults that took effect."""
+    is_real: bool
+    """Whether it ran over the real log and codec."""
+
+
+class Simulation:
+    """One run; :meth:`run` is all of it."""
+
+    def __init__(self, options: SimOptions, workload: Workload | None = None) -> None:
+        """Raises :class:`~replog.errors.PluginError` when the engine is not installed."""
+        self.options = options
+        self.workload: Workload = workload or RegisterWorkload()
+        plugin = find_engine(options.engine)
+        self.trial: EngineTrial = find_trial(plugin)
+        self.random = Random(f"{options.seed}/swarm")
+        """The source of what a run is like."""
+        self._clients_random = Random(f"{options.seed}/clients")
+        drawn = self.random.choice((3, 3, 3, 5, 4))
+        node_count = options.nodes or drawn
+        self.engine_options = self.trial.draw_options(self.random, node_count)
+        self.election_ticks = self.trial.election_ticks_max(self.engine_options)
+        voters: tuple[NodeId, ...] = tuple(range(1, node_count + 1))
+        self.is_real = self.random.random() < 1 / 3
+        """Whether the real log and codec are in the run."""
+        self.disk_model = self._drawn_disks()
+        self.limits = self._drawn_limits()
+        self.goals = Goals({**COMMON, **ON_FILES, **self.trial.goals})
+        self.chance = Chance(options.seed, options.faults)
+        results = Results()
+        self.cluster = Cluster(
+            plugin,
+            self.engine_options,
+            node_count=node_count,
+            seed=options.seed,
+            limits=self.limits,
+            machine=lambda: JudgedMachine(self.workload.machine(), results),
+            quorum=self.trial.commit_quorum(self.engine_options, voters),
+            checks=self.trial.checks(self.engine_options, voters, self.goals),
+            disk_model=self.disk_model,
+            codec=self.is_real,
+            chance=self.chance,
+            goals=self.goals,
+            acknowledgements=self.trial.acknowledgements,
+        )
+        self.faults = drawn_faults(self.random, self.election_ticks)
+        self._ask_chance = self.random.choice((0.3, 0.6, 0.9))
+        self._clients: list[Proposal | None] = [None] * self.random.choice((2, 4, 8))
+        """What each client waits for."""
+        self._asked_at: list[int] = [0] * len(self._clients)
+
+    def _drawn_disks(self) -> DiskModel:
+        random = self.random
+        sync_ticks = random.choice((0, 0, 1, 3))
+        is_contract = random.random() < 0.3 and not self.is_real
+        return DiskModel(sync_ticks, GROUPS_UNBOUNDED if is_contract else 1, self.is_real)
+
+    def _drawn_limits(self) -> Limits:
+        random = self.random
+        return Limits(
+            command_bytes_max=COMMAND_BYTES_MAX,
+            uncommitted_bytes_max=COMMAND_BYTES_MAX,
+            message_bytes_max=random.choice((1, 1, 100, MIB)),
+            in_flight_messages_max=random.choice((1, 2, 8, 64)),
+            in_flight_bytes_max=random.choice((1, 200, MIB)),
+            apply_entries_max=random.choice((1, 3, 4096)),
+        )
+
+    def run(self) -> SimReport:
+        """Both phases and the judgement of the history; raises ``Violation``."""
+        cluster = self.cluster
+        cluster.run(self.options.ticks, self.faults, before_tick=self._ask)
+        cluster.calm()
+        self._check_liveness()
+        self._check_equal()
+        if self.options.seed % DEAF_SEEDS == 0:
+            self._check_undisturbed()
+        self._check_history()
+        return SimReport(
+            engine=self.options.engine,
+            seed=self.options.seed,
+            nodes=len(cluster.nodes),
+            events=cluster.turn_count,
+            operations=len(self._ended()),
+            goals=tuple(self.goals.reached),
+            struck=tuple(kind for kind, numbers in self.chance.struck.items() if numbers),
+            is_real=self.is_real,
+        )
+
+    # -- clients --
+
+    def _ask(self) -> None:
+        """Let each client that waits for nothing ask for something, if it likes."""
+        random, cluster = self._clients_random, self.cluster
+        for client, waits_for in enumerate(self._clients):
+            is_waiting = waits_for is not None and waits_for.outcome is Outcome.PENDING
+            if is_waiting and cluster.now - self._asked_at[client] < PATIENCE_TICKS:
+                continue
+            # Drawn whatever happens, so that a shorter run is a prefix of a longer one.
+            asks, guess = random.random() < self._ask_chance, random.random()
+            number = len(cluster.proposals) + 1
+            payload = self.workload.draw(random, number)
+            node_id = self._node_for(guess)
+            if asks and node_id and number <= self.options.operations_max:
+                self._asked_at[client] = cluster.now
+                self._clients[client] = cluster.propose(node_id, payload, client + 1)
+
+    def _node_for(self, guess: float) -> NodeId:
+        """Whom a client asks: mostly a node that takes itself for the leader, else any.
+
+        A deposed leader that does not know it yet is as good: what it takes must not be lost in
+        silence.  0: nobody runs.
+        """
+        running = [node_id for node_id, node in self.cluster.nodes.items() if node.is_running]
+        leaders = [
+            node_id
+            for node_id in running
+            if self.cluster.nodes[node_id].replica.engine.soft_state.role is Role.LEADER
+        ]
+        among = leaders if leaders and guess < 0.9 else running
+        return among[int(guess * 1000) % len(among)] if among else 0
+
+    # -- what must come of it --
+
+    def _check_liveness(self) -> None:
+        cluster = self.cluster
+        backlog = max(node.status_seen.last_index for node in cluster.nodes.values())
+        leader_ticks = LEADER_TIMEOUTS * self.election_ticks
+        payload = self.workload.draw(self._clients_random, len(cluster.proposals) + 1)
+        done_ticks = 2 * leader_ticks + TICKS_PER_ENTRY * backlog
+        if not cluster.run_until(self._is_settled, done_ticks) and cluster.leader():
+            raise cluster.violation(
+                f"L7: after {done_ticks} ticks of calm the leader holds entries that are not "
+                "committed everywhere, and waits for a fresh one"
+            )
+        cluster.check_liveness(leader_ticks, done_ticks, payload)
+        judge_time = self._propose_stamped(cluster.leader())
+        # What was sent amid the faults may be late, and depose a leader once more.
+        cluster.tick(self.faults.late_ticks_max + self.faults.delay_ticks_max)
+        judge_time()
+        leader_id = cluster.leader()
+        if not leader_id:
+            raise cluster.violation("L4: a leader is lost in calm, and nobody takes its place")
+        term = cluster.nodes[leader_id].replica.engine.term
+        sent_before, ticks = cluster.network.sent_count, CALM_TIMEOUTS * self.election_ticks
+        cluster.tick(ticks)
+        now_leads = cluster.leader()
+        if not now_leads:
+            raise cluster.violation(
+                f"L4: node {leader_id} led in term {term}, and in calm nobody does"
+            )
+        if (now_leads, cluster.nodes[now_leads].replica.engine.term) != (leader_id, term):
+            raise cluster.violation(
+                f"L4: node {leader_id} led in term {term}, and in calm node {now_leads} does"
+            )
+        sent_count = cluster.network.sent_count - sent_before
+        sent_max = CALM_MESSAGES_PER_LINK * ticks * (len(cluster.nodes) - 1)
+        if sent_count > sent_max:
+            raise cluster.violation(
+                f"L6: {sent_count} messages in {ticks} ticks of calm with nothing to do, and "
+                f"{sent_max} are enough"
+            )
+
+    def _propose_stamped(self, leader_id: NodeId) -> Callable[[], None]:
+        """Propose at the leader; what is returned judges that its clock's time got through."""
+        cluster = self.cluster
+        if not leader_id:
+            return lambda: None
+        node = cluster.nodes[leader_id]
+        stamp_ms = max(0, cluster.now * self.limits.tick_ms + node.clock_ahead_ms)
+        payload = self.workload.draw(self._clients_random, len(cluster.proposals) + 1)
+        proposal = cluster.propose(leader_id, payload)
+
+        def judge() -> None:
+            machine, index = node.replica.machine, proposal.index
+            is_last = proposal.outcome is Outcome.DONE and node.replica.applied_index == index
+            if is_last and isinstance(machine, JudgedMachine) and machine.index != index:
+                raise cluster.violation(
+                    f"I10: the command at index {index} is applied as that of {machine.index}"
+                )
+            if proposal.outcome is Outcome.DONE and node.replica.time_ms < stamp_ms:
+                raise cluster.violation(
+                    f"I10: the command at index {proposal.index} was proposed at {stamp_ms} ms, "
+                    f"and where it is applied it is {node.replica.time_ms} ms"
+                )
+
+        return judge
+
+    def _is_settled(self) -> bool:
+        """Whether all that the leader holds is committed, and known to be, on every node."""
+        cluster = self.cluster
+        leader_id = cluster.leader()
+        if not leader_id:
+            return False
+        last_index = cluster.nodes[leader_id].status_seen.last_index
+        return all(
+            node.status_seen.commit_index == last_index
+            for node_id, node in cluster.nodes.items()
+            if not cluster.is_out(node_id)
+        )
+
+    def _check_equal(self) -> None:
+        cluster = self.cluster
+        dumps = {
+            node_id: dump_all(node.machine)
+            for node_id, node in cluster.nodes.items()
+            if not cluster.is_out(node_id)
+        }
+        first = next(iter(dumps.values()))
+        for node_id, dump in dumps.items():
+            if dump != first:
+                raise cluster.violation(f"I10: the state of node {node_id} differs from another's")
+
+    def _check_undisturbed(self) -> None:
+        """Who is cut off from the leader alone deposes nobody: the others hear it."""
+        cluster = self.cluster
+        leader_id = cluster.leader()
+        term = cluster.nodes[leader_id].replica.engine.term
+        for deaf_id, node in cluster.nodes.items():
+            if deaf_id == leader_id or not node.is_running or not cluster.can_lose(deaf_id):
+                continue
+            cluster.partition((leader_id,), (deaf_id,))
+            cluster.tick(CALM_TIMEOUTS * self.election_ticks)
+            engine = cluster.nodes[leader_id].replica.engine
+            if (engine.soft_state.role, engine.term) != (Role.LEADER, term):
+                raise cluster.violation(
+                    f"L8: node {leader_id} led in term {term}, and node {deaf_id}, cut off "
+                    "from it alone, deposed it"
+                )
+            return
+
+    def _ended(self) -> Sequence[Proposal]:
+        return [
+            proposal
+            for proposal in self.cluster.proposals
+            if proposal.client and proposal.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+        ]
+
+    def _check_history(self) -> None:
+        model = self.workload.model()
+        if model is None:
+            return
+        history = [self.workload.operation(proposal) for proposal in self._ended()]
+        verdict = check_history(history, model, HISTORY_BUDGET)
+        if verdict.finding is Finding.VIOLATION:
+            raise self.cluster.violation(f"I13: {verdict.explanation}")
+        if verdict.finding is Finding.UNDECIDED:
+            raise self.cluster.violation(
+                f"I13: whether the history of {verdict.key!r} is linearizable could not be decided "
+                f"within {HISTORY_BUDGET} configurations, and undecided is not passed"
+            )
+
+
+def simulate(options: SimOptions, workload: Workload | None = None) -> SimReport:
+    """Run one seed; raises :class:`~replog.testing.checks.Violation` when something breaks."""
+    return Simulation(options, workload).run()

@@ -1,0 +1,68 @@
+"""A replica that is watched from outside while the node's own turn drives it.
+
+The turn (:mod:`replog.turns`) is the code under test, so nothing in it reports to the simulator.
+What must be judged is seen where the turn meets the replica: what it is told to do, what it was
+told of as durable, and what it applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from replog.engine import Engine
+from replog.limits import Limits
+from replog.machine import Machine
+from replog.replica import Replica
+from replog.types import LogIndex, Ready, Waiter
+
+
+class Watcher(Protocol):
+    """Is told of what passes between a turn and a replica."""
+
+    def handle_ready(self, ready: Ready) -> None:
+        """The replica handed out a Ready; nothing of it is carried out yet."""
+
+    def handle_advanced(self, ready: Ready) -> None:
+        """The replica was told that a Ready is durable."""
+
+    def handle_apply(self, ready: Ready) -> None:
+        """The replica is about to apply what a Ready committed."""
+
+    def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:
+        """Commands were proposed, at contiguous indexes."""
+
+
+class WatchedReplica(Replica):
+    """A :class:`~replog.replica.Replica` that tells a watcher what is done with it."""
+
+    __slots__ = ("_watcher",)
+
+    def __init__(self, engine: Engine, machine: Machine, limits: Limits, watcher: Watcher) -> None:
+        super().__init__(engine, machine, limits)
+        self._watcher = watcher
+
+    def ready(self) -> Ready | None:
+        """See :class:`~replog.replica.Replica`."""
+        ready = self.engine.ready()
+        if ready is not None:
+            self._watcher.handle_ready(ready)
+        return ready
+
+    def advance(self, ready: Ready) -> None:
+        """See :class:`~replog.replica.Replica`."""
+        self.engine.advance(ready)
+        self._watcher.handle_advanced(ready)
+
+    def apply(self, ready: Ready) -> None:
+        """See :class:`~replog.replica.Replica`."""
+        self._watcher.handle_apply(ready)
+        super().apply(ready)
+
+    def propose_batch(
+        self, payloads: Sequence[bytes], time_ms: int, waiters: Sequence[Waiter]
+    ) -> LogIndex:
+        """See :class:`~replog.replica.Replica`."""
+        first_index = super().propose_batch(payloads, time_ms, waiters)
+        self._watcher.handle_proposed(waiters, first_index)
+        return first_index

@@ -1,0 +1,451 @@
+"""The trial of Multi-Paxos: each of its goals can be come to, and each of its rules be broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from random import Random
+
+import pytest
+from paxos_bugs import (
+    Bug,
+    accepts_below_promise,
+    acknowledges_at_once,
+    fills_holes_with_old_values,
+    first_page_is_enough,
+    forgets_old_votes,
+    ignores_ballot_of,
+    leads_before_sync,
+    leads_with_one_less,
+    noop,
+    open_slots_ignored,
+    promises_without_chosen,
+    replaced_stays_durable,
+    replaces_votes,
+    sends_other_bytes,
+    takes_next_number,
+    takes_sent_for_held,
+    takes_written_for_durable,
+    tells_position_early,
+    waits_for_no_sync,
+    window_ignored,
+)
+from paxos_given import SMALL, b, kind
+
+from replog.limits import Limits
+from replog.plugins import find_engine
+from replog.quorum import Threshold
+from replog.storage.protocol import Recovered
+from replog.testing.checks import Check, Nodes, Violation
+from replog.testing.cluster import Cluster
+from replog.testing.faults import Faults
+from replog.testing.goals import Goals
+from replog.testing.network import Flight, kind_of
+from replog.testing.nodes import ClusterNode
+from replog.testing.trials import find_trial
+from replog.types import EntryKind, HardState, LogIndex, NodeId, Ready
+from replog_multipaxos import PLUGIN, MultiPaxosOptions
+from replog_multipaxos.messages import MESSAGE_TYPES, Learn, Nack
+from replog_multipaxos.trial import TRIAL
+
+BY_HAND = MultiPaxosOptions(automatic_elections=False)
+VOTERS = (1, 2, 3, 4, 5)
+SEEDS = range(20)
+TROUBLE = Faults(
+    drop_chance=0.1,
+    duplicate_chance=0.1,
+    reorder_chance=0.3,
+    delay_ticks_max=1,
+    late_chance=0.1,
+    late_ticks_max=20,
+    sync_ticks_max=2,
+    cut_chance=0.1,
+    cut_ticks_max=25,
+    crash_chance=0.005,
+    down_ticks_max=10,
+    campaign_chance=0.1,
+)
+
+
+def tried(
+    options: MultiPaxosOptions = BY_HAND,
+    disks: dict[NodeId, Recovered] | None = None,
+    rule: str = "",
+) -> tuple[Cluster, Goals]:
+    """A quiet cluster of three that is watched; every message carries one entry."""
+    goals = Goals(TRIAL.goals)
+    checks = heard(TRIAL.checks(options, (1, 2, 3), goals), rule)
+    return Cluster(PLUGIN, options, limits=SMALL, disks=disks, checks=checks), goals
+
+
+def slots_in(flight: Flight) -> list[LogIndex]:
+    """The slots whose values a message carries."""
+    return [entry.index for entry in getattr(flight.message, "entries", ())]
+
+
+# -- what it says of itself --
+
+
+def test_trial_found() -> None:
+    """The trial is installed under the engine's name, and its acknowledgements are messages."""
+    trial = find_trial(find_engine("multipaxos"))
+    assert trial is TRIAL
+    assert set(TRIAL.acknowledgements) <= {kind_of(each) for each in MESSAGE_TYPES}
+    quorum = TRIAL.commit_quorum(MultiPaxosOptions(phase1_quorum=4), VOTERS)
+    assert quorum == Threshold(VOTERS, 2)
+
+
+@pytest.mark.parametrize("node_count", [3, 5, 7])
+def test_draw_options_valid(node_count: int) -> None:
+    """All drawn options may be used together, and their quorums meet and differ."""
+    drawn = [TRIAL.draw_options(Random(seed), node_count) for seed in range(50)]
+    sizes: set[tuple[int, int]] = set()
+    for options in drawn:
+        assert isinstance(options, MultiPaxosOptions)
+        assert not options.problems()
+        phase1, phase2 = options.quorum_sizes(node_count)
+        assert phase1 <= node_count < phase1 + phase2
+        sizes.add((phase1, phase2))
+    assert len(set(drawn)) > 10
+    assert len(sizes) > 1
+
+
+def test_election_ticks_max_preferred() -> None:
+    """No timeout is longer than the trial says, with a preferred node or without one."""
+    plain, preferred = MultiPaxosOptions(), MultiPaxosOptions(preferred_node=1)
+    assert TRIAL.election_ticks_max(plain) < TRIAL.election_ticks_max(preferred)
+    for options in (plain, preferred):
+        longest = max(options.election_ticks(1, 2, b(1, 1), at, 0) for at in range(200))
+        assert longest <= TRIAL.election_ticks_max(options)
+
+
+# -- goals --
+
+
+def test_quiet_run_reaches_nothing() -> None:
+    """A cluster in which nothing goes wrong comes to no goal."""
+    cluster, goals = tried(MultiPaxosOptions())
+    assert cluster.run_until(lambda: cluster.leader() != 0, 100)
+    cluster.run(100, propose_chance=0.5)
+    assert cluster.is_converged()
+    assert len(cluster.applied(1)) > 30
+    assert goals.reached == []
+
+
+def test_reach_order_and_hole() -> None:
+    """Slot 2 is chosen before slot 1; the next leader, told of slot 2 alone, fills the hole."""
+    cluster, goals = tried()
+    leave_hole(cluster)
+    assert goals.reached == ["slots_chosen_out_of_order"]
+    fill_hole(cluster)
+    assert [entry.kind for entry in cluster.applied(2)] == [EntryKind.NOOP, EntryKind.COMMAND]
+    assert goals.reached == ["hole_filled_by_noop", "slots_chosen_out_of_order"]
+
+
+def leave_hole(cluster: Cluster) -> None:
+    """Node 1 leads, and only its own disk has slot 1, while every one has slot 2."""
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.hold(lambda flight: 1 in slots_in(flight))
+    cluster.propose(1, b"one")
+    cluster.propose(1, b"two")
+    cluster.settle()
+
+
+def fill_hole(cluster: Cluster) -> None:
+    """Node 1 is lost with what it sent, and node 2 leads."""
+    cluster.isolate(1)
+    cluster.release()
+    cluster.campaign(2)
+    cluster.settle()
+
+
+def test_reach_adopted_value() -> None:
+    """A new leader without any vote proposes what it was promised; one that holds the value itself
+    adopts nothing."""
+    votes = (noop(1, b(1, 1)), noop(2, b(1, 1)))
+    voted = Recovered(HardState(1, b(1, 1), 1), votes)
+    disks = {1: voted, 2: voted}
+    cluster, goals = tried(disks=disks)
+    cluster.campaign(2)
+    cluster.settle()
+    assert goals.reached == []
+    cluster, goals = tried(disks=disks)
+    cluster.campaign(3)
+    cluster.settle()
+    assert cluster.is_converged()
+    assert goals.reached == ["value_adopted_from_promise"]
+
+
+def test_reach_two_ballots() -> None:
+    """One node hands out a slot that it led to be chosen, another the same value of its own
+    ballot."""
+    cluster, goals = tried()
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.hold(kind("commit"))
+    cluster.propose(1, b"x")
+    cluster.settle()
+    assert [len(cluster.applied(node_id)) for node_id in (1, 2, 3)] == [1, 0, 0]
+    cluster.crash(1)
+    assert goals.reached == []
+    cluster.campaign(2)
+    cluster.settle()
+    assert [cluster.applied(node_id)[0].term for node_id in (1, 2)] == [b(1, 1), b(2, 2)]
+    assert goals.reached == ["slot_learned_at_two_ballots"]
+
+
+def refuse_both(cluster: Cluster) -> None:
+    """Nodes 1 and 2 are both refused by their acceptors; what else was sent is held."""
+    cluster.hold(lambda _: True)
+    cluster.campaign(1)
+    cluster.campaign(2)
+    cluster.deliver(kind("prepare", sender=2, to=3))
+    cluster.deliver(kind("prepare", sender=1, to=3))
+    cluster.deliver(kind("nack", to=1))
+    cluster.campaign(1)
+    cluster.deliver(lambda flight: flight.kind == "prepare" and flight.term == b(2, 1))
+    cluster.deliver(kind("prepare", sender=2, to=1))
+    cluster.deliver(kind("nack", to=2))
+    assert cluster.leader() == 0
+
+
+def test_reach_duel() -> None:
+    """Two proposers refuse each other by way of their acceptors, and then one of them leads."""
+    cluster, goals = tried()
+    refuse_both(cluster)
+    assert goals.reached == []
+    cluster.release()
+    cluster.settle()
+    assert cluster.leader() == 1
+    assert goals.reached == ["duel_ended_by_back_off"]
+
+
+def test_reach_no_duel_third_leads() -> None:
+    """A duel that a third node ended was not ended by backing off, whoever leads after that."""
+    cluster, goals = tried()
+    refuse_both(cluster)
+    cluster.partition((1,), (2,), (3,))
+    cluster.release()
+    cluster.settle()
+    cluster.heal()
+    for node_id in (3, 1):
+        cluster.campaign(node_id)
+        cluster.settle()
+        assert cluster.leader() == node_id
+    assert goals.reached == []
+
+
+def test_reach_no_duel_leader_deposed() -> None:
+    """One candidate that is refused makes no duel, nor does a leader that is deposed by it."""
+    cluster, goals = tried()
+    cluster.cut([(1, 2), (2, 1)])
+    cluster.campaign(2)
+    cluster.settle()
+    cluster.campaign(1)
+    cluster.settle()
+    assert [cluster.nodes[node_id].status_seen.term for node_id in (1, 3)] == [b(1, 2)] * 2
+    cluster.hold(kind("promise", to=1))
+    cluster.campaign(1)
+    cluster.tick(BY_HAND.heartbeat_ticks)
+    assert cluster.leader() == 0
+    cluster.release()
+    cluster.settle()
+    assert cluster.leader() == 1
+    assert goals.reached == []
+
+
+def test_reach_pre_round_refused() -> None:
+    """Who hears a leader refuses to promise anybody else; a ballot that is refused is another
+    thing."""
+    cluster, goals = tried(MultiPaxosOptions())
+    cluster.campaign(1)
+    cluster.settle()
+    assert cluster.leader() == 1
+    assert goals.reached == []
+    cluster.campaign(3)
+    cluster.settle()
+    assert cluster.leader() == 1
+    assert goals.reached == ["pre_round_refused"]
+
+
+def test_reach_check_quorum_step_down() -> None:
+    """A leader that is cut off gives up by itself; one that hears of a higher ballot, or crashes,
+    does not."""
+    cluster, goals = tried()
+    for node_id in (1, 2, 1):
+        cluster.campaign(node_id)
+        cluster.settle()
+    cluster.crash(1)
+    cluster.restart(1)
+    cluster.campaign(2)
+    cluster.settle()
+    assert cluster.leader() == 2
+    assert goals.reached == []
+    cluster.isolate(2)
+    cluster.tick(2 * BY_HAND.election_ticks_min)
+    assert cluster.leader() == 0
+    assert goals.reached == ["check_quorum_step_down"]
+
+
+# -- rules --
+
+
+BUGS: Sequence[tuple[str, str, Bug, str]] = (
+    ("P1", "two values in slot", sends_other_bytes, ""),
+    ("P2", "is chosen at ballot", forgets_old_votes, "P2"),
+    ("P3", "accepts slot", accepts_below_promise, ""),
+    ("P3", "replaces its record", replaces_votes, ""),
+    ("P4", "acts at ballot", takes_next_number, ""),
+    ("P5", "states ballot", waits_for_no_sync, ""),
+    ("P5", "states slot ", acknowledges_at_once, ""),
+    ("P5", "states slots up to", tells_position_early, ""),
+    ("P6", "takes its vote in slot", takes_written_for_durable, ""),
+    ("P6", "takes its vote in slot", replaced_stays_durable, ""),
+    ("P6", "counts a vote of node", takes_sent_for_held, ""),
+    ("P7", "leads at ballot", leads_with_one_less, ""),
+    ("P7", "leads at ballot", first_page_is_enough, ""),
+    ("P7", "leads at ballot", leads_before_sync, "P7"),
+    ("P8", "leaves out its vote", promises_without_chosen, ""),
+    ("P9", "proposes another value", forgets_old_votes, ""),
+    ("P10", "messages on their way", window_ignored, ""),
+    ("P10", "takes a proposal", open_slots_ignored, ""),
+    ("P11", "has promised", partial(ignores_ballot_of, Nack), ""),
+)
+"""The rule, words of what it says, the bug that breaks it in random runs, and the only rule of the
+engine's that is heard (``""``: all)."""
+
+
+def ask_twice(cluster: Cluster) -> None:
+    """Node 1 asks for a ballot, and crashes before its promise is on disk; then it asks again."""
+    cluster.campaign(2)
+    cluster.settle()
+    cluster.hold_disk(1)
+    cluster.campaign(1)
+    cluster.crash(1)
+    cluster.release_disk(1)
+    cluster.restart(1)
+    cluster.campaign(1)
+    cluster.settle()
+    assert cluster.leader() == 1
+
+
+def leave_and_fill_hole(cluster: Cluster) -> None:
+    """Node 2 leads, and has to fill a hole."""
+    leave_hole(cluster)
+    fill_hole(cluster)
+    assert cluster.leader() == 2
+
+
+def learn_of_next_ballot(cluster: Cluster) -> None:
+    """Node 3 lacks what node 1 got chosen, and is told it by node 2, which asks for a ballot of
+    its own; nothing but that fact tells node 3 of the ballot."""
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.hold(lambda flight: flight.link == (1, 3) and slots_in(flight) == [1])
+    cluster.propose(1, b"x")
+    cluster.settle()
+    cluster.hold(lambda flight: flight.link == (2, 1) or flight.kind == "prepare")
+    cluster.campaign(2)
+    cluster.tick(4 * BY_HAND.heartbeat_ticks)
+    assert len(cluster.applied(3)) == 1
+    assert cluster.nodes[3].status_seen.term == b(2, 2)
+
+
+SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str]] = (
+    ("P4", "two runs of node", waits_for_no_sync, ask_twice, "P4"),
+    ("P9", "proposes an older value", fills_holes_with_old_values, leave_and_fill_hole, ""),
+    ("P11", "has promised", partial(ignores_ballot_of, Learn), learn_of_next_ballot, ""),
+)
+"""The same for what random runs come to too seldom, with what has to happen."""
+
+
+class Hears(Check):
+    """Lets another check see everything, and passes on what it says of one rule alone."""
+
+    def __init__(self, check: Check, rule: str) -> None:
+        self._check = check
+        self._rule = rule
+
+    def _heard(self, sentence: str) -> str:
+        return sentence if sentence.startswith(f"{self._rule}:") else ""
+
+    def check_sent(self, nodes: Nodes, flight: Flight) -> str:
+        """A message has left."""
+        return self._heard(self._check.check_sent(nodes, flight))
+
+    def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
+        """A message is about to be received."""
+        return self._heard(self._check.check_received(nodes, node, flight))
+
+    def check_ready(self, nodes: Nodes, node: ClusterNode, ready: Ready) -> str:
+        """A Ready was handed out."""
+        return self._heard(self._check.check_ready(nodes, node, ready))
+
+    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
+        """An event was dealt with."""
+        return self._heard(self._check.check_event(nodes, node))
+
+
+def heard(checks: Sequence[Check], rule: str) -> Sequence[Check]:
+    """Checks of which one rule alone is heard (``""``: all)."""
+    return [Hears(check, rule) for check in checks] if rule else checks
+
+
+def broken_rules(rule: str = "") -> Iterator[Violation]:
+    """What random runs find, one after the other; ``rule`` is the only one of the engine's that is
+    heard (``""``: all are)."""
+    limits = Limits(message_bytes_max=1, in_flight_messages_max=2)
+    for seed in SEEDS:
+        options = TRIAL.draw_options(Random(seed), len(VOTERS))
+        cluster = Cluster(
+            PLUGIN,
+            options,
+            node_count=len(VOTERS),
+            seed=seed,
+            limits=limits,
+            sync_ticks=1,
+            checks=heard(TRIAL.checks(options, VOTERS, Goals(TRIAL.goals)), rule),
+            quorum=TRIAL.commit_quorum(options, VOTERS),
+        )
+        # Faults from the very start, for the first election is as good as any.
+        try:
+            cluster.run(150, TROUBLE, propose_chance=0.5)
+        except Violation as violation:
+            yield violation
+
+
+@pytest.mark.parametrize(("rule", "words", "bug", "only"), BUGS, ids=[row[0] for row in BUGS])
+def test_find_broken_rule(
+    rule: str, words: str, bug: Bug, only: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rule is broken by a bug, and says so by its number."""
+    bug(monkeypatch)
+    found = broken_rules(only)
+    assert any(each.invariant == rule and words in each.sentence for each in found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "bug", "script", "only"),
+    SCRIPTS,
+    ids=[row[0] for row in SCRIPTS],
+)
+def test_find_broken_rule_script(
+    rule: str,
+    words: str,
+    bug: Bug,
+    script: Callable[[Cluster], None],
+    only: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A script breaks a rule by a bug, and none without it."""
+    script(tried()[0])
+    bug(monkeypatch)
+    with pytest.raises(Violation, match=words) as raised:
+        script(tried(rule=only)[0])
+    assert raised.value.invariant == rule
+
+
+def test_find_nothing_without_bug() -> None:
+    """The very same runs break no rule when there is no bug."""
+    assert list(broken_rules()) == []

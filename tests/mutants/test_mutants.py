@@ -1,0 +1,150 @@
+"""The mutants are whole, and the hunt for them can tell a fault from none."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hunt import CHECK, SIM
+from mutants import (
+    ENGINES,
+    KINDS,
+    ROOT,
+    Change,
+    Misfit,
+    Mutant,
+    load_mutants,
+    packages,
+    read_mutants,
+)
+from run import Hunted, Settings, hunt_all, main, render
+
+MUTANTS = load_mutants()
+COUNT_MIN = 30
+SEEDS_MAX = 8
+"""Within so many seeds each of ``PROMPT`` is found."""
+PROMPT = (
+    "raft/ack_leaves_before_sync",
+    "raft/votes_twice",
+    "multipaxos/promise_omits_chosen",
+    "multipaxos/own_votes_forgotten",
+    "shared/match_index_optimistic",
+    "shared/waiting_writes_lost",
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.title for mutant in MUTANTS])
+def test_patch_applies(mutant: Mutant) -> None:
+    """Each change of a mutant has its one place in the code, and what comes of it is Python."""
+    texts: dict[str, str] = {}
+    for change in mutant.changes:
+        package, _, rest = change.file.partition("/")
+        text = texts.get(change.file)
+        if text is None:
+            text = (packages()[package] / rest).read_text(encoding="utf-8")
+        texts[change.file] = change.apply(text)
+        assert texts[change.file] != text
+    assert texts
+    for file, text in texts.items():
+        compile(text, file, "exec")
+
+
+def test_mutants_are_many() -> None:
+    """There are at least 30 mutants of each kind, each with a name of its own and a sentence."""
+    counts = Counter(mutant.kind for mutant in MUTANTS)
+    assert all(counts[kind] >= COUNT_MIN for kind in KINDS), counts
+    assert len({mutant.title for mutant in MUTANTS}) == len(MUTANTS)
+    for mutant in MUTANTS:
+        assert mutant.what.endswith("."), mutant.title
+        assert mutant.survives == "" or mutant.survives.endswith("."), mutant.title
+
+
+def test_mutants_are_where_they_belong() -> None:
+    """A mutant of an engine is in that engine's package, a shared one in none."""
+    for mutant in MUTANTS:
+        package = "replog" if mutant.kind == "shared" else f"replog_{mutant.kind}"
+        for change in mutant.changes:
+            assert change.file.startswith(f"{package}/"), mutant.title
+            assert "/testing/" not in change.file, mutant.title
+
+
+def test_apply_ambiguous_place() -> None:
+    """A change whose place is not there, or there twice, is refused, and so is one too far down."""
+    text = "def one():\n    pass\n\n\ndef two():\n    pass\n    return\n"
+    changed = "def one():\n    pass\n\n\ndef two():\n    fail()\n    return\n"
+    assert Change("f", "def two", "pass", "fail()").apply(text) == changed
+    for within, old in (("", "pass"), ("def three", "pass"), ("def one", "return"), ("def", "one")):
+        with pytest.raises(Misfit):
+            Change("f", within, old, "other").apply(text)
+
+
+@pytest.fixture(scope="module")
+def hunted() -> dict[str, Hunted]:
+    """The prompt mutants and the unchanged code, hunted by few seeds of the simulator."""
+    chosen = [mutant for mutant in MUTANTS if mutant.title in PROMPT]
+    assert len(chosen) == len(PROMPT)
+    all_hunted = hunt_all(chosen, Settings(SEEDS_MAX, (SIM,)), is_none_hunted=False)
+    return {each.mutant.title: each for each in all_hunted}
+
+
+@pytest.mark.parametrize("title", PROMPT)
+def test_prompt_mutant_found(title: str, hunted: dict[str, Hunted]) -> None:
+    """The simulator finds each of six mutants, two of each kind, within eight seeds."""
+    assert hunted[title].is_found, hunted[title]
+    assert not hunted[title].is_bad
+
+
+HARMLESS = """
+[[mutant]]
+name = "renamed"
+what = "A variable has another name, which is no fault at all."
+file = "replog/quorum.py"
+within = "Whether more than half of the voters are in"
+old = "present = sum(1 for voter in self.voters if voter in nodes)\\n        return 2 * present"
+new = "held = sum(1 for voter in self.voters if voter in nodes)\\n        return 2 * held"
+"""
+
+
+def test_hunt_harmless_change() -> None:
+    """A change without a fault survives, which is bad unless it is explained."""
+    explained = HARMLESS + 'survives = "It is no fault."\n'
+    mutants = [*read_mutants(HARMLESS, "raft"), *read_mutants(explained, "raft")]
+    none, bad, good = hunt_all(mutants, Settings(1, (SIM, CHECK), states_max=2000), processes=2)
+    assert (none.is_found, bad.is_found, good.is_found) == (False, False, False)
+    assert (none.is_bad, bad.is_bad, good.is_bad) == (False, True, False)
+    lines = render([none, bad, good])
+    assert lines[0].startswith("raft/renamed  SURVIVES: A variable")
+    assert lines[1].startswith("raft/renamed  survives, as explained: A variable")
+    assert lines[2].strip() == "(It is no fault.)"
+    assert lines[3] == "the unchanged code (raft): nothing is found"
+    assert lines[4] == "raft: 0 of 2 found (none), 1 survive as explained"
+
+
+def test_hunt_endless_loop() -> None:
+    """A mutant that never ends is found by that; a copy that cannot be imported is an error."""
+    loop = HARMLESS.replace("held = sum(", "held = sum(0 for _ in iter(int, 1)) + sum(")
+    broken = HARMLESS.replace("return 2 * held", "return 2 * * held")
+    settings = Settings(1, (SIM,), seconds_max={SIM: 1})
+    found, failed = hunt_all(
+        [*read_mutants(loop, "raft"), *read_mutants(broken, "raft")],
+        settings,
+        is_none_hunted=False,
+    )
+    assert found.findings[0].is_hang
+    assert not found.is_bad
+    assert "cannot be imported" in failed.error
+    assert failed.is_bad
+
+
+def test_main_unknown_mutant(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no mutant has is bad input, with a sentence."""
+    with pytest.raises(SystemExit) as exited:
+        main(["--only", "no_such_mutant"])
+    assert exited.value.code == 2
+    assert "there is no mutant no_such_mutant" in capsys.readouterr().err
+
+
+def test_packages_are_all() -> None:
+    """The packages that are copied are replog and every engine."""
+    assert set(packages()) == {"replog", *(f"replog_{engine}" for engine in ENGINES)}
+    assert all(path.is_relative_to(ROOT) for path in packages().values())

@@ -1,0 +1,69 @@
+"""A run that breaks something is made small, and what is left breaks the same thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from replog.engine import Engine
+from replog.plugins import engine_names
+from replog.storage.protocol import Recovered
+from replog.testing.checks import Violation
+from replog.testing.cluster import Cluster
+from replog.testing.shrink import shrink
+from replog.testing.sim import SimOptions, simulate
+from replog.types import NodeId
+
+
+def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
+    """A node that starts again has forgotten its log."""
+    right = Cluster._make_engine
+
+    def wrong(cluster: Cluster, node_id: NodeId, recovered: Recovered) -> Engine:
+        if cluster.now:
+            recovered = Recovered(recovered.hard_state, ())
+        return right(cluster, node_id, recovered)
+
+    patch.setattr(Cluster, "_make_engine", wrong)
+
+
+def first_violation(engine: str) -> tuple[SimOptions, Violation]:
+    """The first seed that breaks something."""
+    for seed in range(100):
+        try:
+            simulate(SimOptions(engine, seed))
+        except Violation as violation:
+            return SimOptions(engine, seed), violation
+    raise AssertionError("no seed broke anything")
+
+
+@pytest.mark.parametrize("engine", engine_names())
+def test_shrink_to_few_strikes(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a restart shrinks to few strikes in a short run, and still breaks the same."""
+    forget_on_restart(monkeypatch)
+    options, violation = first_violation(engine)
+    whole = shrink(options, violation.invariant, attempts_max=1)
+    shrunk = shrink(options, violation.invariant, attempts_max=120)
+    assert whole is not None
+    assert shrunk is not None
+    assert 1 <= shrunk.strikes <= max(1, whole.strikes // 2)
+    assert shrunk.options.ticks < options.ticks
+    assert shrunk.options.operations_max < 50
+    with pytest.raises(Violation) as again:
+        simulate(shrunk.options)
+    assert again.value.invariant == violation.invariant
+    assert again.value.sentence == shrunk.violation.sentence
+
+
+def test_shrink_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search ends after as many runs as it was allowed, with what it has."""
+    forget_on_restart(monkeypatch)
+    engine = engine_names()[0]
+    options, violation = first_violation(engine)
+    shrunk = shrink(options, violation.invariant, attempts_max=3)
+    assert shrunk is not None
+    assert shrunk.attempts == 3
+
+
+def test_shrink_healthy_run() -> None:
+    """A run that breaks nothing cannot be shrunk."""
+    assert shrink(SimOptions(engine_names()[0], 1), "I2") is None
