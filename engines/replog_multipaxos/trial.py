@@ -111,7 +111,7 @@ def quorum_sizes(node_count: int) -> Sequence[tuple[int, int]]:
     they may be while one node can be missing in an election (of three nodes: in a vote)."""
     majority = node_count // 2 + 1
     phase1_max = node_count - 1 if node_count > 3 else node_count
-    unequal = [(size, node_count + 1 - size) for size in range(phase1_max, 1, -1)]
+    unequal = [(size, node_count + 1 - size) for size in range(phase1_max, 0, -1)]
     unequal = [sizes for sizes in unequal if sizes != (majority, majority)]
     return ((majority, majority), (majority, majority), *unequal)
 

@@ -288,7 +288,8 @@ class StatesWhatIsDurable(Check):
 
 
 def _leads(node: ClusterNode, term: Term) -> bool:
-    return node.status_seen.role is Role.LEADER and node.status_seen.term == term
+    status = node.status_seen
+    return node.is_up and status.role is Role.LEADER and status.term == term
 
 
 class Books(Check):

@@ -32,6 +32,7 @@ KINDS: Final[dict[str, str]] = {
     "crash": "a node crashes, and of its unsynced writes a part survives",
     "crash_all": "every node crashes",
     "crash_in_write": "a node crashes while it writes to its log or recovers from it",
+    "crash_in_recovery": "a node crashes again while it recovers its log, or soon after",
     "disk_error": "a write or a sync fails (EIO, ENOSPC), and the node stops",
     "damage": "a bit of a stopped node's log flips; the node must refuse it or lose nothing",
     "wipe": "a node loses its disk for ever; the others refuse what is made in its place",

@@ -61,7 +61,8 @@ class Cluster:
     ``disk_model`` says more of the disks (``None``: ``DiskModel(sync_ticks)``); ``codec`` sends
     every message through the bytes that would travel; ``chance`` draws the faults (``None``: all of
     them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
-    kinds of the messages that acknowledge entries.
+    kinds of the messages that acknowledge entries; ``batched`` has a node deal with all that
+    arrives in a tick in one turn, and not in one for each.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Cluster:
         chance: Chance | None = None,
         goals: Goals | None = None,
         acknowledgements: Sequence[str] = (),
+        batched: bool = False,
     ) -> None:
         node_ids = tuple(range(1, node_count + 1))
         self._plugin = plugin
@@ -123,6 +125,7 @@ class Cluster:
             goals or Goals({**COMMON, **ON_FILES}),
         )
         self._driver.acknowledgements = tuple(acknowledgements)
+        self._driver.is_batched = batched
         self._driver.handle_down = self._handle_down
         self._agenda = self._driver.agenda
         for node in self.nodes.values():

@@ -44,6 +44,9 @@ from replog.wire import FrameReader, MessageCodec
 TRACE_TAIL_LINES: Final = 60
 """How much of the trace a violation shows."""
 
+AFTER_ARRIVALS: Final = 9
+"""Behind whatever arrives in the same tick, changed places included."""
+
 QUIET: Final = Faults()
 """No faults at all."""
 
@@ -84,6 +87,8 @@ class Driver:
         """Is told of each node that went down."""
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
+        self.is_batched = False
+        """Whether what arrives in a tick is dealt with in one turn."""
         self.transfer_asked: tuple[NodeId, Term] = (NO_NODE, 0)
         """The node that the last leader was told to hand over to, and that leader's term."""
         self._moments = 0
@@ -306,7 +311,22 @@ class Driver:
             node.inbox.append(flight)
         else:
             self.note_flight(node.node_id, "recv", flight)
-            self.turn(node, partial(self._step, node, flight))
+            self._take_in(node, partial(self._step, node, flight))
+
+    def _take_in(self, node: ClusterNode, act: Callable[[], object]) -> None:
+        """Give a node something from outside: its turn comes at once or, in a batched cluster, when
+        all that is due in this tick has come, as with a loop that is behind.  What the event came
+        to is judged after the turn, for not before is anything handed out."""
+        if not self.is_batched:
+            self.turn(node, act)
+            return
+        self.turn_count += 1
+        self.judge(act)
+        self.judge(partial(self.observe, node))
+        if not node.wants_turn:
+            node.wants_turn = True
+            again = partial(self._turn_again, node, node.run)
+            self.agenda.plan(self.agenda.now, again, AFTER_ARRIVALS)
 
     def _step(self, node: ClusterNode, flight: Flight) -> None:
         self.invariants.check_received(node, flight)
@@ -446,7 +466,7 @@ class Driver:
         proposal.client = client
         proposal.began = self._next_moment()
         self.proposals.append(proposal)
-        self.turn(node, partial(self._submit, node, proposal))
+        self._take_in(node, partial(self._submit, node, proposal))
         return proposal
 
     def _submit(self, node: ClusterNode, proposal: Proposal) -> None:

@@ -32,6 +32,8 @@ ELECTION_CRASH_FACTOR: Final = 8
 
 FLAPS_MAX: Final = 5
 FADE_TICKS_MAX: Final = 3
+RECOVERY_OPERATIONS: Final = 16
+"""A crash that is to strike in a recovery does at one of so many operations on the files."""
 
 
 @record
@@ -65,6 +67,8 @@ class Faults:
     """Per tick: every node crashes."""
     crash_in_write_chance: float = 0.0
     """Per node and tick: it will crash within the next operations on its files, if it has any."""
+    crash_in_recovery_chance: float = 0.0
+    """Per restart: it crashes again while it recovers its log, or soon after, if it has files."""
     disk_error_chance: float = 0.0
     """Per node and tick: one of its next operations on files fails, if it has any."""
     damage_chance: float = 0.0
@@ -137,8 +141,9 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         faults,
         fade_chance=chance(0.5 / ticks_scale),
         crash_in_write_chance=chance(0.2 / ticks_scale, 0.5),
+        crash_in_recovery_chance=chance(0.5),
         disk_error_chance=chance(0.1 / ticks_scale, 0.3),
-        damage_chance=chance(0.3, 0.3),
+        damage_chance=chance(0.5, 0.4),
         wipe_chance=chance(0.2, 0.2),
         clock_chance=chance(0.1 / ticks_scale, 0.3),
     )
@@ -238,14 +243,25 @@ def plan_restart(cluster: Cluster, node: ClusterNode, faults: Faults, chance: Ch
     """A node went down: plan when it starts again, and in what state its disk is then."""
     run = node.run
     random = Random(f"{chance.seed}/down/{node.node_id}/{run}")
+    crash_at = 0
+    if node.log_disk is not None and chance.strikes(
+        "crash_in_recovery", faults.crash_in_recovery_chance
+    ):
+        crash_at = chance.details("crash_in_recovery").randint(1, RECOVERY_OPERATIONS)
     damaged = chance.strikes("damage", faults.damage_chance)
     wiped = chance.strikes("wipe", faults.wipe_chance)
     ticks = _drawn_lasting(random, faults.down_ticks_max)
-    cluster.plan(ticks, partial(_end_crash, cluster, node, run, damaged, wiped, random))
+    cluster.plan(ticks, partial(_end_crash, cluster, node, run, damaged, wiped, crash_at, random))
 
 
 def _end_crash(
-    cluster: Cluster, node: ClusterNode, run: int, damaged: bool, wiped: bool, random: Random
+    cluster: Cluster,
+    node: ClusterNode,
+    run: int,
+    damaged: bool,
+    wiped: bool,
+    crash_at: int,
+    random: Random,
 ) -> None:
     if node.run != run or node.is_up or node.is_lost:
         return
@@ -253,6 +269,8 @@ def _end_crash(
         cluster.wipe(node.node_id)
     elif damaged and node.log_disk is not None and cluster.can_lose(node.node_id):
         cluster.damage(node.node_id, random)
+    elif crash_at and node.log_disk is not None:
+        node.log_disk.set_crash(crash_at)
     cluster.restart(node.node_id)
 
 

@@ -1,7 +1,7 @@
 """The simulator: whole clusters under faults, from one seed, judged after every event.
 
 ``simulate(SimOptions(engine="raft", seed=7))`` runs a cluster of real nodes (the engine, the
-replica and the turn that serve users) in virtual time over a modelled network, and in a third of
+replica and the turn that serve users) in virtual time over a modelled network, and in two fifths of
 the seeds over the real log code on files in memory and through the real codec.  The seed draws
 everything: the number of nodes, tiny limits, the engine's options, which faults are on and how
 strong (swarm testing), and every single fault.
@@ -59,6 +59,9 @@ CALM_TIMEOUTS: Final = 4
 CALM_MESSAGES_PER_LINK: Final = 2
 """A leader with nothing to do sends each peer a heartbeat in a tick at most, and is answered."""
 
+BATCHED_CHANCE: Final = 0.4
+"""How likely it is that nodes deal with all that arrives in a tick in one turn."""
+
 DEAF_SEEDS: Final = 3
 """In one of so many seeds a node is made deaf to the leader at last."""
 
@@ -111,15 +114,13 @@ class Simulation:
         self.workload: Workload = workload or RegisterWorkload()
         plugin = find_engine(options.engine)
         self.trial: EngineTrial = find_trial(plugin)
-        self.random = Random(f"{options.seed}/swarm")
-        """The source of what a run is like."""
-        self._clients_random = Random(f"{options.seed}/clients")
-        drawn = self.random.choice((3, 3, 3, 5, 4))
+        self._clients_random = self._source("clients")
+        drawn = self._source("nodes").choice((3, 3, 3, 5, 4))
         node_count = options.nodes or drawn
-        self.engine_options = self.trial.draw_options(self.random, node_count)
+        self.engine_options = self.trial.draw_options(self._source("options"), node_count)
         self.election_ticks = self.trial.election_ticks_max(self.engine_options)
         voters: tuple[NodeId, ...] = tuple(range(1, node_count + 1))
-        self.is_real = self.random.random() < 1 / 3
+        self.is_real = self._source("files").random() < 0.4
         """Whether the real log and codec are in the run."""
         self.disk_model = self._drawn_disks()
         self.limits = self._drawn_limits()
@@ -140,21 +141,29 @@ class Simulation:
             chance=self.chance,
             goals=self.goals,
             acknowledgements=self.trial.acknowledgements,
+            batched=self._source("batched").random() < BATCHED_CHANCE,
         )
-        self.faults = drawn_faults(self.random, self.election_ticks)
-        self._ask_chance = self.random.choice((0.3, 0.6, 0.9))
-        self._clients: list[Proposal | None] = [None] * self.random.choice((2, 4, 8))
+        self.faults = drawn_faults(self._source("faults"), self.election_ticks)
+        self._ask_chance = self._source("asking").choice((0.3, 0.6, 0.9))
+        self._clients: list[Proposal | None] = [None] * self._source("client count").choice(
+            (2, 4, 8)
+        )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
 
+    def _source(self, purpose: str) -> Random:
+        """What one thing is drawn from.  Each has a source of its own, so that what is added later
+        leaves the other draws of a seed as they were."""
+        return Random(f"{self.options.seed}/{purpose}")
+
     def _drawn_disks(self) -> DiskModel:
-        random = self.random
+        random = self._source("disks")
         sync_ticks = random.choice((0, 0, 1, 3))
         is_contract = random.random() < 0.3 and not self.is_real
         return DiskModel(sync_ticks, GROUPS_UNBOUNDED if is_contract else 1, self.is_real)
 
     def _drawn_limits(self) -> Limits:
-        random = self.random
+        random = self._source("limits")
         return Limits(
             command_bytes_max=COMMAND_BYTES_MAX,
             uncommitted_bytes_max=COMMAND_BYTES_MAX,

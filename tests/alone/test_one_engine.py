@@ -144,5 +144,5 @@ def test_rest_passes(copies: Mapping[str, Copy]) -> None:
 def test_demo_works(copies: Mapping[str, Copy], engine: str) -> None:
     """The demonstration runs with the engine that is left, and loses nothing."""
     arguments = ("demo", "--writes", "2000", "--seconds", "1", "--json")
-    shown = json.loads(copies[engine].run("-m", "replog", *arguments))
+    (shown,) = json.loads(copies[engine].run("-m", "replog", *arguments))
     assert (shown["engine"], shown["lost"], shown["replicas_equal"]) == (engine, 0, True)
