@@ -83,6 +83,15 @@ class Progress:
             self._become(PeerState.REPLICATE)
         return is_news
 
+    def handle_apart(self, first: LogIndex, last: LogIndex) -> None:
+        """The peer took in the messages that end within ``first..last``, and lacks something
+        before them: they are unanswered no more."""
+        if not any(first <= sent_last <= last for sent_last, _ in self._in_flight):
+            return
+        unanswered = [item for item in self._in_flight if not first <= item[0] <= last]
+        self._in_flight = deque(unanswered)
+        self._in_flight_bytes = sum(size_bytes for _, size_bytes in unanswered)
+
     def handle_rejected(self, rejected_index: LogIndex, next_index: LogIndex) -> bool:
         """The peer's log does not match at ``rejected_index``; try at ``next_index``.
 

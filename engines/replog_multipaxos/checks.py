@@ -18,6 +18,8 @@ that leave, by what is on the disks when they do, and by what a leader's status 
   takes no proposal while ``open_slots_max`` slots are open.
 * **P11** Who receives a message of a higher ballot promises it, unless that is of a round that
   binds nobody (PMS §2.2; a fact is safe only behind the ballot that it came with).
+* **P12** What is told as a fact is a record of a chosen slot, of a ballot at or above one at which
+  it was chosen.
 
 :class:`OneChoice` is the heart of it and keeps the records that the others read, so it is asked
 first.  A record on disk counts as a vote, though it may be a fact that was learned: a fact is told
@@ -49,7 +51,7 @@ from replog_multipaxos.multipaxos import MultiPaxos
 
 
 class OneChoice(Check):
-    """P1 and P2, and the record of votes and choices."""
+    """P1, P2 and P12, and the record of votes and choices."""
 
     def __init__(self, quorum: QuorumSystem) -> None:
         self._quorum = quorum
@@ -90,6 +92,8 @@ class OneChoice(Check):
             for entry in message.entries:
                 found = found or self._judge_value(entry)
             self._sent = message.entries
+        if type(message) is Learn:
+            found = found or self._judge_facts(message)
         if type(message) is Promise and not message.pre:
             before = self.promised.get(message.sender, 0)
             self.promised[message.sender] = max(before, message.term)
@@ -149,6 +153,15 @@ class OneChoice(Check):
             return ""
         self.chosen[slot] = ballot
         return self._judge_choice(slot)
+
+    def _judge_facts(self, message: Learn) -> str:
+        for entry in message.entries:
+            if entry.term < self.chosen.get(entry.index, entry.term + 1):
+                return (
+                    f"P12: node {message.sender} tells its record of slot {entry.index}, of ballot "
+                    f"{entry.term}, as a fact, and at none up to that is it chosen"
+                )
+        return ""
 
     def _judge_choice(self, slot: LogIndex) -> str:
         """Judge the values of the ballots from the one on at which the slot was chosen."""

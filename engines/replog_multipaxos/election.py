@@ -2,8 +2,8 @@
 
 Four things keep proposers from interrupting each other for ever (PMS §2.4 leaves them to the
 implementer): a round that binds nobody comes first, so that no ballot rises unless a quorum would
-follow; each Nack doubles the range from which timeouts are drawn; who promised somebody something
-leaves that one in peace for 1.5 timeouts; and a leader that hears no quorum steps down.
+follow; each round that fails doubles the range from which timeouts are drawn; who promised somebody
+something leaves that one in peace for 1.5 timeouts; and a leader that hears no quorum steps down.
 
 A :class:`Candidacy` holds the variables of one round and dies with it.
 """
@@ -104,7 +104,7 @@ class Candidacy:
 def draw_election_ticks(engine: MultiPaxos) -> None:
     """Draw the timeout of the next attempt."""
     engine.election_ticks = engine.options.election_ticks(
-        engine.setup.seed, engine.node_id, engine.term, engine.attempt, engine.nack_count
+        engine.setup.seed, engine.node_id, engine.term, engine.attempt, engine.failed_count
     )
 
 
@@ -126,6 +126,10 @@ def tick(engine: MultiPaxos) -> None:
         and engine.election_elapsed >= engine.election_ticks
         and not engine.hold_left
     ):
+        if engine.role is Role.CANDIDATE:
+            # A quorum was willing, and its promises take longer than we waited: pages on a slow
+            # link.  Their votes are lost with the round, so the next one must wait longer.
+            engine.failed_count += 1
         campaign(engine)
 
 
@@ -221,7 +225,7 @@ def back_off(engine: MultiPaxos) -> None:
     """Wait longer before the next round, unless a leader is heard first."""
     if engine.leader is not None or engine.hears_leader:
         return
-    engine.nack_count += 1
+    engine.failed_count += 1
     draw_election_ticks(engine)
 
 
@@ -349,7 +353,7 @@ def maybe_lead(engine: MultiPaxos) -> None:
     engine.leave_role()
     engine.role = Role.LEADER
     engine.leader_id = engine.node_id
-    engine.nack_count = engine.hold_left = 0
+    engine.failed_count = engine.hold_left = 0
     engine.leader = leading.start_leading(engine, proposals, noop_count)
     for peer, promised in sorted(candidacy.promised.items()):
         leading.hear_position(engine, engine.leader, peer, promised.chosen_upto)

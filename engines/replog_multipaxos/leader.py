@@ -317,6 +317,7 @@ def handle_accepted(engine: MultiPaxos, message: Accepted) -> None:
         if first > match_index + 1:
             fresh += accepted.gaps(first, last)
             accepted.add(first, last)
+            progress.handle_apart(first, last)
         elif last > match_index:
             fresh.append((match_index + 1, last))
             progress.handle_accepted(last)

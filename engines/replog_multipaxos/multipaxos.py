@@ -135,10 +135,10 @@ class MultiPaxos:
         "election_elapsed",
         "election_ticks",
         "epoch",
+        "failed_count",
         "hold_left",
         "leader",
         "leader_id",
-        "nack_count",
         "nacked_ballot",
         "node_id",
         "options",
@@ -184,7 +184,7 @@ class MultiPaxos:
         """The variables of our (pre-)candidacy; ``None`` in every other role."""
         self.attempt = 0
         """Rounds begun since the ballot last changed or a leader was last heard."""
-        self.nack_count = 0
+        self.failed_count = 0
         """Rounds that a Nack ended since a leader was last heard."""
         self.nacked_ballot: Term = 0
         """The highest of our ballots that a Nack ended."""
@@ -303,7 +303,7 @@ class MultiPaxos:
         if self.role is not Role.FOLLOWER:
             self.become_follower(leader_id)
         self.leader_id = leader_id
-        self.attempt = self.nack_count = 0
+        self.attempt = self.failed_count = 0
         self.election_elapsed = self.silent_ticks = self.hold_left = 0
 
     def tick(self) -> None:
@@ -429,8 +429,9 @@ class MultiPaxos:
         """
         assert upto <= self._handed_index, "trimmed beyond what was applied"
         upto = min(upto, self.slots.durable_index)
-        self.slots.trim(upto)
-        return upto
+        if upto > self.slots.base_index:
+            self.slots.trim(upto)
+        return self.slots.base_index
 
     # -- for people, tests and the model checker --
 
@@ -478,7 +479,7 @@ class MultiPaxos:
             self.slots.key(),
             None if self.leader is None else self.leader.key(),
             None if self.candidacy is None else self.candidacy.key(),
-            (self.attempt, self.nack_count, self.nacked_ballot),
+            (self.attempt, self.failed_count, self.nacked_ballot),
             (self.election_elapsed, self.election_ticks),
             (self.silent_ticks, self.hold_left, self.ask_count, self.stuck_index),
             (self.durable, self._is_hard_state_new, self._hint_written),

@@ -8,7 +8,8 @@ from replog.jitter import draw_ticks
 from replog.types import NodeId, Term, record
 
 BACK_OFF_DOUBLINGS_MAX: Final = 3
-"""How often the range of timeouts is doubled at most: after that many Nacks it grows no more."""
+"""How often the range of timeouts is doubled at most: after so many rounds that failed it
+grows no more."""
 
 
 @record
@@ -81,16 +82,17 @@ class MultiPaxosOptions:
         return phase1, phase2
 
     def election_ticks(
-        self, seed: int, node_id: NodeId, term: Term, attempt: int, nack_count: int
+        self, seed: int, node_id: NodeId, term: Term, attempt: int, failed_count: int
     ) -> int:
         """The election timeout of one attempt.
 
         A pure function, so that clones agree and replays are exact; ``attempt`` counts the
         elections begun in one term, since a round that fails must not repeat its timing.  Each
-        Nack in a row doubles the range: proposers that interrupt each other part (PMS §2.4).
+        round in a row that failed doubles the range: proposers that interrupt each other part
+        (PMS §2.4), and promises that take long are waited for.
         """
         least, spread = self.election_ticks_min, self.election_ticks_max - self.election_ticks_min
-        most = least + (spread << min(nack_count, BACK_OFF_DOUBLINGS_MAX))
+        most = least + (spread << min(failed_count, BACK_OFF_DOUBLINGS_MAX))
         ticks = draw_ticks(least, most, seed, node_id, term, attempt)
         if self.preferred_node not in (0, node_id):
             ticks += spread + 1

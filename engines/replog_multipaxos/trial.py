@@ -84,7 +84,7 @@ class MultiPaxosTrial:
         return Threshold(voters, options.quorum_sizes(len(voters))[1])
 
     def checks(self, options: object, voters: tuple[NodeId, ...], goals: Goals) -> Sequence[Check]:
-        """P1 to P11 and the watch for the goals."""
+        """P1 to P12 and the watch for the goals."""
         assert isinstance(options, MultiPaxosOptions)
         phase1, phase2 = options.quorum_sizes(len(voters))
         quorum = Threshold(voters, phase2)

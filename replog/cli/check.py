@@ -228,7 +228,7 @@ def _print_checked(checked: Checked) -> None:
     """Show one engine's result to people; a counterexample last, where it is seen."""
     found = checked.exploration
     shown = ", ".join(
-        f"{value} {name.replace('_', ' ')}" for name, value in found.bounds.named().items()
+        f"{name.replace('_', ' ')} {value}" for name, value in found.bounds.named().items()
     )
     print(f"{found.engine}: {shown}")
     end = "complete" if found.is_complete else "not complete"

@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ticks",
         metavar="N",
         type=count_argument,
-        help="how long the faults last (default: 300; fewer make a prefix of the same run)",
+        help="how long the faults last (default: 360; fewer make a prefix of the same run)",
     )
     parser.add_argument(
         "--operations",

@@ -231,7 +231,10 @@ class Driver:
     def _sync(self, node: ClusterNode, count: int) -> None:
         for _ in range(count):
             if node.log_disk is not None:
-                node.log_disk.persist(node.disk.pending[0])
+                group = node.disk.pending[0]
+                if problem := node.log_disk.rehearse_write(group):
+                    raise Broken(f"I11: node {node.node_id} {problem}")
+                node.log_disk.persist(group)
             self._make_durable(node, "sync")
             node.turns.handle_synced()
 
@@ -386,6 +389,7 @@ class Driver:
         found = log_disk.recover()
         if log_disk.torn_count > torn_count:
             self.goals.reach("torn_tail_cut")
+            self._rehearse(node, found)
         uncertain, log_disk.uncertain = log_disk.uncertain, []
         while not _is_same(found, disk.recover()):
             if not uncertain:
@@ -395,6 +399,14 @@ class Driver:
             disk.pending.append(uncertain.pop(0))
             self._make_durable(node, "kept")
         return found
+
+    def _rehearse(self, node: ClusterNode, found: Recovered) -> None:
+        """Whoever cuts off a torn tail must find the same again when it crashes amid that."""
+        assert node.log_disk is not None
+        random = Random(f"{self.seed}/rehearse/{node.node_id}/{node.run}")
+        problem = "" if node.is_damaged else node.log_disk.rehearse(found, random)
+        if problem:
+            raise Broken(f"I11: node {node.node_id} {problem}")
 
     def _make_turns(self, node: ClusterNode, recovered: Recovered) -> Turns:
         engine = self._make_engine(node.node_id, recovered)

@@ -15,6 +15,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from replog.testing.log_disk import GROWING_OPERATIONS
 from replog.types import NO_NODE, NodeId, record
 
 if TYPE_CHECKING:
@@ -192,7 +193,9 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
             cluster.crash(node.node_id, random.randint(0, len(node.disk.pending)))
         elif node.log_disk is not None and not node.is_paused:
             if chance.strikes("crash_in_write", faults.crash_in_write_chance):
-                node.log_disk.set_crash(chance.details("crash_in_write").randint(1, 6))
+                random = chance.details("crash_in_write")
+                operations, growing = random.randint(1, 6), random.randint(0, GROWING_OPERATIONS)
+                node.log_disk.set_crash(operations, growing)
             elif chance.strikes("disk_error", faults.disk_error_chance):
                 node.log_disk.set_fault(chance.details("disk_error"))
         if node.is_running and chance.strikes("pause", faults.pause_chance):

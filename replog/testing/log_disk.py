@@ -7,22 +7,27 @@ else may be.
 
 A crash here strikes within a system call: at the first, second or a later operation on the files
 (recovery included), with what was not synced kept, lost, or torn by sectors.  And one strikes right
-after the init that made the node's directory, which is durable when it returns.
+after the init that made the node's directory, which is durable when it returns.  Some writes,
+and every recovery from a torn log, are rehearsed besides, on copies of the files: they may crash
+anywhere, and the next recovery must come to its end, or find the same.
 """
 
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Final
 
-from replog.errors import StorageFailed
+from replog.errors import LogDamaged, StorageFailed
 from replog.storage.directory import init_directory, open_directory
 from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage
-from replog.storage.segment import segment_name
+from replog.storage.segment import GROUP_MAGIC, segment_name
 from replog.storage.wal import WAL, Wal
 from replog.testing.disk import Disk, Group
 from replog.testing.files import (
@@ -43,6 +48,24 @@ and not how far it grew."""
 WRITE_BYTES_MAX: Final = 100
 """A write takes no more than this at once, so most groups take several."""
 
+GROWING_OPERATIONS: Final = 30
+"""To grow takes about a dozen operations on the file, and the group then as many at most."""
+
+LAST_SIZE_CHANCE: Final = 0.5
+"""How likely damage is in the size of the last group."""
+
+SIZE_BYTES: Final = 4
+"""Of a group's size, which stands behind the magic of its head."""
+
+REHEARSED_WRITES: Final = 64
+"""Of so many writes one is rehearsed."""
+
+REHEARSALS: Final = 16
+"""How often the recovery from a torn log is rehearsed, ..."""
+
+REHEARSAL_OPERATIONS: Final = 16
+"""... and within how many operations on the files it crashes then."""
+
 ERRORS: Final = (errno.EIO, errno.ENOSPC)
 
 _PATH: Final = Path(PurePosixPath("/data/node"))
@@ -53,7 +76,7 @@ _ENGINE: Final = "simulated"
 class LogDisk:
     """The log of one node, through all its runs."""
 
-    __slots__ = ("_home", "_log", "files", "torn_count", "uncertain")
+    __slots__ = ("_before", "_home", "_log", "files", "torn_count", "uncertain")
 
     def __init__(self, node_id: NodeId) -> None:
         self.files = ForgetfulFiles(WRITE_BYTES_MAX)
@@ -63,10 +86,17 @@ class LogDisk:
         init_directory(self.files, _PATH, founding, node_id)
         self.files.crash(KeepNothing())
         self._log: Storage | None = None
+        self._before = self.files
+        """The files as the last recovery met them."""
         self.uncertain: list[Group] = []
         """The groups that were on their way when the last run ended, oldest first."""
         self.torn_count = 0
         """How many recoveries found the remains of a group and cut them off."""
+
+    @property
+    def path(self) -> Path:
+        """The file with the log."""
+        return self._home.path / segment_name(1)
 
     def write(self, group: Group) -> None:
         """Encode a group that is on its way now."""
@@ -89,15 +119,10 @@ class LogDisk:
 
         self.files.fault = fail
 
-    def set_crash(self, operations: int) -> None:
-        """Let the machine crash at the ``operations``-th operation on the files from now."""
-        at = self.files.operations_count + operations
-
-        def crash(count: int, operation: str, _: Path) -> None:
-            if count >= at:
-                raise Crashed(operation)
-
-        self.files.fault = crash
+    def set_crash(self, operations: int, growing: int = 0) -> None:
+        """Let the machine crash at the ``operations``-th operation on the files from now; if a file
+        grows until then, ``growing`` operations later: growing alone takes many."""
+        _set_crash(self.files, operations, growing)
 
     def crash(self, disk: Disk, random: Random) -> None:
         """The run is over: the group on its way was written, in part or not at all.
@@ -105,28 +130,34 @@ class LogDisk:
         ``disk`` is the model, whose pending groups are the uncertain ones from now on.
         """
         self.uncertain += disk.pending
-        if self._log is not None and self.files.fault is None and disk.pending:
-            self.set_crash(random.randint(1, 3))
+        log = self._log if self.files.fault is None and disk.pending else None
+        operations = random.randint(1, 3) if log is not None else 0
+        keep = _drawn_keep(random)
+        if log is not None:
+            self.set_crash(operations, random.randint(0, GROWING_OPERATIONS))
             try:
-                self._log.persist(disk.pending[0].data)
+                log.persist(disk.pending[0].data)
             except (Crashed, StorageFailed):
                 pass
             else:
                 # Synced, and the node did not learn of it.
                 pass
         self._log = None
-        self.files.crash(_drawn_keep(random))
+        self.files.crash(keep)
 
     def flip_bit(self, random: Random) -> None:
-        """Damage one byte of the log that holds something, behind everybody's back."""
-        path = self._home.path / segment_name(1)
-        data = self.files.read(path)
+        """Damage one byte of the log, behind everybody's back: one that holds something, or in the
+        size of the last group, for a group that ends too late looks most like a torn one."""
+        data = self.files.read(self.path)
         held = [at for at, byte in enumerate(data) if byte]
-        at = random.choice(held)
-        self.files.corrupt(path, at, bytes([data[at] ^ (1 << random.randrange(8))]))
+        at, bit = random.choice(held), random.randrange(8)
+        if random.random() < LAST_SIZE_CHANCE:
+            at = data.rindex(GROUP_MAGIC) + len(GROUP_MAGIC) + random.randrange(SIZE_BYTES)
+        self.files.corrupt(self.path, at, bytes([data[at] ^ (1 << bit)]))
 
     def recover(self) -> Recovered:
         """Open the log anew; raises ``LogDamaged``, ``StorageFailed`` or ``Crashed``."""
+        self._before = deepcopy(self.files)
         directory = open_directory(
             _PATH,
             cluster_id=_CLUSTER_ID,
@@ -143,6 +174,65 @@ class LogDisk:
         # What was whole is written once more as it was; what was torn is wiped.
         self.torn_count += self.files.read(log.path) != before
         return recovered
+
+    def rehearse_write(self, group: Group) -> str:
+        """Now and then, have the write of a group crash at a sync, on copies of the files, of which
+        some sectors stay: what is wrong, if the log is refused then."""
+        if group.number % REHEARSED_WRITES or self.files.fault is not None:
+            return ""
+        assert self._log is not None
+        random = Random(f"{self._home.node_id}/{group.number}/{len(group.data)}")
+        log, files = deepcopy((self._log, self.files))
+        syncs_left = random.randrange(2)
+
+        def crash(_: int, operation: str, path: Path) -> None:
+            nonlocal syncs_left
+            if operation == "sync":
+                if not syncs_left:
+                    raise Crashed(f"{operation} of {path}")
+                syncs_left -= 1
+
+        files.fault = crash
+        with suppress(Crashed):
+            log.persist(group.data)
+        files.crash(KeepSectors(random.randrange(1 << 30)))
+        try:
+            Wal(replace(self._home, files=files), EXTEND_BYTES).recover()
+        except LogDamaged as damaged:
+            return f"crashes as it writes a group, and refuses its log then: {damaged}"
+        return ""
+
+    def rehearse(self, found: Recovered, random: Random) -> str:
+        """Have the last recovery crash on copies of the files, and recover from what that leaves:
+        what is wrong, if that finds anything else than ``found``."""
+        for _ in range(REHEARSALS):
+            files = deepcopy(self._before)
+            home = replace(self._home, files=files)
+            _set_crash(files, random.randint(1, REHEARSAL_OPERATIONS))
+            with suppress(Crashed):
+                Wal(home, EXTEND_BYTES).recover()
+            files.crash(_drawn_keep(random))
+            try:
+                again = Wal(home, EXTEND_BYTES).recover()
+            except LogDamaged as damaged:
+                return f"crashes as it recovers its log, and refuses that then: {damaged}"
+            if (again.hard_state, list(again.entries)) != (found.hard_state, list(found.entries)):
+                return "crashes as it recovers its log, and recovers something else then"
+        return ""
+
+
+def _set_crash(files: ForgetfulFiles, operations: int, growing: int = 0) -> None:
+    at = files.operations_count + operations
+    at_if_grown = at + growing
+
+    def crash(count: int, operation: str, _: Path) -> None:
+        nonlocal at
+        if operation == "preallocate":
+            at = at_if_grown
+        if count >= at:
+            raise Crashed(operation)
+
+    files.fault = crash
 
 
 def _drawn_keep(random: Random) -> Keep:

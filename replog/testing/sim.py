@@ -37,7 +37,7 @@ from replog.testing.registers import RegisterWorkload, Workload
 from replog.testing.trials import EngineTrial, find_trial
 from replog.types import NodeId, Role, record
 
-TICKS: Final = 300
+TICKS: Final = 360
 """How long the first phase lasts."""
 
 HISTORY_BUDGET: Final = 300_000

@@ -5,15 +5,16 @@ See ``broken_raft.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from replog.types import Entry, EntryKind, Ready, Role, entry_body
+from replog.types import Entry, EntryKind, LogIndex, Ready, Role, entry_body
 from replog_multipaxos import MultiPaxos, acceptor, election, leader, learner, slots
 from replog_multipaxos.election import Candidacy
+from replog_multipaxos.indexes import Range
 from replog_multipaxos.leader import Leader
 from replog_multipaxos.messages import Accept, Accepted, Learn, Message, Prepare, Promise
 from replog_multipaxos.multipaxos import TABLE
@@ -170,6 +171,16 @@ def far_slots_taken(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "check_not_ahead", lambda *_: None, raising=False)
 
 
+def votes_told_as_facts(patch: pytest.MonkeyPatch) -> None:
+    """Who is asked for chosen values tells its votes, chosen or not."""
+
+    def wrong(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[LogIndex]:
+        for first, last in ranges:
+            yield from range(first, min(last, engine.slots.durable_index) + 1)
+
+    patch.setattr(learner, "known_slots", wrong)
+
+
 BUGS: Final[dict[Bug, str]] = {
     promise_before_sync: "crashes.voter_dies_between_leaders",
     prepare_before_sync: "crashes.candidate_dies_having_asked",
@@ -183,6 +194,7 @@ BUGS: Final[dict[Bug, str]] = {
     learn_raises_no_promise: "crashes.lagging_node_learns_late",
     accepts_below_promise: "crashes.old_proposal_comes_late",
     old_acceptances_counted: "crashes.old_answer_comes_late",
+    votes_told_as_facts: "crashes.asked_node_has_an_old_value",
     hint_covers_open_slots: "crashes.open_value_stays_open",
     far_slots_taken: "refusals.out_of_range_survived",
 }

@@ -52,7 +52,7 @@ def test_check_one_engine_shown(engine: str, capsys: pytest.CaptureFixture[str])
     """People see the bounds, the counts and what the space contains; nothing else is said."""
     assert main([*SMALL, "--engine", engine]) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"{engine}: 3 nodes, 1 commands, 1 terms, 2 in flight")
+    assert shown.out.startswith(f"{engine}: nodes 3, commands 1, terms 1, in flight 2")
     assert ", complete, " in shown.out
     assert "command committed" in shown.out
     assert shown.err == ""

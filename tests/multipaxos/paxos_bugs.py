@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import UnionType
 from typing import TypeAlias
@@ -13,8 +13,9 @@ from replog.errors import NotLeader
 from replog.progress import Progress
 from replog.quorum import Threshold
 from replog.types import Entry, EntryKind, LogIndex, Role, Term, entry_body
-from replog_multipaxos import MultiPaxos, acceptor, election, leader
+from replog_multipaxos import MultiPaxos, acceptor, election, leader, learner
 from replog_multipaxos.election import Candidacy
+from replog_multipaxos.indexes import Range
 from replog_multipaxos.messages import Accept, Accepted, CommitReply, Message, Prepare, Promise
 from replog_multipaxos.multipaxos import TABLE
 from replog_multipaxos.slots import HOLE, Slots
@@ -239,3 +240,13 @@ def ignores_ballot_of(kinds: type | UnionType, patch: pytest.MonkeyPatch) -> Non
         return isinstance(message, kinds) or right(engine, message)
 
     patch.setattr(MultiPaxos, "_admit_ballot", wrong)
+
+
+def tells_votes_as_facts(patch: pytest.MonkeyPatch) -> None:
+    """Who is asked for chosen values tells every vote that it has on disk."""
+
+    def wrong(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[LogIndex]:
+        for first, last in ranges:
+            yield from range(first, min(last, engine.slots.durable_index) + 1)
+
+    patch.setattr(learner, "known_slots", wrong)

@@ -55,13 +55,13 @@ def test_hold_after_anothers_prepare() -> None:
     assert engine.role is Role.FOLLOWER
 
 
-@pytest.mark.parametrize("nack_count", range(6))
-def test_back_off_doubles(nack_count: int) -> None:
+@pytest.mark.parametrize("failed_count", range(6))
+def test_back_off_doubles(failed_count: int) -> None:
     """Each Nack in a row doubles the range of the timeouts, up to eight times."""
     options = MultiPaxosOptions()
-    drawn = [options.election_ticks(seed, 1, 1, 0, nack_count) for seed in range(2000)]
+    drawn = [options.election_ticks(seed, 1, 1, 0, failed_count) for seed in range(2000)]
     spread = options.election_ticks_max - options.election_ticks_min
-    widest = options.election_ticks_min + (spread << min(nack_count, 3))
+    widest = options.election_ticks_min + (spread << min(failed_count, 3))
     assert min(drawn) == options.election_ticks_min
     assert max(drawn) == widest
 
@@ -75,7 +75,7 @@ def test_refused_round_backs_off() -> None:
     for sender in (2, 3):
         engine.step(Nack(1, 0, sender, 1, rejected=b(1, 1), leader_id=0))
     assert engine.role is Role.FOLLOWER
-    assert engine.nack_count == 1
+    assert engine.failed_count == 1
     assert engine.term == 0
 
 
@@ -97,7 +97,7 @@ def test_refused_ballot_backs_off_once() -> None:
         carried_out(engine)
         for sender in (2, 3):
             engine.step(Nack(1, b(round_number, 3), sender, 1, b(round_number, 1), leader_id=0))
-        assert engine.nack_count == round_number
+        assert engine.failed_count == round_number
 
 
 def test_many_pages_are_no_failure() -> None:

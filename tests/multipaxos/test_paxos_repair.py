@@ -342,3 +342,48 @@ def test_far_slot_in_a_promise_refused() -> None:
     with pytest.raises(SchemaError, match=f"slot {SLOTS_AHEAD_MAX + 1}"):
         engine.step(Promise(1, engine.term, 2, 1, False, 1, 0, 0, 0, far(b(0, 2))))
     assert engine.role is Role.CANDIDATE
+
+
+def test_trim_of_what_is_trimmed_already() -> None:
+    """A trim below an earlier one changes nothing, and says how far the slots are trimmed."""
+    engine = lone(
+        promised=b(1, 1), entries=tuple(vote(slot, b(1, 1)) for slot in (1, 2, 3)), hint=3
+    )
+    carried_out(engine)
+    assert engine.trim(2) == 2
+    assert engine.trim(1) == 2
+    assert engine.slots.base_index == 2
+
+
+def test_answers_behind_a_gap_free_the_window() -> None:
+    """A peer that lacks trimmed slots votes on behind them, and more is sent than one window."""
+    engine = leader_of(2)
+    engine.step(Accepted(1, b(1, 1), 3, 1, 0, ((1, 2),)))
+    carried_out(engine)
+    assert engine.trim(2) == 2
+    window = engine.setup.limits.in_flight_messages_max
+    for slot in range(3, 3 + 3 * window):
+        engine.propose(b"more")
+        sent = [
+            message
+            for message in answers(engine)
+            if isinstance(message, Accept) and message.to == 2
+        ]
+        assert [entry.index for message in sent for entry in message.entries] == [slot]
+        engine.step(Accepted(1, b(1, 1), 2, 1, 0, ((3, slot),)))
+
+
+def test_round_that_times_out_lengthens_the_next() -> None:
+    """Pages that take longer than a timeout are waited for in the end: a round of phase 1 that
+    times out doubles the range of timeouts, as a Nack does."""
+    engine = lone(1)
+    longest = 0
+    for _ in range(40):
+        while engine.role is not Role.PRE_CANDIDATE:
+            engine.tick()
+        carried_out(engine)
+        engine.step(Promise(1, engine.next_ballot, 2, 1, True, 1, 0, 0, 0, ()))
+        carried_out(engine)
+        assert engine.role is Role.CANDIDATE
+        longest = max(longest, engine.election_ticks)
+    assert longest > 2 * engine.options.election_ticks_max

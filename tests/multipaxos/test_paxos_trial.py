@@ -27,6 +27,7 @@ from paxos_bugs import (
     takes_sent_for_held,
     takes_written_for_durable,
     tells_position_early,
+    tells_votes_as_facts,
     waits_for_no_sync,
     window_ignored,
 )
@@ -71,11 +72,15 @@ def tried(
     options: MultiPaxosOptions = BY_HAND,
     disks: dict[NodeId, Recovered] | None = None,
     rule: str = "",
+    node_count: int = 3,
 ) -> tuple[Cluster, Goals]:
-    """A quiet cluster of three that is watched; every message carries one entry."""
+    """A quiet cluster that is watched; every message carries one entry."""
     goals = Goals(TRIAL.goals)
-    checks = heard(TRIAL.checks(options, (1, 2, 3), goals), rule)
-    return Cluster(PLUGIN, options, limits=SMALL, disks=disks, checks=checks), goals
+    checks = heard(TRIAL.checks(options, VOTERS[:node_count], goals), rule)
+    cluster = Cluster(
+        PLUGIN, options, node_count=node_count, limits=SMALL, disks=disks, checks=checks
+    )
+    return cluster, goals
 
 
 def slots_in(flight: Flight) -> list[LogIndex]:
@@ -352,12 +357,32 @@ def learn_of_next_ballot(cluster: Cluster) -> None:
     assert cluster.nodes[3].status_seen.term == b(2, 2)
 
 
-SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str]] = (
-    ("P4", "two runs of node", waits_for_no_sync, ask_twice, "P4"),
-    ("P9", "proposes an older value", fills_holes_with_old_values, leave_and_fill_hole, ""),
-    ("P11", "has promised", partial(ignores_ballot_of, Learn), learn_of_next_ballot, ""),
+def ask_holder_of_old_vote(cluster: Cluster) -> None:
+    """Node 3 lacks what node 2 got chosen, and asks node 1, which holds what node 5 proposed in
+    that slot before."""
+    cluster.campaign(5)
+    cluster.settle()
+    cluster.hold(lambda flight: flight.sender == 5 and flight.to != 1 and slots_in(flight) == [1])
+    cluster.propose(5, b"old")
+    cluster.settle()
+    cuts = [cluster.isolate(1), cluster.isolate(5)]
+    cluster.campaign(2)
+    cluster.settle()
+    for cut in cuts:
+        cluster.mend(cut)
+    cluster.hold(lambda flight: flight.link in ((2, 1), (2, 3)) and slots_in(flight) == [1])
+    cluster.propose(2, b"young")
+    cluster.tick(5 * BY_HAND.heartbeat_ticks)
+    assert len(cluster.applied(3)) == 1
+
+
+SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str, int]] = (
+    ("P4", "two runs of node", waits_for_no_sync, ask_twice, "P4", 3),
+    ("P9", "proposes an older value", fills_holes_with_old_values, leave_and_fill_hole, "", 3),
+    ("P11", "has promised", partial(ignores_ballot_of, Learn), learn_of_next_ballot, "", 3),
+    ("P12", "as a fact", tells_votes_as_facts, ask_holder_of_old_vote, "", 5),
 )
-"""The same for what random runs come to too seldom, with what has to happen."""
+"""The same for what random runs come to too seldom, with what has to happen and among how many."""
 
 
 class Hears(Check):
@@ -426,7 +451,7 @@ def test_find_broken_rule(
 
 
 @pytest.mark.parametrize(
-    ("rule", "words", "bug", "script", "only"),
+    ("rule", "words", "bug", "script", "only", "node_count"),
     SCRIPTS,
     ids=[row[0] for row in SCRIPTS],
 )
@@ -436,13 +461,14 @@ def test_find_broken_rule_script(
     bug: Bug,
     script: Callable[[Cluster], None],
     only: str,
+    node_count: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A script breaks a rule by a bug, and none without it."""
-    script(tried()[0])
+    script(tried(node_count=node_count)[0])
     bug(monkeypatch)
     with pytest.raises(Violation, match=words) as raised:
-        script(tried(rule=only)[0])
+        script(tried(rule=only, node_count=node_count)[0])
     assert raised.value.invariant == rule
 
 

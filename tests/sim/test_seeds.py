@@ -13,7 +13,7 @@ from replog.testing.sim import SimOptions
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(200)
+SEEDS = range(160)
 
 
 @pytest.fixture(scope="module")

@@ -397,6 +397,34 @@ def lagging_node_learns_late(subject: Subject) -> None:
     check_equal(cluster)
 
 
+def asked_node_has_an_old_value(subject: Subject) -> None:
+    """A node hears that an entry is committed which it lacks, and asks around, if the engine does;
+    the first that it can ask has a deposed leader's value there: it does not take that."""
+    cluster = subject.cluster(5)
+    elect(cluster, 5)
+    done(cluster, b"before")
+    cluster.tick(3)
+    has_old = carries(subject, b"old")
+    cluster.hold(lambda flight: has_old(flight) and flight.to != 1)
+    cluster.propose(5, b"old")
+    cluster.settle()
+    cluster.crash(5)
+    forget_messages(cluster)
+    assert subject.lead_among(cluster, 2, (2, 3, 4)), "node 2 was not elected"
+    for peer in (1, 3):
+        cluster.hold(brings_entries(subject, 2, peer))
+    cluster.heal()
+    cluster.restart(5)
+    young = cluster.propose(2, b"young")
+    found = cluster.run_until(lambda: young.outcome is Outcome.DONE, 3 * subject.election_ticks)
+    assert found, "three of five did not commit"
+    cluster.tick(subject.election_ticks)
+    cluster.release()
+    subject.recover(cluster)
+    check_equal(cluster)
+    assert payloads(cluster, 3)[:2] == [b"before", b"young"]
+
+
 SCENARIOS: tuple[Scenario, ...] = scenarios_of(
     "crashes",
     (
@@ -410,5 +438,6 @@ SCENARIOS: tuple[Scenario, ...] = scenarios_of(
         old_answer_comes_late,
         open_value_stays_open,
         lagging_node_learns_late,
+        asked_node_has_an_old_value,
     ),
 )

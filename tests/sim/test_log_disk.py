@@ -1,0 +1,134 @@
+"""The real log under a simulated node: what the simulator does to it, and what it would notice."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from replog.errors import LogDamaged
+from replog.storage.files import Descriptor
+from replog.storage.protocol import Recovered, Write
+from replog.storage.recovery import Scanned
+from replog.storage.segment import GROUP_MAGIC, HEAD_BYTES
+from replog.storage.wal import Wal
+from replog.testing.disk import Disk, Group
+from replog.testing.files import Crashed, KeepEverything, KeepPrefix
+from replog.testing.log_disk import LogDisk
+from replog.types import Entry, EntryKind, HardState, entry_body
+
+
+def started() -> tuple[LogDisk, Disk]:
+    """A log that was just founded and opened, and its model."""
+    log = LogDisk(1)
+    return log, Disk(log.recover())
+
+
+def one_group(log: LogDisk, disk: Disk, index: int, size_bytes: int = 200) -> Group:
+    """Put a group with one entry on its way."""
+    body = entry_body(EntryKind.COMMAND, 1, 1, index, b"x" * size_bytes)
+    writes = [Write(HardState(1, index, 1), None, (Entry(1, index, 1, body),))]
+    group = disk.write(writes, due=0)
+    log.write(group)
+    return group
+
+
+def write_one(log: LogDisk, disk: Disk, index: int, size_bytes: int = 200) -> None:
+    """Make one group durable, or as much of it as a crash lets."""
+    log.persist(one_group(log, disk, index, size_bytes))
+    disk.sync_next()
+
+
+def torn() -> LogDisk:
+    """A log in which a crash left the first hundred bytes of the second group."""
+    log, disk = started()
+    write_one(log, disk, 1)
+    log.set_crash(2)
+    with suppress(Crashed):
+        write_one(log, disk, 2)
+    log.files.crash(KeepPrefix(100))
+    return log
+
+
+def rehearsed(log: LogDisk, found: Recovered) -> str:
+    """What one of several rehearsals finds."""
+    return next(filter(None, (log.rehearse(found, Random(seed)) for seed in range(8))), "")
+
+
+def test_rehearse_torn_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery that wipes a torn group from its head on may crash such that the next one refuses
+    the log, and a rehearsal finds that; of the right one it finds nothing."""
+    log = torn()
+    found = log.recover()
+    assert log.torn_count == 1
+    assert not rehearsed(log, found)
+
+    def settle(wal: Wal, file: Descriptor, data: bytes, scanned: Scanned) -> None:
+        wal._wipe(file, scanned.end, scanned.end + HEAD_BYTES)
+        wal._wipe(file, scanned.end + HEAD_BYTES, scanned.content_end)
+
+    monkeypatch.setattr(Wal, "_settle", settle)
+    assert "refuses that then" in rehearsed(log, found)
+
+
+def test_flip_bit_in_last_size() -> None:
+    """Damage strikes all over the log and often in the size of the last group; a log that was
+    struck is refused."""
+    struck: list[int] = []
+    for seed in range(30):
+        log, disk = started()
+        for index in (1, 2, 3):
+            write_one(log, disk, index)
+        log.files.crash(KeepEverything())
+        before = log.files.read(log.path)
+        log.flip_bit(Random(seed))
+        after = log.files.read(log.path)
+        [at] = [at for at, byte in enumerate(after) if byte != before[at]]
+        struck.append(at - before.rindex(GROUP_MAGIC) - len(GROUP_MAGIC))
+        with pytest.raises(LogDamaged):
+            log.recover()
+    in_size = [at for at in struck if 0 <= at < 4]
+    assert len(in_size) > 8
+    assert len(set(struck)) > 12
+
+
+def test_set_crash_growing() -> None:
+    """A crash comes after so many operations, and later if the file has to grow until then."""
+    counts: list[int] = []
+    for growing in (0, 5):
+        log, disk = started()
+        size_bytes = len(log.files.read(log.path))
+        before = log.files.operations_count
+        log.set_crash(3, growing)
+        with pytest.raises(Crashed):
+            write_one(log, disk, 1, size_bytes)
+        counts.append(log.files.operations_count - before)
+    assert counts == [3, 8]
+
+
+def test_rehearse_write_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that grows by a write, and was not synced before it, may end within the group after a
+    crash, and a rehearsal finds that; of the right log it finds nothing."""
+    monkeypatch.setattr("replog.testing.log_disk.REHEARSED_WRITES", 1)
+    assert not grown()
+
+    def extend(wal: Wal, file: Descriptor, size_bytes_min: int) -> None:
+        size_bytes = -(-size_bytes_min // wal._extend_bytes) * wal._extend_bytes
+        wal._files.preallocate(file, wal._allocated, size_bytes - wal._allocated)
+        wal._allocated = size_bytes
+
+    monkeypatch.setattr(Wal, "_extend", extend)
+    assert "refuses its log then" in grown()
+
+
+def grown() -> str:
+    """What the first rehearsal finds that finds anything, of a log that grows and grows."""
+    log, disk = started()
+    for index in range(1, 300):
+        group = one_group(log, disk, index)
+        if problem := log.rehearse_write(group):
+            return problem
+        log.persist(group)
+        disk.sync_next()
+    return ""
