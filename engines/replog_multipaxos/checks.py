@@ -14,12 +14,15 @@ that leave, by what is on the disks when they do, and by what a leader's status 
 * **P8** A promise tells every vote that its sender's disk held when it was asked (PMS §2.2, 1b).
 * **P9** Of the votes that a new leader was told and its own it proposes, in each slot, the one of
   the highest ballot, and a value of its own only where there is none (PMS §2.2, P2c).
-* **P10** A leader has no more unanswered messages on their way to a peer than its limits allow, and
-  takes no proposal while ``open_slots_max`` slots are open.
+* **P10** A leader has no more unanswered messages, or bytes of entries, on their way to a peer than
+  its limits allow; nobody puts more into one message; and a leader takes no proposal above its
+  limit of uncommitted bytes, or while ``open_slots_max`` slots are open.
 * **P11** Who receives a message of a higher ballot promises it, unless that is of a round that
   binds nobody (PMS §2.2; a fact is safe only behind the ballot that it came with).
 * **P12** What is told as a fact is a record of a chosen slot, of a ballot at or above one at which
   it was chosen.
+
+P10 is judged in :mod:`replog_multipaxos.limit_checks`.
 
 :class:`OneChoice` is the heart of it and keeps the records that the others read, so it is asked
 first.  A record on disk counts as a vote, though it may be a fact that was learned: a fact is told
@@ -47,7 +50,6 @@ from replog_multipaxos.messages import (
     Prepare,
     Promise,
 )
-from replog_multipaxos.multipaxos import MultiPaxos
 
 
 class OneChoice(Check):
@@ -476,44 +478,6 @@ class PromiseTellsAll(Check):
                     f"P8: node {message.sender} promises ballot {message.term} and leaves out its "
                     f"vote in slot {slot} at {held.term}"
                 )
-        return ""
-
-
-class WithinWindows(Check):
-    """P10."""
-
-    def __init__(self, open_slots_max: int) -> None:
-        self._open_slots_max = open_slots_max
-        self._seen: dict[NodeId, tuple[int, Status]] = {}
-        """What the node's status was, and in which run."""
-
-    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
-        """Look at a leader whose status is new."""
-        status = node.status_seen
-        run, seen = self._seen.get(node.node_id, (0, status))
-        if run and seen is status:
-            return ""
-        self._seen[node.node_id] = (node.run, status)
-        if status.role is not Role.LEADER:
-            return ""
-        engine = node.replica.engine
-        assert isinstance(engine, MultiPaxos)
-        messages_max = engine.setup.limits.in_flight_messages_max
-        for peer in status.peers:
-            if peer.in_flight_messages > messages_max:
-                return (
-                    f"P10: node {node.node_id} has {peer.in_flight_messages} messages on their way "
-                    f"to node {peer.node_id}, above in_flight_messages_max = {messages_max}"
-                )
-        # A leadership may begin with more open slots than that; it only adds none.
-        led_already = (run, seen.role, seen.term) == (node.run, Role.LEADER, status.term)
-        open_count = seen.last_index - status.commit_index
-        is_full = open_count >= self._open_slots_max
-        if led_already and is_full and status.last_index > seen.last_index:
-            return (
-                f"P10: node {node.node_id} takes a proposal with {open_count} slots open, and "
-                f"open_slots_max = {self._open_slots_max}"
-            )
         return ""
 
 

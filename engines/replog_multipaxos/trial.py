@@ -1,7 +1,8 @@
 """The trial of Multi-Paxos: what the simulator is told of this engine (see
 :mod:`replog.testing.trials`).
 
-Its rules are in :mod:`replog_multipaxos.checks`; here are the options worth drawing, and the goals.
+Its rules are in :mod:`replog_multipaxos.checks` and :mod:`replog_multipaxos.limit_checks`; here
+are the options worth drawing, and the goals.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from replog_multipaxos.checks import (
     PromiseTellsAll,
     Proposals,
     StatesOnlyDurable,
-    WithinWindows,
 )
+from replog_multipaxos.limit_checks import WithinLimits, WithinOpenSlots
 from replog_multipaxos.messages import Accept, Nack, Prepare
 from replog_multipaxos.options import MultiPaxosOptions
 
@@ -100,7 +101,8 @@ class MultiPaxosTrial:
             proposals,
             CountsOnlyVotes(record, proposals),
             PromiseTellsAll(record),
-            WithinWindows(options.open_slots_max),
+            WithinLimits(),
+            WithinOpenSlots(options.open_slots_max),
             PromisesHigherBallots(),
             GoalWatch(goals, record, elections, proposals, quorum),
         )

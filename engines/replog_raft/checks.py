@@ -5,20 +5,23 @@ the Readys that nodes hand out, the messages that leave, the disks, and what a l
 * **R2** Within a term nobody loses an entry of that term (Raft §5.3, Leader Append-Only): there is
   one leader per term and it only appends, so whoever follows it does too.
 * **R3** Equal (index, term) means equal entries, there and before (Raft §5.3, Log Matching).
-* **R4** Who leads holds every entry that was committed in an earlier term (Raft §5.4.3, Leader
-  Completeness).
+* **R4** Who leads holds every entry that was committed in an earlier term, be it before or while it
+  leads (Raft §5.4.3, Leader Completeness).
 * **R5** A leader's commit index only comes to entries of its own term (Raft §5.4.2, figure 8), a
   follower's only to entries that the leader of its term has.
 * **R6** A message that binds its sender (to a term, a vote, an entry) states what is on its disk.
 * **R7** A leader takes a peer to hold what that peer has acknowledged to it in this term, and
   tells it to commit no more than that; every node takes to be durable what is on its own disk.
-* **R8** A leader has no more unanswered messages on their way to a peer than its limits allow.
+* **R8** A leader has no more unanswered messages, or bytes of entries, on their way to a peer than
+  its limits allow; puts no more into one message; and takes no proposal above its limit of
+  uncommitted bytes.
 * **R9** A vote goes to who asked for it, with a log at least as up to date as the voter's
   (Raft §5.4.1).
 * **R10** Who receives a message of a higher term enters it, unless it is a request for a vote or a
   granted pre-vote, which bind nobody (Raft §5.1; thesis §4.2.3, §9.6).
 
 That State Machine Safety holds, the last line of figure 3, is I2 of :mod:`replog.testing.checks`.
+R8 is judged in :mod:`replog_raft.limit_checks`.
 A rule looks again only when a Ready, a message or a status is new.
 """
 
@@ -39,7 +42,6 @@ from replog_raft.messages import (
     TimeoutNow,
     Vote,
 )
-from replog_raft.raft import Raft
 
 
 class WrittenLogs(Check):
@@ -176,29 +178,72 @@ class Elections(Check):
 
 
 class LeaderCompleteness(Check):
-    """R4."""
+    """R4.
+
+    An entry is committed in the term of the leader whose commit index comes to it.  Where that was
+    not seen (the leader was deposed or crashed in the same event), the lowest term stands for it in
+    which any node's commit index was seen to come to the entry: a later one, so less is demanded.
+    """
 
     def __init__(self, logs: WrittenLogs) -> None:
         self._logs = logs
-        self._committed: list[tuple[Entry, Term]] = []
-        """By index from 1, with the term in which it was first applied anywhere."""
+        self._committed: list[Entry] = []
+        """By index from 1."""
+        self._terms: list[Term] = []
+        """Beside it, the term in which each was committed."""
+        self._seen: dict[NodeId, tuple[int, LogIndex]] = {}
+        """How far the node's commit index was noted, and in which run."""
         self._judged: dict[Term, NodeId] = {}
 
     def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
-        """Note what is newly applied, and judge the log of a new leader."""
+        """Note what is newly committed, and judge a new leader by all of it, and whoever leads by
+        what is new."""
         status = node.status_seen
-        if len(node.applied) > len(self._committed):
-            for entry in node.applied[len(self._committed) :]:
-                self._committed.append((entry, status.term))
+        if (index := self._note(node, status)) and (found := self._judge_leaders(nodes, index)):
+            return found
         if status.role is not Role.LEADER or status.term in self._judged:
             return ""
         self._judged[status.term] = node.node_id
-        log = self._logs.of(node)
-        for entry, term in self._committed:
+        return self._judge(node, 1)
+
+    def _note(self, node: ClusterNode, status: Status) -> LogIndex:
+        """The lowest index of which something new is known; 0: there is none."""
+        run, noted_index = self._seen.get(node.node_id, (0, 0))
+        if run != node.run:
+            noted_index = 0
+        if status.commit_index <= noted_index:
+            return 0
+        self._seen[node.node_id] = (node.run, status.commit_index)
+        log, first = self._logs.of(node), 0
+        for index in range(noted_index + 1, status.commit_index + 1):
+            if index <= len(self._terms):
+                if status.term >= self._terms[index - 1]:
+                    continue
+                self._terms[index - 1] = status.term
+            elif index in log:
+                self._committed.append(log[index])
+                self._terms.append(status.term)
+            else:
+                break
+            first = first or index
+        return first
+
+    def _judge_leaders(self, nodes: Nodes, first: LogIndex) -> str:
+        for node in nodes.values():
+            is_leader = node.is_up and node.status_seen.role is Role.LEADER
+            if is_leader and (found := self._judge(node, first)):
+                return found
+        return ""
+
+    def _judge(self, node: ClusterNode, first: LogIndex) -> str:
+        """Hold the committed entries from ``first`` on against a leader's log."""
+        log, led_term = self._logs.of(node), node.status_seen.term
+        for at in range(first - 1, len(self._terms)):
+            entry, term = self._committed[at], self._terms[at]
             held = log.get(entry.index)
-            if term < status.term and (held is None or held.body != entry.body):
+            if term < led_term and (held is None or held.body != entry.body):
                 return (
-                    f"R4: node {node.node_id} leads in term {status.term} without entry "
+                    f"R4: node {node.node_id} leads in term {led_term} without entry "
                     f"{entry.index}, committed by term {term}"
                 )
         return ""
@@ -293,7 +338,7 @@ def _leads(node: ClusterNode, term: Term) -> bool:
 
 
 class Books(Check):
-    """R7 and R8: what a node's status says of its peers and of its own disk."""
+    """R7: what a node's status says of its peers and of its own disk."""
 
     def __init__(self, logs: WrittenLogs) -> None:
         self._logs = logs
@@ -356,20 +401,12 @@ class Books(Check):
         return self._judge_peers(node, status) if status.peers else ""
 
     def _judge_peers(self, node: ClusterNode, status: Status) -> str:
-        engine = node.replica.engine
-        assert isinstance(engine, Raft)
-        messages_max = engine.setup.limits.in_flight_messages_max
         for peer in status.peers:
             place = (status.term, node.node_id, peer.node_id)
             if peer.match_index > self._acknowledged.get(place, 0):
                 return (
                     f"R7: node {node.node_id} takes node {peer.node_id} to hold entry "
                     f"{peer.match_index}, which that did not acknowledge in term {status.term}"
-                )
-            if peer.in_flight_messages > messages_max:
-                return (
-                    f"R8: node {node.node_id} has {peer.in_flight_messages} messages on their way "
-                    f"to node {peer.node_id}, above in_flight_messages_max = {messages_max}"
                 )
         return ""
 

@@ -1,6 +1,7 @@
 """The trial of Raft: what the simulator is told of this engine (see :mod:`replog.testing.trials`).
 
-Its rules are in :mod:`replog_raft.checks`; here are the options worth drawing, and the goals.
+Its rules are in :mod:`replog_raft.checks` and :mod:`replog_raft.limit_checks`; here are the
+options worth drawing, and the goals.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from replog_raft.checks import (
     StatesWhatIsDurable,
     WrittenLogs,
 )
+from replog_raft.limit_checks import WithinLimits
 from replog_raft.messages import Vote
 from replog_raft.options import RaftOptions
 
@@ -80,6 +82,7 @@ class RaftTrial:
             CommitsOwnTerm(logs, elections),
             StatesWhatIsDurable(),
             Books(logs),
+            WithinLimits(),
             EntersHigherTerms(),
         )
 

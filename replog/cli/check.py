@@ -221,6 +221,7 @@ def _document(checked: Checked) -> Mapping[str, object]:
         "reduced": found.is_reduced,
         "bounds": found.bounds.named(),
         "goals": dict(found.goals),
+        "unseen_messages": list(found.unseen_messages),
     }
 
 
@@ -240,6 +241,8 @@ def _print_checked(checked: Checked) -> None:
         ("  states", "in which there was"),
         [(f"  {count:,}", name) for name, count in found.goals.items()],
     )
+    if found.unseen_messages:
+        print(f"  never sent: {', '.join(found.unseen_messages)}")
     if found.violation is not None:
         print(f"\nVIOLATION by {found.engine}: {found.violation.problem}")
         for line in found.violation.trace:

@@ -118,12 +118,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the seeds; 1 if anything broke or, in many seeds, a goal was missed."""
     if arguments.faults == "help":
-        return _print_faults()
+        return _print_faults(arguments.json)
     engines = _engines(arguments.engine)
     options = _options(arguments, engines[0])
     if arguments.trace is not None:
         if arguments.seed is None or len(engines) > 1:
             raise CallerError("--trace writes down one run: name it with --engine and --seed")
+        if arguments.json and str(arguments.trace) == "-":
+            raise CallerError("--trace - and --json both want standard output: name a trace file")
         return _trace_one(options, arguments)
     return _run_many(engines, options, arguments)
 
@@ -167,9 +169,12 @@ def _options(arguments: argparse.Namespace, engine: str) -> SimOptions:
     return options
 
 
-def _print_faults() -> int:
+def _print_faults(is_json: bool) -> int:
     from replog.testing.chance import KINDS
 
+    if is_json:
+        print_json(KINDS)
+        return 0
     print_table(("fault", "what it does"), list(KINDS.items()))
     return 0
 
@@ -200,7 +205,7 @@ def _run_many(engines: Sequence[str], options: SimOptions, arguments: argparse.N
         line.clear()
     are_goals_due = len(seeds) >= GOALS_FROM and _is_whole(options)
     if arguments.json:
-        print_json(documents(tallies, shrunk))
+        print_json(documents(tallies, shrunk, are_goals_due))
     else:
         print_report(tallies, shrunk, are_goals_due)
     is_bad = any(tally.found or (are_goals_due and tally.missed_goals) for tally in tallies)
@@ -211,7 +216,7 @@ def _is_whole(options: SimOptions) -> bool:
     """Whether nothing that a goal may need was left out."""
     from replog.testing.sim import SimOptions
 
-    return replace(options, nodes=0) == SimOptions(options.engine, options.seed)
+    return options == SimOptions(options.engine, options.seed)
 
 
 def _shrink(tally: Tally, line: ProgressLine) -> Sequence[Shrunk | None]:
@@ -255,8 +260,8 @@ def _trace_one(options: SimOptions, arguments: argparse.Namespace) -> int:
             raise CallerError(
                 f"{arguments.trace} cannot be written: {error.strerror}; name another file"
             ) from error
-    if arguments.json and not is_printed:
-        print_json(documents([tally], {}))
+    if arguments.json:
+        print_json(documents([tally], {}, are_goals_due=False))
     elif not is_printed:
         print_trace_report(tally, len(lines), str(arguments.trace))
     return 1 if tally.found else 0

@@ -31,13 +31,17 @@ def replay_command(options: SimOptions) -> str:
 
 
 def documents(
-    tallies: Sequence[Tally], shrunk: Mapping[str, Sequence[Shrunk | None]]
+    tallies: Sequence[Tally],
+    shrunk: Mapping[str, Sequence[Shrunk | None]],
+    are_goals_due: bool,
 ) -> list[dict[str, object]]:
     """What JSON shows: an object for each engine."""
-    return [_document(tally, shrunk.get(tally.engine, ())) for tally in tallies]
+    return [_document(tally, shrunk.get(tally.engine, ()), are_goals_due) for tally in tallies]
 
 
-def _document(tally: Tally, shrunk: Sequence[Shrunk | None]) -> dict[str, object]:
+def _document(
+    tally: Tally, shrunk: Sequence[Shrunk | None], are_goals_due: bool
+) -> dict[str, object]:
     small = [*shrunk, *([None] * (len(tally.found) - len(shrunk)))]
     return {
         "engine": tally.engine,
@@ -48,6 +52,7 @@ def _document(tally: Tally, shrunk: Sequence[Shrunk | None]) -> dict[str, object
         "events": tally.events,
         "events_per_second": round(tally.events_per_second),
         "goals": tally.goal_counts,
+        "missed_goals": tally.missed_goals if are_goals_due else [],
         "faults": {kind: tally.struck[kind] for kind in KINDS},
         "median_events": tally.median_events,
         "median_operations": tally.median_operations,
@@ -90,6 +95,8 @@ def print_report(
     print("(events/s: of one core; per seed: the median)\n")
     _print_goals(tallies)
     for tally in tallies:
+        if not any(tally.operations_by_seed):
+            print(f"\n{tally.engine}: no client's command ended, so these runs show little")
         if are_goals_due and tally.missed_goals:
             print(f"\n{tally.engine}: no seed came to: {', '.join(tally.missed_goals)}")
         for found, smaller in zip(tally.found, shrunk[tally.engine], strict=False):

@@ -30,6 +30,7 @@ KINDS: Final[dict[str, str]] = {
     "flap": "the links of one node are cut and mended again and again",
     "fade": "half of what a node sends is lost for a few ticks, then it is cut off",
     "crash": "a node crashes, and of its unsynced writes a part survives",
+    "stop": "a node is stopped in order, and answers whoever waits",
     "crash_all": "every node crashes",
     "crash_in_write": "a node crashes while it writes to its log or recovers from it",
     "crash_in_recovery": "a node crashes again while it recovers its log, or soon after",
@@ -92,6 +93,11 @@ class Selection:
         numbers: dict[str, list[int]] = {}
         for word in [] if text == "none" else text.split(","):
             kind, colon, run = word.strip().partition(":")
+            if not kind or kind in ("all", "none"):
+                raise CallerError(
+                    f"{text!r} is no list of faults: all and none stand alone, and between commas "
+                    "stands one fault, as in drop,crash:3"
+                )
             if kind not in KINDS:
                 raise CallerError(
                     f"there is no fault {kind!r}; say all, none, or some of: {', '.join(KINDS)} "

@@ -12,7 +12,8 @@ are the reason why a random run proves anything:
 * **I5** When an entry is first reported as committed, its body is on the synced layer of a quorum;
   and no write ever takes a committed entry from the last quorum that holds it.  What a disk held
   that is lost for ever counts, if its node takes part no more.
-* **I6** A proposal that was reported done is the entry at its index (and so, by I2, for ever).
+* **I6** A proposal that was reported done is the entry at its index (and so, by I2, for ever); one
+  that was reported as not done is none.
 * **I7** A term never falls within a run, nor below what the disk holds.
 * **I8** What a leader knows a peer to hold never shrinks within one leadership.
 * **I9** What a Ready wants sent after its sync leaves after it.
@@ -305,12 +306,24 @@ class Invariants:
         """Every proposal that was ever reported done is in every replica that came so far."""
         for proposal in proposals:
             self.check_done(proposal)
+            if proposal.outcome is Outcome.NOT_DONE and proposal.index:
+                self._check_not_done(proposal)
             for node_id, node in self.nodes.items():
                 at = proposal.index - 1
                 if proposal.outcome is not Outcome.DONE or at >= len(node.applied):
                     continue
                 if not _is_command(node.applied[at], proposal.payload):
                     raise Broken(f"I6: node {node_id} lost proposal {proposal.number}, index {at}")
+
+    def _check_not_done(self, proposal: Proposal) -> None:
+        """What was definitely not done must not be committed; in a term, an index is proposed
+        once."""
+        chosen = self.chosen.get(proposal.index)
+        if chosen is not None and chosen.origin.term == proposal.term:
+            raise Broken(
+                f"I6: proposal {proposal.number} was reported as not done, and is committed at "
+                f"index {proposal.index}"
+            )
 
 
 def _has(check: Check, name: str) -> bool:

@@ -31,6 +31,7 @@ from random import Random
 from typing import Final
 
 from replog.engine import Engine, EnginePlugin, EngineSetup
+from replog.errors import CallerError
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.quorum import Majority, QuorumSystem
@@ -38,7 +39,7 @@ from replog.storage.protocol import Recovered
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Invariants, Violation
 from replog.testing.disk import DiskModel
-from replog.testing.driver import QUIET, Driver
+from replog.testing.driver import QUIET, Driver, JudgeAnswer
 from replog.testing.faults import Faults, draw_troubles, plan_restart
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.log_disk import LogDisk
@@ -62,7 +63,8 @@ class Cluster:
     every message through the bytes that would travel; ``chance`` draws the faults (``None``: all of
     them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
     kinds of the messages that acknowledge entries; ``batched`` has a node deal with all that
-    arrives in a tick in one turn, and not in one for each.
+    arrives in a tick in one turn, and not in one for each; ``judge_answer`` is called with every
+    answer of a command that is done.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Cluster:
         goals: Goals | None = None,
         acknowledgements: Sequence[str] = (),
         batched: bool = False,
+        judge_answer: JudgeAnswer | None = None,
     ) -> None:
         node_ids = tuple(range(1, node_count + 1))
         self._plugin = plugin
@@ -126,6 +129,7 @@ class Cluster:
         )
         self._driver.acknowledgements = tuple(acknowledgements)
         self._driver.is_batched = batched
+        self._driver.judge_answer = judge_answer
         self._driver.handle_down = self._handle_down
         self._agenda = self._driver.agenda
         for node in self.nodes.values():
@@ -295,6 +299,11 @@ class Cluster:
         """Judge that every replica has each proposal that was ever reported done (I6)."""
         self._driver.judge(partial(self.invariants.check_acknowledged, self.proposals))
 
+    def check_leader(self, ticks_max: int) -> None:
+        """Judge that a calm cluster has a leader within so many ticks (L1)."""
+        if not self.run_until(lambda: self.leader() != NO_NODE, ticks_max):
+            raise self._driver.violation(f"L1: no leader after {ticks_max} ticks of calm")
+
     def check_liveness(
         self, leader_ticks_max: int, done_ticks_max: int, payload: bytes = b"fresh"
     ) -> None:
@@ -303,8 +312,7 @@ class Cluster:
         The first has ``leader_ticks_max``, each of the others ``done_ticks_max``, which must be
         enough to catch up in.  In the end every proposal has an outcome.
         """
-        if not self.run_until(lambda: self.leader() != NO_NODE, leader_ticks_max):
-            raise self._driver.violation(f"L1: no leader after {leader_ticks_max} ticks of calm")
+        self.check_leader(leader_ticks_max)
         fresh: list[Proposal] = []
         if not self.run_until(lambda: self._is_done(fresh, payload), done_ticks_max):
             raise self._driver.violation(f"L2: no fresh proposal done in {done_ticks_max} ticks")
@@ -337,7 +345,17 @@ class Cluster:
         node = self._running(node_id)
         self._driver.note(node_id, "transfer", to=node_text(to))
         self._driver.transfer_asked = (to, node.replica.engine.term)
-        self._driver.turn(node, partial(node.replica.transfer, to))
+        refused: list[CallerError] = []
+
+        def ask() -> None:
+            try:
+                node.replica.transfer(to)
+            except CallerError as error:
+                refused.append(error)
+
+        self._driver.turn(node, ask)
+        if refused:
+            raise refused[0]
 
     def propose(self, node_id: NodeId, payload: bytes, client: int = 0) -> Proposal:
         """Propose a command at a node; the outcome shows in what is returned."""
@@ -455,7 +473,14 @@ class Cluster:
         """End a node's run; of its pending groups the ``kept`` oldest survive."""
         node = self.nodes[node_id]
         assert node.is_up, f"node {node_id} is down already"
+        assert not kept or node.log_disk is None, "of a real log chance decides what survives"
         self._driver.crash(node, min(kept, len(node.disk.pending)))
+
+    def stop(self, node_id: NodeId) -> None:
+        """End a node's run as an operator does: whoever waits is answered first."""
+        node = self.nodes[node_id]
+        assert node.is_up, f"node {node_id} is down already"
+        self._driver.stop(node)
 
     def crash_in_write(self, node_id: NodeId, operations: int) -> None:
         """End a node's run within the ``operations``-th operation on its files from now, be it of a

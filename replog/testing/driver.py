@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
 from replog.engine import Engine
-from replog.errors import CallerError, LogDamaged, NotDone, OutcomeUnknown, StorageFailed
+from replog.errors import LogDamaged, NotDone, OutcomeUnknown, StorageFailed, Unavailable
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.storage.protocol import Recovered, Write
@@ -43,6 +43,9 @@ from replog.wire import FrameReader, MessageCodec
 
 TRACE_TAIL_LINES: Final = 60
 """How much of the trace a violation shows."""
+
+JudgeAnswer: TypeAlias = "Callable[[LogIndex, object, Exception | None], None]"
+"""Is given index, result and declared error; raises ``Broken``."""
 
 AFTER_ARRIVALS: Final = 9
 """Behind whatever arrives in the same tick, changed places included."""
@@ -87,6 +90,8 @@ class Driver:
         """Is told of each node that went down."""
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
+        self.judge_answer: JudgeAnswer | None = None
+        """Is told each answer of a command that is done."""
         self.is_batched = False
         """Whether what arrives in a tick is dealt with in one turn."""
         self.transfer_asked: tuple[NodeId, Term] = (NO_NODE, 0)
@@ -114,10 +119,10 @@ class Driver:
         self.trace.add_flight(self.agenda.now, node_id, event, flight, **pairs)
 
     def judge(self, act: Callable[[], object]) -> None:
-        """Do something; whatever goes wrong in it is a violation, except a caller's error."""
+        """Do something; whatever goes wrong in it is a violation."""
         try:
             act()
-        except (Violation, CallerError):
+        except Violation:
             raise
         except Exception as error:
             raise self.violation(_sentence_of(error)) from error
@@ -150,7 +155,7 @@ class Driver:
         except StorageFailed:
             if node.log_disk is None or node.log_disk.files.fault is None:
                 raise
-            self._end_run(node, "fail", 0, reason="disk")
+            self._stop(node, "fail", reason="disk")
             return
         if node.wants_turn:
             self.agenda.plan(self.agenda.now, partial(self._turn_again, node, node.run))
@@ -435,6 +440,18 @@ class Driver:
         pairs: dict[str, object] = {"amid": amid} if amid else {}
         self.judge(partial(self._end_run, node, "crash", kept, **pairs))
 
+    def stop(self, node: ClusterNode) -> None:
+        """End a run in order."""
+        self.judge(partial(self._stop, node, "stop"))
+
+    def _stop(self, node: ClusterNode, event: str, **pairs: object) -> None:
+        """The node answers whoever waits, as it does whenever it ends by itself."""
+        node.turns.end(
+            OutcomeUnknown("the node stopped before the outcome of the command was known"),
+            Unavailable("the node stopped before the command was proposed"),
+        )
+        self._end_run(node, event, 0, **pairs)
+
     def _end_run(self, node: ClusterNode, event: str, kept: int, **pairs: object) -> None:
         if node.log_disk is not None:
             node.log_disk.crash(node.disk, self._keep_random(node))
@@ -496,6 +513,8 @@ class Driver:
         if not proposal.index:
             self.note(proposal.node_id, "propose", subject, payload=proposal.payload)
         proposal.end(index, result, error)
+        if self.judge_answer is not None and proposal.outcome is Outcome.DONE:
+            self.judge_answer(index, result, error)
         proposal.ended = self._next_moment()
         if proposal.outcome is Outcome.UNKNOWN:
             self.goals.reach("unknown_outcome")
@@ -541,7 +560,7 @@ class RunWatcher:
         """Note what was proposed where."""
         for index, waiter in enumerate(waiters, first_index):
             if isinstance(waiter, Proposal):
-                waiter.index = index
+                waiter.index, waiter.term = index, self._node.replica.engine.term
                 self._driver.note(
                     waiter.node_id,
                     "propose",

@@ -64,6 +64,8 @@ class Faults:
     crash_chance: float = 0.0
     """Per node and tick: it crashes, and a prefix of its pending writes survives; far likelier
     while its term is new."""
+    stop_chance: float = 0.0
+    """Per node and tick: it is stopped in order."""
     crash_all_chance: float = 0.0
     """Per tick: every node crashes."""
     crash_in_write_chance: float = 0.0
@@ -147,6 +149,7 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         damage_chance=chance(0.5, 0.4),
         wipe_chance=chance(0.2, 0.2),
         clock_chance=chance(0.1 / ticks_scale, 0.3),
+        stop_chance=chance(0.1 / ticks_scale, 0.3),
     )
 
 
@@ -190,7 +193,10 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
         if is_end_of_all or chance.strikes("crash", crash_chance):
             kind = "crash_all" if is_end_of_all else "crash"
             random = chance.details(kind)
-            cluster.crash(node.node_id, random.randint(0, len(node.disk.pending)))
+            kept = random.randint(0, len(node.disk.pending))
+            cluster.crash(node.node_id, kept if node.log_disk is None else 0)
+        elif node.is_running and chance.strikes("stop", faults.stop_chance):
+            cluster.stop(node.node_id)
         elif node.log_disk is not None and not node.is_paused:
             if chance.strikes("crash_in_write", faults.crash_in_write_chance):
                 random = chance.details("crash_in_write")

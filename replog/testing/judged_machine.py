@@ -9,7 +9,10 @@ And what a machine is told must be fit to be relied on: the index rises, the tim
 
 from __future__ import annotations
 
-from replog.errors import StateMachineError
+from hashlib import blake2b
+
+from replog.cbor import strict_dumps, strict_loads
+from replog.errors import BadCommand, StateMachineError
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.testing.checks import Broken
 from replog.types import LogIndex
@@ -23,17 +26,36 @@ class Results:
     __slots__ = ("_by_index",)
 
     def __init__(self) -> None:
-        self._by_index: dict[LogIndex, tuple[object, str]] = {}
+        self._by_index: dict[LogIndex, tuple[bytes, str]] = {}
 
     def judge(self, index: LogIndex, result: object, error: str) -> None:
         """The entry at ``index`` was applied, with a result or with a declared error."""
-        first = self._by_index.setdefault(index, (result, error))
-        if first != (result, error):
+        came_to = (_encoded(result), error)
+        first = self._by_index.setdefault(index, came_to)
+        if first != came_to:
             raise Broken(
-                f"I10: applying entry {index} came to {_text(result, error)}, and on another "
-                f"replica or in an earlier run to {_text(*first)}: the state machine is not "
-                "deterministic"
+                f"I10: applying entry {index} came to {_text(*came_to)}, and on another replica or "
+                f"in an earlier run to {_text(*first)}: the state machine is not deterministic"
             )
+
+    def judge_answer(self, index: LogIndex, result: object, error: Exception | None) -> None:
+        """A client is being told what the entry at ``index`` came to."""
+        came_to = (_encoded(result), "" if error is None else _named(error))
+        first = self._by_index.get(index)
+        if first != came_to:
+            applied = "nothing" if first is None else _text(*first)
+            raise Broken(
+                f"I6: applying entry {index} came to {applied}, and the client is told "
+                f"{_text(*came_to)}"
+            )
+
+    def digest(self) -> str:
+        """One short text for all of it."""
+        whole = blake2b(digest_size=8)
+        for index in sorted(self._by_index):
+            result, error = self._by_index[index]
+            whole.update(b"%d %d %b %b" % (index, len(result), result, error.encode()))
+        return whole.hexdigest()
 
 
 class JudgedMachine:
@@ -59,7 +81,7 @@ class JudgedMachine:
         try:
             result = self._machine.apply(context, payload)
         except StateMachineError as declared:
-            self._results.judge(context.index, None, f"{type(declared).__name__}: {declared}")
+            self._results.judge(context.index, None, _named(declared))
             raise
         self._results.judge(context.index, result, "")
         return result
@@ -84,5 +106,20 @@ def dump_all(machine: Machine) -> list[object]:
     return items
 
 
-def _text(result: object, error: str) -> str:
-    return error or repr(result)
+def _encoded(result: object) -> bytes:
+    """A result as it would travel, so that it stays what it was."""
+    try:
+        return strict_dumps(result)
+    except BadCommand:
+        return repr(result).encode()
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _text(result: bytes, error: str) -> str:
+    try:
+        return error or repr(strict_loads(result))
+    except ValueError:
+        return error or result.decode(errors="replace")

@@ -7,9 +7,9 @@ else may be.
 
 A crash here strikes within a system call: at the first, second or a later operation on the files
 (recovery included), with what was not synced kept, lost, or torn by sectors.  And one strikes right
-after the init that made the node's directory, which is durable when it returns.  Some writes,
-and every recovery from a torn log, are rehearsed besides, on copies of the files: they may crash
-anywhere, and the next recovery must come to its end, or find the same.
+after the init that made the node's directory, which is durable when it returns.  Some writes
+by which the file grows, and every recovery from a torn log, are rehearsed besides, on copies of the
+files: they may crash anywhere, and the next recovery must come to its end, or find the same.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from replog.storage.directory import init_directory, open_directory
 from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage
+from replog.storage.recovery import TAIL_BYTES
 from replog.storage.segment import GROUP_MAGIC, segment_name
 from replog.storage.wal import WAL, Wal
 from replog.testing.disk import Disk, Group
@@ -57,8 +58,8 @@ LAST_SIZE_CHANCE: Final = 0.5
 SIZE_BYTES: Final = 4
 """Of a group's size, which stands behind the magic of its head."""
 
-REHEARSED_WRITES: Final = 64
-"""Of so many writes one is rehearsed."""
+REHEARSED_SHARE: Final = 1 / 8
+"""How many of the writes are rehearsed by which the file grows."""
 
 REHEARSALS: Final = 16
 """How often the recovery from a torn log is rehearsed, ..."""
@@ -176,13 +177,17 @@ class LogDisk:
         return recovered
 
     def rehearse_write(self, group: Group) -> str:
-        """Now and then, have the write of a group crash at a sync, on copies of the files, of which
-        some sectors stay: what is wrong, if the log is refused then."""
-        if group.number % REHEARSED_WRITES or self.files.fault is not None:
+        """Now and then, have a write by which the file grows crash at a sync, on copies of the
+        files, of which some sectors stay: what is wrong, if the log is refused then."""
+        if self.files.fault is not None:
             return ""
-        assert self._log is not None
-        random = Random(f"{self._home.node_id}/{group.number}/{len(group.data)}")
+        data = self.files.read(self.path)
+        random = Random(f"{self._home.node_id}/{group.number}/{len(data)}")
+        is_growing = len(data.rstrip(b"\0")) + len(group.data) + TAIL_BYTES > len(data)
+        if not is_growing or random.random() >= REHEARSED_SHARE:
+            return ""
         log, files = deepcopy((self._log, self.files))
+        assert log is not None
         syncs_left = random.randrange(2)
 
         def crash(_: int, operation: str, path: Path) -> None:

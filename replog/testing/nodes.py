@@ -20,7 +20,7 @@ from replog.testing.disk import Disk
 from replog.testing.log_disk import LogDisk
 from replog.testing.network import Flight
 from replog.turns import Turns
-from replog.types import Entry, LogIndex, NodeId, Status
+from replog.types import Entry, LogIndex, NodeId, Status, Term
 
 
 class Recorder:
@@ -79,6 +79,7 @@ class Proposal:
         "outcome",
         "payload",
         "result",
+        "term",
     )
 
     def __init__(self, number: int, node_id: NodeId, payload: bytes, ended: Ended) -> None:
@@ -95,6 +96,8 @@ class Proposal:
         """... when its outcome was known (0: not yet), in the order of all such moments."""
         self.index: LogIndex = 0
         """Where it was proposed; 0 if nothing was."""
+        self.term: Term = 0
+        """In which term it was proposed."""
         self.outcome = Outcome.PENDING
         self.result: object = None
         self.error: Exception | None = None

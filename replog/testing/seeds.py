@@ -9,15 +9,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from statistics import median
-from typing import Final
+from typing import Final, TypeAlias
 
+from replog.errors import Unavailable
 from replog.plugins import find_engine
 from replog.testing.checks import Violation
 from replog.testing.goals import COMMON, ON_FILES
@@ -27,6 +29,9 @@ from replog.types import record
 
 PART_SEEDS: Final = 4
 """How many seeds a process is given at a time."""
+
+Part: TypeAlias = "tuple[SimOptions, Sequence[int]]"
+"""The options that some seeds have in common, and the seeds."""
 
 
 @record
@@ -46,6 +51,8 @@ class SeedResult:
 
     report: SimReport | None
     found: Found | None
+    events: int
+    """How many events the nodes dealt with, up to what was found."""
     seconds: float
     """The processor's time."""
 
@@ -76,8 +83,8 @@ class Tally:
         self.seconds += result.seconds
         if result.found is not None:
             self.found.append(result.found)
+        self.events += result.events
         if (report := result.report) is not None:
-            self.events += report.events
             self.real_count += report.is_real
             self.goals.update(report.goals)
             self.struck.update(report.struck)
@@ -124,13 +131,17 @@ def run_simulation(simulation: Simulation) -> SeedResult:
     try:
         report = simulation.run()
     except Violation as violation:
-        found = _found(simulation.options, violation)
-    return SeedResult(report, found, time.process_time() - began)
+        found = _found(simulation, violation)
+    except Exception as error:
+        # Of a workload's machine, or of the simulator: as good a reason to look at the seed.
+        sentence = f"{type(error).__name__}: {error}"
+        found = _found(simulation, simulation.cluster.violation(sentence))
+    return SeedResult(report, found, simulation.cluster.turn_count, time.process_time() - began)
 
 
-def _found(options: SimOptions, violation: Violation) -> Found:
+def _found(simulation: Simulation, violation: Violation) -> Found:
     tail = tuple(violation.trace_tail)
-    return Found(options, violation.invariant, violation.sentence, violation.tick, tail)
+    return Found(simulation.options, violation.invariant, violation.sentence, violation.tick, tail)
 
 
 def run_part(options: SimOptions, seeds: Sequence[int]) -> Sequence[SeedResult]:
@@ -141,55 +152,95 @@ def run_part(options: SimOptions, seeds: Sequence[int]) -> Sequence[SeedResult]:
 def run_seeds(
     engines: Sequence[str],
     options: SimOptions,
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     handle_part: Callable[[Mapping[str, Tally]], None] = lambda _: None,
     processes: int = 0,
 ) -> Mapping[str, Tally]:
     """Run each seed of each engine, the other ``options`` being the same.
 
     ``handle_part`` is told of the tallies whenever a part has ended.  ``processes`` 0: one for each
-    core.  Raises :class:`~replog.errors.PluginError` when an engine is not installed.
+    core.  Raises :class:`~replog.errors.PluginError` when an engine is not installed, and
+    :class:`~replog.errors.Unavailable` when a process dies.
     """
     tallies = {engine: fresh_tally(engine) for engine in engines}
-    parts = [
-        (replace(options, engine=engine), part) for part in _parts(seeds) for engine in engines
-    ]
-    processes = min(processes or os.cpu_count() or 1, len(parts))
-    if processes <= 1:
-        for of, part in parts:
-            for result in run_part(of, part):
-                tallies[of.engine].add(result)
-            handle_part(tallies)
-        return tallies
-    # A child that is forked would inherit whatever threads and patches this process has.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_leave_interrupts) as pool:
-        results: dict[Future[Sequence[SeedResult]], str] = {
-            pool.submit(run_part, of, part): of.engine for of, part in parts
-        }
-        try:
-            waiting = set(results)
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in results:
-                    if future in done:
-                        for result in future.result():
-                            tallies[results[future]].add(result)
-                handle_part(tallies)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    parts = (
+        (replace(options, engine=engine), seeds[at : at + PART_SEEDS])
+        for at in range(0, len(seeds), PART_SEEDS)
+        for engine in engines
+    )
+    part_count = len(engines) * -(-len(seeds) // PART_SEEDS)
+    processes = min(processes or os.cpu_count() or 1, part_count)
+    ended = _run_here(parts) if processes <= 1 else _run_apart(parts, processes)
+    for engine, results in ended:
+        for result in results:
+            tallies[engine].add(result)
+        handle_part(tallies)
     for tally in tallies.values():
         tally.found.sort(key=lambda found: found.options.seed)
     return tallies
 
 
-def _parts(seeds: Iterable[int]) -> Iterator[tuple[int, ...]]:
-    at = iter(seeds)
-    while part := tuple(islice(at, PART_SEEDS)):
-        yield part
+def _run_here(parts: Iterator[Part]) -> Iterator[tuple[str, Sequence[SeedResult]]]:
+    for options, seeds in parts:
+        yield options.engine, run_part(options, seeds)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C is for the process that waits: it ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _run_apart(parts: Iterator[Part], processes: int) -> Iterator[tuple[str, Sequence[SeedResult]]]:
+    """Deal the parts out to processes; whatever ends this ends them."""
+    workers = [_start_worker() for _ in range(processes)]
+    engines: dict[Connection, str] = {}
+    try:
+        for _, connection in workers:
+            _deal(parts, connection, engines)
+        while engines:
+            for ready in wait(list(engines)):
+                assert isinstance(ready, Connection)
+                results: Sequence[SeedResult] = ready.recv()
+                yield engines.pop(ready), results
+                _deal(parts, ready, engines)
+    except (EOFError, ConnectionError) as gone:
+        raise Unavailable(
+            "a process that simulates was ended from outside; run the command again, with fewer "
+            "nodes if memory is short"
+        ) from gone
+    finally:
+        for process, connection in workers:
+            connection.close()
+            process.terminate()
+        for process, _ in workers:
+            process.join()
+
+
+def _deal(parts: Iterator[Part], connection: Connection, engines: dict[Connection, str]) -> None:
+    part = next(parts, None)
+    if part is not None:
+        engines[connection] = part[0].engine
+        connection.send(part)
+
+
+def _start_worker() -> tuple[BaseProcess, Connection]:
+    """A process of our own; Ctrl-C is for the one that waits, and that one ends the others."""
+    # A child that is forked would inherit whatever threads and patches this process has.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    is_main = threading.current_thread() is threading.main_thread()
+    # What is ignored when a process begins stays ignored in it.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    try:
+        process.start()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+    theirs.close()
+    return process, ours
+
+
+def _work(connection: Connection) -> None:
+    """Run the parts that come, until none does."""
+    while True:
+        try:
+            options, seeds = connection.recv()
+        except EOFError:
+            return
+        connection.send(run_part(options, seeds))

@@ -103,6 +103,8 @@ class SimReport:
     """The kinds of faults that took effect."""
     is_real: bool
     """Whether it ran over the real log and codec."""
+    digest: str
+    """Stands for the results of all commands; the same in every process."""
 
 
 class Simulation:
@@ -126,7 +128,7 @@ class Simulation:
         self.limits = self._drawn_limits()
         self.goals = Goals({**COMMON, **ON_FILES, **self.trial.goals})
         self.chance = Chance(options.seed, options.faults)
-        results = Results()
+        self._results = results = Results()
         self.cluster = Cluster(
             plugin,
             self.engine_options,
@@ -142,11 +144,12 @@ class Simulation:
             goals=self.goals,
             acknowledgements=self.trial.acknowledgements,
             batched=self._source("batched").random() < BATCHED_CHANCE,
+            judge_answer=results.judge_answer,
         )
         self.faults = drawn_faults(self._source("faults"), self.election_ticks)
-        self._ask_chance = self._source("asking").choice((0.3, 0.6, 0.9))
+        self._ask_chance = self._source("asking").choice((0.4, 0.7, 0.95))
         self._clients: list[Proposal | None] = [None] * self._source("client count").choice(
-            (2, 4, 8)
+            (3, 6, 8)
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
@@ -166,7 +169,9 @@ class Simulation:
         random = self._source("limits")
         return Limits(
             command_bytes_max=COMMAND_BYTES_MAX,
-            uncommitted_bytes_max=COMMAND_BYTES_MAX,
+            uncommitted_bytes_max=self._source("uncommitted").choice(
+                (64, COMMAND_BYTES_MAX, COMMAND_BYTES_MAX)
+            ),
             message_bytes_max=random.choice((1, 1, 100, MIB)),
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
@@ -192,6 +197,7 @@ class Simulation:
             goals=tuple(self.goals.reached),
             struck=tuple(kind for kind, numbers in self.chance.struck.items() if numbers),
             is_real=self.is_real,
+            digest=self._results.digest(),
         )
 
     # -- clients --
@@ -235,6 +241,7 @@ class Simulation:
         leader_ticks = LEADER_TIMEOUTS * self.election_ticks
         payload = self.workload.draw(self._clients_random, len(cluster.proposals) + 1)
         done_ticks = 2 * leader_ticks + TICKS_PER_ENTRY * backlog
+        cluster.check_leader(leader_ticks)
         if not cluster.run_until(self._is_settled, done_ticks) and cluster.leader():
             raise cluster.violation(
                 f"L7: after {done_ticks} ticks of calm the leader holds entries that are not "

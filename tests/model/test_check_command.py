@@ -7,11 +7,14 @@ import json
 import pytest
 
 from replog.cli import check, main
+from replog.engine import FieldKind, MessageSpec
 from replog.plugins import engine_names, find_engine
 from replog.quorum import QuorumSystem, Threshold
 from replog.testing.model import Bounds
+from replog.testing.model.search import unseen_messages
+from replog.testing.network import kind_of
 from replog.testing.trials import PlainTrial
-from replog.types import NodeId
+from replog.types import NodeId, record
 
 SMALL = ("check", "--terms", "1")
 KEYS = {
@@ -25,6 +28,7 @@ KEYS = {
     "reduced",
     "bounds",
     "goals",
+    "unseen_messages",
 }
 
 
@@ -56,6 +60,39 @@ def test_check_one_engine_shown(engine: str, capsys: pytest.CaptureFixture[str])
     assert ", complete, " in shown.out
     assert "command committed" in shown.out
     assert shown.err == ""
+
+
+def test_check_unseen_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    """What an engine can send and no node sent is named, for people and in the JSON."""
+    words = [*SMALL, "--crashes", "0"]
+    assert main([*words, "--json"]) == 0
+    documents = json.loads(capsys.readouterr().out)
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for document in documents:
+        kinds = {kind_of(spec.record) for spec in find_engine(document["engine"]).messages}
+        unseen = document["unseen_messages"]
+        # A space has an election in it, and no hand-over, which is no action of the model.
+        assert {word.partition(" ")[0] for word in unseen} < kinds
+        assert f"  never sent: {', '.join(unseen)}" in lines
+
+
+def test_unseen_messages_exact() -> None:
+    """A kind that was sent is not named, nor a value that one of its flags had."""
+
+    @record
+    class Nod:
+        deep: bool
+
+    @record
+    class Bow:
+        deep: bool
+
+    fields = {"deep": FieldKind.BOOL}
+    specs = [MessageSpec(at, each, fields, None) for at, each in enumerate((Nod, Bow), 1)]
+    assert unseen_messages(specs, ()) == ("nod", "bow")
+    assert unseen_messages(specs, (Bow(True),)) == ("nod", "bow deep=false")
+    assert unseen_messages(specs, (Nod(False), Bow(True), Bow(False))) == ("nod deep=true",)
 
 
 def test_check_vacuous_space_fails(capsys: pytest.CaptureFixture[str]) -> None:

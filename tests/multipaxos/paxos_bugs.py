@@ -221,6 +221,44 @@ def window_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Progress, "is_paused", False)
 
 
+def bytes_window_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader counts messages, and not their bytes."""
+    right = Progress.handle_sent
+    patch.setattr(Progress, "handle_sent", lambda self, last, _: right(self, last, 0))
+
+
+def counts_every_other(patch: pytest.MonkeyPatch) -> None:
+    """A leader counts every other message that it sends."""
+    right = Progress.handle_sent
+
+    def wrong(progress: Progress, last_index: LogIndex, size_bytes: int) -> None:
+        right(progress, last_index, size_bytes)
+        if last_index % 2:
+            progress._in_flight_bytes -= progress._in_flight.pop()[1]
+
+    patch.setattr(Progress, "handle_sent", wrong)
+
+
+def message_size_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader puts all that a peer lacks into one message."""
+    right = Slots.slice_within
+    patch.setattr(
+        Slots, "slice_within", lambda self, first, last, _: right(self, first, last, 1 << 40)
+    )
+
+
+def uncommitted_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes proposals however many bytes are uncommitted."""
+    right = MultiPaxos.propose_batch
+
+    def wrong(engine: MultiPaxos, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
+        if engine.leader is not None:
+            engine.leader.uncommitted_bytes = 0
+        return right(engine, datas, kind)
+
+    patch.setattr(MultiPaxos, "propose_batch", wrong)
+
+
 def open_slots_ignored(patch: pytest.MonkeyPatch) -> None:
     """A leader takes proposals however many slots are open."""
 

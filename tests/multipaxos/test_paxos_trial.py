@@ -11,12 +11,15 @@ from paxos_bugs import (
     Bug,
     accepts_below_promise,
     acknowledges_at_once,
+    bytes_window_ignored,
+    counts_every_other,
     fills_holes_with_old_values,
     first_page_is_enough,
     forgets_old_votes,
     ignores_ballot_of,
     leads_before_sync,
     leads_with_one_less,
+    message_size_ignored,
     noop,
     open_slots_ignored,
     promises_without_chosen,
@@ -28,6 +31,7 @@ from paxos_bugs import (
     takes_written_for_durable,
     tells_position_early,
     tells_votes_as_facts,
+    uncommitted_ignored,
     waits_for_no_sync,
     window_ignored,
 )
@@ -314,6 +318,10 @@ BUGS: Sequence[tuple[str, str, Bug, str]] = (
     ("P8", "leaves out its vote", promises_without_chosen, ""),
     ("P9", "proposes another value", forgets_old_votes, ""),
     ("P10", "messages on their way", window_ignored, ""),
+    ("P10", "messages on their way", counts_every_other, ""),
+    ("P10", "bytes of messages on their way", bytes_window_ignored, ""),
+    ("P10", "in one message", message_size_ignored, ""),
+    ("P10", "bytes uncommitted", uncommitted_ignored, ""),
     ("P10", "takes a proposal", open_slots_ignored, ""),
     ("P11", "has promised", partial(ignores_ballot_of, Nack), ""),
 )
@@ -417,10 +425,16 @@ def heard(checks: Sequence[Check], rule: str) -> Sequence[Check]:
     return [Hears(check, rule) for check in checks] if rule else checks
 
 
+TIGHT_LIMITS: Sequence[Limits] = (
+    Limits(message_bytes_max=1, in_flight_messages_max=2),
+    Limits(message_bytes_max=150, in_flight_bytes_max=100, uncommitted_bytes_max=100),
+)
+"""Of every other seed each."""
+
+
 def broken_rules(rule: str = "") -> Iterator[Violation]:
     """What random runs find, one after the other; ``rule`` is the only one of the engine's that is
     heard (``""``: all are)."""
-    limits = Limits(message_bytes_max=1, in_flight_messages_max=2)
     for seed in SEEDS:
         options = TRIAL.draw_options(Random(seed), len(VOTERS))
         cluster = Cluster(
@@ -428,7 +442,7 @@ def broken_rules(rule: str = "") -> Iterator[Violation]:
             options,
             node_count=len(VOTERS),
             seed=seed,
-            limits=limits,
+            limits=TIGHT_LIMITS[seed % len(TIGHT_LIMITS)],
             sync_ticks=1,
             checks=heard(TRIAL.checks(options, VOTERS, Goals(TRIAL.goals)), rule),
             quorum=TRIAL.commit_quorum(options, VOTERS),

@@ -9,9 +9,10 @@ from types import UnionType
 
 import pytest
 
+from replog.errors import NotLeader
 from replog.limits import Limits
 from replog.plugins import find_engine
-from replog.progress import PeerState, Progress
+from replog.progress import Progress
 from replog.quorum import Majority, QuorumSystem, Threshold
 from replog.storage.protocol import Recovered
 from replog.testing.checks import Check, Violation
@@ -20,7 +21,17 @@ from replog.testing.faults import Faults
 from replog.testing.goals import Goals
 from replog.testing.network import Flight, kind_of
 from replog.testing.trials import find_trial
-from replog.types import Entry, EntryKind, HardState, LogIndex, NodeId, Role, Term, entry_body
+from replog.types import (
+    Entry,
+    EntryKind,
+    HardState,
+    LogIndex,
+    NodeId,
+    PeerState,
+    Role,
+    Term,
+    entry_body,
+)
 from replog_raft import PLUGIN, Raft, RaftOptions, election, follower, leader
 from replog_raft.checks import (
     CommitsOwnTerm,
@@ -30,6 +41,8 @@ from replog_raft.checks import (
     WrittenLogs,
 )
 from replog_raft.leader import Leader
+from replog_raft.limit_checks import WithinLimits
+from replog_raft.logview import LogView
 from replog_raft.messages import (
     MESSAGE_TYPES,
     AppendEntries,
@@ -294,6 +307,41 @@ def window_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Progress, "is_paused", property(wrong))
 
 
+def bytes_window_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader counts messages, and not their bytes."""
+    right = Progress.handle_sent
+    patch.setattr(Progress, "handle_sent", lambda self, last, _: right(self, last, 0))
+
+
+def counts_every_other(patch: pytest.MonkeyPatch) -> None:
+    """A leader counts every other message that it sends."""
+    right = Progress.handle_sent
+
+    def wrong(progress: Progress, last_index: LogIndex, size_bytes: int) -> None:
+        right(progress, last_index, size_bytes)
+        if progress.state is PeerState.REPLICATE and last_index % 2:
+            progress._in_flight_bytes -= progress._in_flight.pop()[1]
+
+    patch.setattr(Progress, "handle_sent", wrong)
+
+
+def message_size_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader puts all that a peer lacks into one message."""
+    right = LogView.slice_within
+    patch.setattr(LogView, "slice_within", lambda self, first, _: right(self, first, 1 << 40))
+
+
+def uncommitted_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes proposals however much is uncommitted."""
+
+    def wrong(raft: Raft, datas: Sequence[bytes], kind: EntryKind) -> Sequence[Entry]:
+        if raft.leader is None:
+            raise NotLeader(raft.node_id, raft.leader_id)
+        return leader.append_entries(raft, raft.leader, kind, datas)
+
+    patch.setattr(Raft, "propose_batch", wrong)
+
+
 def acks_raise_no_term(patch: pytest.MonkeyPatch) -> None:
     """A higher term in an answer is ignored."""
     right = Raft._admit_term
@@ -313,17 +361,27 @@ BUGS: Sequence[tuple[str, Bug, type[Check] | None]] = (
     ("R6", acknowledges_at_once, StatesWhatIsDurable),
     ("R7", takes_sent_for_held, None),
     ("R8", window_ignored, None),
+    ("R8", bytes_window_ignored, WithinLimits),
+    ("R8", counts_every_other, WithinLimits),
+    ("R8", message_size_ignored, WithinLimits),
+    ("R8", uncommitted_ignored, WithinLimits),
     ("R9", votes_for_any_log, None),
     ("R10", acks_raise_no_term, None),
 )
 """The rule, the bug that breaks it, and the only check that is asked (``None``: all)."""
 
 
+TIGHT_LIMITS: Sequence[Limits] = (
+    Limits(message_bytes_max=1, in_flight_messages_max=2),
+    Limits(message_bytes_max=150, in_flight_bytes_max=100, uncommitted_bytes_max=100),
+)
+"""Of every other seed each."""
+
+
 def broken_rules(
     only: type[Check] | UnionType | None, quorum: QuorumSystem | None = None
 ) -> Iterator[str]:
     """What random runs say is broken, one after the other: the number of the rule."""
-    limits = Limits(message_bytes_max=1, in_flight_messages_max=2)
     for seed in SEEDS:
         options = TRIAL.draw_options(Random(seed), 5)
         checks: Sequence[Check] = TRIAL.checks(options, (1, 2, 3, 4, 5), Goals(TRIAL.goals))
@@ -334,7 +392,7 @@ def broken_rules(
             options,
             node_count=5,
             seed=seed,
-            limits=limits,
+            limits=TIGHT_LIMITS[seed % len(TIGHT_LIMITS)],
             sync_ticks=1,
             checks=checks,
             quorum=quorum,
@@ -360,6 +418,38 @@ def test_find_commit_beyond_leader(monkeypatch: pytest.MonkeyPatch) -> None:
     commits_what_it_holds(monkeypatch)
     # A quorum of nobody: I5 is silent, and the other rules are heard.
     assert "R5" in broken_rules(CommitsOwnTerm | Elections, Threshold((1, 2, 3, 4, 5), 0))
+
+
+@pytest.mark.parametrize("is_seen_late", [False, True])
+def test_find_leader_incomplete(is_seen_late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that lacks an entry breaks R4, also when that is committed in the earlier term only
+    after the leader began; whichever of the nodes comes to it when."""
+    votes_for_any_log(monkeypatch)
+    logs = WrittenLogs()
+    checks = (logs, LeaderCompleteness(logs))
+    cluster = Cluster(PLUGIN, BY_HAND, node_count=3, checks=checks)
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.cut([(1, 3), (3, 1)])
+
+    def is_answer(flight: Flight) -> bool:
+        return flight.kind == "append_reply"
+
+    cluster.hold(is_answer)
+    cluster.hold(lambda flight: flight.sender == 3 and flight.kind == "append_entries")
+    cluster.propose(1, b"x")
+    cluster.settle()
+    assert cluster.nodes[2].disk.entries[2].term == 1
+    if is_seen_late:
+        cluster.campaign(3)  # wins with the vote of node 2; node 1 hears of nothing
+        cluster.settle()
+        assert cluster.nodes[3].status_seen.role is Role.LEADER
+        assert cluster.nodes[1].status_seen.commit_index == 1
+    with pytest.raises(Violation, match="R4: node 3 leads in term 2 without entry 2"):
+        cluster.release(is_answer)
+        cluster.settle()
+        cluster.campaign(3)
+        cluster.settle()
 
 
 def test_find_nothing_without_bug() -> None:

@@ -21,7 +21,7 @@ def test_selection_text_read_back(text: str) -> None:
 )
 def test_selection_bad_text(text: str) -> None:
     """What is no selection is refused, with what may be said instead."""
-    with pytest.raises(CallerError, match=r"say all, none|numbered from 1"):
+    with pytest.raises(CallerError, match=r"say all, none|numbered from 1|is no list"):
         Selection.parse(text)
 
 

@@ -110,7 +110,7 @@ def test_set_crash_growing() -> None:
 def test_rehearse_write_growing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that grows by a write, and was not synced before it, may end within the group after a
     crash, and a rehearsal finds that; of the right log it finds nothing."""
-    monkeypatch.setattr("replog.testing.log_disk.REHEARSED_WRITES", 1)
+    monkeypatch.setattr("replog.testing.log_disk.REHEARSED_SHARE", 1.0)
     assert not grown()
 
     def extend(wal: Wal, file: Descriptor, size_bytes_min: int) -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,11 @@ from test_shrink import first_violation, forget_on_restart
 
 from replog.cli import main
 from replog.cli import sim as command
+from replog.errors import Unavailable
 from replog.plugins import engine_names
 from replog.testing import seeds as seeds_module
 from replog.testing.seeds import Tally, fresh_tally
+from replog.testing.sim import SimOptions
 
 ENGINE = engine_names()[0]
 
@@ -85,7 +93,7 @@ def test_violations_for_people(
     forget_on_restart(monkeypatch)
     monkeypatch.setattr(command, "SHRUNK_MAX", 1)
     first_seed = first_violation(ENGINE)[0].seed
-    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "6", "--ticks", "120"]
+    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "20", "--ticks", "120"]
     assert main(["sim", *words]) == 1
     shown = capsys.readouterr().out
     assert f"by {ENGINE}, seed {first_seed}" in shown
@@ -102,7 +110,11 @@ def test_missed_goal_fails_from_many_seeds(
     monkeypatch.setattr(Tally, "missed_goals", ["moon_landed"])
     assert main(["sim", "--engine", ENGINE, "--seeds", "2"]) == 1
     assert f"{ENGINE}: no seed came to: moon_landed" in capsys.readouterr().out
-    for words in (["--seeds", "1"], ["--seeds", "2", "--faults", "none"]):
+    for words in (
+        ["--seeds", "1"],
+        ["--seeds", "2", "--faults", "none"],
+        ["--seeds", "2", "--nodes", "1"],
+    ):
         assert main(["sim", "--engine", ENGINE, *words]) == 0
         assert "moon_landed" not in capsys.readouterr().out
 
@@ -124,6 +136,9 @@ def test_trace_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
         (["--seed", "1", "--seeds", "2"], "not allowed with argument"),
         (["--seed", "1", "--start", "2"], "give one of them"),
         (["--nodes", "10"], "has 1 to 9"),
+        (["--faults", ""], "is no list of faults"),
+        (["--faults", "all,drop"], "is no list of faults"),
+        (["--engine", ENGINE, "--seed", "1", "--trace", "-", "--json"], "both want standard"),
         (["--trace", "x"], "name it with --engine and --seed"),
         (["--engine", ENGINE, "--trace", "x"], "name it with --engine and --seed"),
         (["--engine", ENGINE, "--seed", "1", "--ticks", "5", "--trace", "/no/x"], "/no/x cannot"),
@@ -144,3 +159,44 @@ def test_list_faults(capsys: pytest.CaptureFixture[str]) -> None:
     """The kinds of faults are listed with what they do."""
     assert main(["sim", "--faults", "help"]) == 0
     assert "crash_in_write" in capsys.readouterr().out
+
+
+def test_nothing_asked_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs in which no client got an answer say that they show little."""
+    assert main(["sim", "--engine", ENGINE, "--seed", "1", "--operations", "0"]) == 0
+    assert "show little" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0])
+def test_interrupt_ends_everything_at_once(seconds: float) -> None:
+    """Ctrl-C, which every process of a terminal is sent, ends all of them in silence."""
+    command = [sys.executable, "-m", "replog", "sim", "--seeds", "4000"]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE) as process:
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            _, errors = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert (process.returncode, errors) == (130, b"")
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a process of the command goes on")
+
+
+def test_killed_worker_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a process is killed from outside the command says so, and waits for nothing."""
+    monkeypatch.setattr(seeds_module.os, "cpu_count", lambda: 2)
+
+    def kill_workers(_: object) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(Unavailable, match="ended from outside"):
+        seeds_module.run_seeds([ENGINE], SimOptions(ENGINE, 0), range(40), kill_workers)
+    assert not multiprocessing.active_children()

@@ -137,7 +137,7 @@ LADDER = (
     # What the simulator is told of an engine, and judges it by; it stands apart from the engine.
     Rung(
         "trials",
-        ("replog_ENGINE.trial", "replog_ENGINE.checks"),
+        ("replog_ENGINE.trial", "replog_ENGINE.checks", "replog_ENGINE.limit_checks"),
         never=("node",),
     ),
     Rung(

@@ -28,16 +28,17 @@ counterexample has about as few steps as there can be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from replog.engine import EnginePlugin
+from replog.engine import EnginePlugin, FieldKind, MessageSpec
 from replog.quorum import QuorumSystem
 from replog.testing.model.bounds import COPY_BITS, Bounds
 from replog.testing.model.judge import GOALS, chosen_log
 from replog.testing.model.local import Facts
 from replog.testing.model.render import Hop, render_path
 from replog.testing.model.space import Move, Net, Place, Space
+from replog.testing.network import kind_of
 from replog.testing.trials import find_trial
 from replog.types import record
 
@@ -72,6 +73,8 @@ class Exploration:
     """How many combinations of the nodes' moments there were, whatever was on its way."""
     goals: Mapping[str, int]
     """By goal, the states in which it shows; and the moves that replaced an entry on a disk."""
+    unseen_messages: tuple[str, ...]
+    """The kinds of messages that no node ever sent; see :func:`unseen_messages`."""
     violation: Counterexample | None
     facts: frozenset[tuple[Facts, ...]]
     """Every combination of what the nodes had led, handed out and stored."""
@@ -128,10 +131,34 @@ def explore(
         transitions=search.transitions,
         places=space.place_count,
         goals=goals,
+        unseen_messages=unseen_messages(plugin.messages, space.messages),
         violation=search.violation,
         facts=frozenset(seen),
         outcomes=frozenset([chosen_log(each) for each in seen]),
     )
+
+
+def unseen_messages(specs: Sequence[MessageSpec], sent: Sequence[object]) -> tuple[str, ...]:
+    """What the engine can send and nobody sent, in the order of its specifications: the kinds, and
+    of those that were sent the flags that never had a value (``vote pre=true``).
+
+    A space says nothing of what never happens in it.
+    """
+    by_type: dict[type, list[object]] = {}
+    for message in sent:
+        by_type.setdefault(type(message), []).append(message)
+    found: list[str] = []
+    for spec in specs:
+        kind, messages = kind_of(spec.record), by_type.get(spec.record, [])
+        if not messages:
+            found.append(kind)
+            continue
+        for name, field in spec.fields.items():
+            if field is FieldKind.BOOL:
+                values = {bool(getattr(message, name)) for message in messages}
+                unseen = [value for value in (False, True) if value not in values]
+                found += [f"{kind} {name}={str(value).lower()}" for value in unseen]
+    return tuple(found)
 
 
 class Search:

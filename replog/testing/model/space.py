@@ -284,9 +284,10 @@ class Space:
         if not step.problem:
             # A moment in which a rule is broken has no future, so none is numbered.
             made.number = self._moment_number(step.after)
-            made.sent = tuple([self._message_number(message) for message in step.sent])
             writes = self._writes[made.number]
             made.is_possible = writes <= max(self.bounds.pending, self._writes[before])
+            if made.is_possible:
+                made.sent = tuple([self._message_number(message) for message in step.sent])
         return made
 
     # -- the network --
