@@ -50,7 +50,7 @@ PARTS = (
     Part("installation", 1.0, (".venv/installed",), ("install",)),
     Part("all else", 3.0, ("lint",), ()),
     Part("simulation", 2.0, (), ("sim",)),
-    Part("model check", 2.0, (), ("model",)),
+    Part("model check", 2.0, (), ("model", "mutants")),
     Part("storage crashes", 1.5, (), ("faults",)),
     Part("real processes", 2.0, (), ("net", "demo")),
 )

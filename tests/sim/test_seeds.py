@@ -13,7 +13,7 @@ from replog.testing.sim import SimOptions
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(160)
+SEEDS = range(140)
 
 
 @pytest.fixture(scope="module")
