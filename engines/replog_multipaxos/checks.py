@@ -481,30 +481,11 @@ class PromiseTellsAll(Check):
         return ""
 
 
-class PromisesHigherBallots(Check):
-    """P11."""
-
-    def __init__(self) -> None:
-        self._told: dict[NodeId, tuple[int, Term]] = {}
-        """By node, in its current run: a higher ballot that it was told of."""
-
-    def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
-        """Note a higher ballot."""
-        message = flight.message
-        binds = not (isinstance(message, Prepare | Promise) and message.pre)
-        if flight.term > node.status_seen.term and binds:
-            self._told[node.node_id] = (node.run, flight.term)
-        return ""
-
-    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
-        """See whether the node has promised what it was told of."""
-        told = self._told.pop(node.node_id, None)
-        if told is not None and told[0] == node.run and node.status_seen.term < told[1]:
-            return (
-                f"P11: node {node.node_id} has promised {node.status_seen.term} after a message of "
-                f"ballot {told[1]}"
-            )
-        return ""
+def binds(flight: Flight) -> bool:
+    """Whether who receives this message must promise its ballot, if that is higher (P11): all but
+    the trial of a phase 1."""
+    message = flight.message
+    return not (isinstance(message, Prepare | Promise) and message.pre)
 
 
 def slots_of(ranges: Iterable[Range]) -> Iterable[LogIndex]:

@@ -8,11 +8,11 @@ are the options worth drawing, and the goals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Final
 
 from replog.quorum import QuorumSystem, Threshold
-from replog.testing.checks import Check, Nodes
+from replog.testing.chance import Source
+from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
@@ -24,10 +24,10 @@ from replog_multipaxos.checks import (
     LedByQuorum,
     OneChoice,
     PromiseKept,
-    PromisesHigherBallots,
     PromiseTellsAll,
     Proposals,
     StatesOnlyDurable,
+    binds,
 )
 from replog_multipaxos.limit_checks import WithinLimits, WithinOpenSlots
 from replog_multipaxos.messages import Accept, Nack, Prepare
@@ -59,15 +59,15 @@ class MultiPaxosTrial:
     goals: Final = GOALS
     acknowledgements: Final = ("accepted",)
 
-    def draw_options(self, random: Random, node_count: int) -> object:
+    def draw_options(self, source: Source, node_count: int) -> object:
         """Short timeouts, a window of two slots at times, and quorums of different sizes."""
-        phase1, phase2 = random.choice(quorum_sizes(node_count))
+        phase1, phase2 = source.choice(quorum_sizes(node_count))
         return MultiPaxosOptions(
-            heartbeat_ticks=random.randint(1, 4),
+            heartbeat_ticks=source.randint(1, 4),
             election_ticks_min=8,
             election_ticks_max=16,
-            preferred_node=random.choice((0, 0, 1)),
-            open_slots_max=random.choice((2, 65_536, 65_536)),
+            preferred_node=source.choice((0, 0, 1)),
+            open_slots_max=source.choice((2, 65_536, 65_536)),
             phase1_quorum=phase1,
             phase2_quorum=phase2,
         )
@@ -103,7 +103,7 @@ class MultiPaxosTrial:
             PromiseTellsAll(record),
             WithinLimits(),
             WithinOpenSlots(options.open_slots_max),
-            PromisesHigherBallots(),
+            EntersHigherTerms("P11", binds),
             GoalWatch(goals, record, elections, proposals, quorum),
         )
 

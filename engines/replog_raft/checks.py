@@ -411,29 +411,9 @@ class Books(Check):
         return ""
 
 
-class EntersHigherTerms(Check):
-    """R10."""
-
-    def __init__(self) -> None:
-        self._told: dict[NodeId, tuple[int, Term]] = {}
-        """By node, in its current run: a higher term that it was told of."""
-
-    def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
-        """Note a higher term."""
-        message = flight.message
-        binds = type(message) is not RequestVote and not (
-            type(message) is Vote and message.pre and message.granted
-        )
-        if flight.term > node.status_seen.term and binds:
-            self._told[node.node_id] = (node.run, flight.term)
-        return ""
-
-    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
-        """See whether the node is in the term that it was told of."""
-        told = self._told.pop(node.node_id, None)
-        if told is not None and told[0] == node.run and node.status_seen.term < told[1]:
-            return (
-                f"R10: node {node.node_id} is in term {node.status_seen.term} after a message of "
-                f"term {told[1]}"
-            )
-        return ""
+def binds(flight: Flight) -> bool:
+    """Whether who receives this message must enter its term, if that is higher (R10): all but a
+    request for a vote and a pre-vote that was granted."""
+    message = flight.message
+    is_grant = type(message) is Vote and message.pre and message.granted
+    return not (is_grant or type(message) is RequestVote)

@@ -7,11 +7,11 @@ options worth drawing, and the goals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Final
 
 from replog.quorum import Majority, QuorumSystem
-from replog.testing.checks import Check, Nodes
+from replog.testing.chance import Source
+from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
@@ -20,10 +20,10 @@ from replog_raft.checks import (
     Books,
     CommitsOwnTerm,
     Elections,
-    EntersHigherTerms,
     LeaderCompleteness,
     StatesWhatIsDurable,
     WrittenLogs,
+    binds,
 )
 from replog_raft.limit_checks import WithinLimits
 from replog_raft.messages import Vote
@@ -49,14 +49,14 @@ class RaftTrial:
     goals: Final = GOALS
     acknowledgements: Final = ("append_reply",)
 
-    def draw_options(self, random: Random, node_count: int) -> object:
+    def draw_options(self, source: Source, node_count: int) -> object:
         """Short timeouts, a heartbeat from every tick to just often enough."""
         return RaftOptions(
-            heartbeat_ticks=random.randint(1, 4),
+            heartbeat_ticks=source.randint(1, 4),
             election_ticks_min=8,
             election_ticks_max=16,
-            preferred_node=random.choice((0, 0, 1)),
-            conflict_hints=random.random() < 0.7,
+            preferred_node=source.choice((0, 0, 1)),
+            conflict_hints=source.random() < 0.7,
         )
 
     def election_ticks_max(self, options: object) -> int:
@@ -83,7 +83,7 @@ class RaftTrial:
             StatesWhatIsDurable(),
             Books(logs),
             WithinLimits(),
-            EntersHigherTerms(),
+            EntersHigherTerms("R10", binds),
         )
 
 

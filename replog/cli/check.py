@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from replog.cli.shared import (
     ProgressLine,
+    add_engines_option,
     add_json_option,
+    chosen_engines,
     complain,
     count_argument,
     examples,
+    number_argument,
     print_json,
     print_table,
-    printable,
 )
-from replog.errors import CallerError, PluginError
-from replog.plugins import engine_names, find_engine
+from replog.errors import CallerError
+from replog.plugins import find_engine
 
 if TYPE_CHECKING:
     from replog.testing.model import Bounds, Exploration
 
-ALL: Final = "both"
 STATES_MAX: Final = 20_000_000
 """Without a budget an exploration is given up here, before the memory is full: a state takes some
 200 bytes."""
@@ -69,19 +70,14 @@ space was not completed ({STATES_MAX:,} states without --budget); 2: bad input""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments behind the word."""
     parser.description, parser.epilog = _DESCRIPTION, f"{examples(_EXAMPLES)}\n\n{_EPILOG}"
-    parser.add_argument(
-        "--engine",
-        metavar="NAME",
-        default=ALL,
-        help=f"one engine, or `{ALL}`: all that are installed (default: %(default)s)",
-    )
+    add_engines_option(parser)
     group = parser.add_argument_group("bounds")
     for name, (default, text) in BOUNDS.items():
         shown = "%(default)s" if default else NO_DEFAULT[name]
         group.add_argument(
             f"--{name.replace('_', '-')}",
             metavar="N",
-            type=_bound_argument,
+            type=number_argument,
             default=default,
             help=f"{text} (default: {shown})",
         )
@@ -99,20 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_option(parser)
 
 
-def _bound_argument(text: str) -> int:
-    """A number from 0 on, for argparse; which of them make sense is said by the bounds."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"'{printable(text)}' is no whole number from 0 on")
-    return int(text)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Explore; 1 if a rule broke, nothing was committed, or the space is larger than we go."""
     bounds = _bounds(arguments)
     checked: list[Checked] = []
     line = ProgressLine()
     try:
-        for engine in _engines(arguments.engine):
+        for engine in chosen_engines(arguments):
             checked.append(_check(engine, bounds, arguments, line))
             line.clear()
             if not arguments.json:
@@ -150,16 +139,6 @@ def _bounds(arguments: argparse.Namespace) -> Bounds:
     if problems:
         raise CallerError("\n".join(f"--{text}" for text in problems))
     return bounds
-
-
-def _engines(name: str) -> Sequence[str]:
-    if name != ALL:
-        find_engine(name)
-        return [name]
-    names = engine_names()
-    if not names:
-        raise PluginError("no engine is installed, so there is nothing to check")
-    return names
 
 
 def _check(

@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from replog.cli.shared import (
+    add_engines_option,
     add_json_option,
+    chosen_engines,
     count_argument,
     examples,
     print_json,
     seconds_argument,
 )
 from replog.errors import CallerError, DirectoryError, PluginError
-from replog.plugins import engine_names, find_engine, find_state_machine
+from replog.plugins import find_state_machine
 
 if TYPE_CHECKING:
     from replog.cli.demo_report import DemoResult
@@ -55,9 +57,7 @@ replog demo --writes 2000 --seconds 1 --json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments behind the word."""
     parser.description, parser.epilog = _DESCRIPTION, examples(_EXAMPLES)
-    parser.add_argument(
-        "--engine", metavar="NAME", help="run this engine alone; `replog plugins` lists them"
-    )
+    add_engines_option(parser)
     parser.add_argument(
         "--input",
         metavar="FILE",
@@ -95,11 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration; 1 if anything was lost."""
-    engines = engine_names() if arguments.engine is None else [arguments.engine]
-    if not engines:
-        raise PluginError("no engine is installed, so there is nothing to demonstrate")
-    for engine in engines:
-        find_engine(engine)
+    engines = chosen_engines(arguments)
     plan = _plan(arguments)
     results: list[DemoResult] = []
     with _folder(arguments.keep) as folder:

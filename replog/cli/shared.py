@@ -16,12 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from replog.errors import AddressError
+from replog.errors import AddressError, PluginError
+from replog.plugins import engine_names, find_engine
 
 if TYPE_CHECKING:
     from replog.client import Client
     from replog.config import Config
 
+ALL_ENGINES: Final = "both"
 CONNECT_VARIABLE: Final = "REPLOG_CONNECT"
 TIMEOUT_SECONDS_DEFAULT: Final = 10.0
 _COLUMNS_DEFAULT: Final = 80
@@ -62,6 +64,33 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engines_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` to a command that runs every installed engine unless it is told one."""
+    parser.add_argument(
+        "--engine",
+        metavar="NAME",
+        default=ALL_ENGINES,
+        help=f"one engine, or `{ALL_ENGINES}`: all that are installed (default: %(default)s); "
+        "`replog plugins` lists them",
+    )
+
+
+def chosen_engines(arguments: argparse.Namespace) -> Sequence[str]:
+    """The names that ``--engine`` stands for, one at least.
+
+    Raises :class:`~replog.errors.PluginError` when that engine, or any, is not installed.
+    """
+    if arguments.engine != ALL_ENGINES:
+        find_engine(arguments.engine)
+        return [arguments.engine]
+    names = engine_names()
+    if not names:
+        raise PluginError("no engine is installed, so there is nothing to run")
+    for name in names:
+        find_engine(name)
+    return names
+
+
 def add_config_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` to a command that works on a configuration file."""
     parser.add_argument(
@@ -88,6 +117,13 @@ def count_argument(text: str) -> int:
     """A positive number of things, for argparse."""
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{printable(text)}' is no positive whole number")
+    return int(text)
+
+
+def number_argument(text: str) -> int:
+    """A whole number from 0 on, for argparse."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise argparse.ArgumentTypeError(f"'{printable(text)}' is no whole number from 0 on")
     return int(text)
 
 

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Final
 
 from replog.cli.shared import (
     ProgressLine,
+    add_engines_option,
     add_json_option,
+    chosen_engines,
     count_argument,
     examples,
+    number_argument,
     print_json,
     print_table,
-    printable,
 )
-from replog.errors import CallerError, PluginError
-from replog.plugins import engine_names, find_engine
+from replog.errors import CallerError
 
 if TYPE_CHECKING:
     from replog.testing.seeds import Tally
     from replog.testing.shrink import Shrunk
     from replog.testing.sim import SimOptions
 
-BOTH: Final = "both"
 SEEDS_DEFAULT: Final = 40
 GOALS_FROM: Final = 300
 """From so many seeds on, a goal that none of them came to is a failure."""
@@ -62,12 +62,7 @@ faults never came to one of the goals; 2: bad input"""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments behind the word."""
     parser.description, parser.epilog = _DESCRIPTION, f"{examples(_EXAMPLES)}\n\n{_EPILOG}"
-    parser.add_argument(
-        "--engine",
-        metavar="NAME",
-        default=BOTH,
-        help=f"one engine, or `{BOTH}`: all that are installed (default: %(default)s)",
-    )
+    add_engines_option(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--seeds",
@@ -76,11 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SEEDS_DEFAULT,
         help="run so many seeds of each engine (default: %(default)s)",
     )
-    which.add_argument("--seed", metavar="S", type=_seed_argument, help="run this seed alone")
+    which.add_argument("--seed", metavar="S", type=number_argument, help="run this seed alone")
     parser.add_argument(
         "--start",
         metavar="S",
-        type=_seed_argument,
+        type=number_argument,
         help="the first of the seeds (default: 0)",
     )
     parser.add_argument(
@@ -102,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operations",
         metavar="N",
-        type=_seed_argument,
+        type=number_argument,
         help="how many commands the clients ask for at most (default: as many as they like)",
     )
     parser.add_argument(
@@ -119,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the seeds; 1 if anything broke or, in many seeds, a goal was missed."""
     if arguments.faults == "help":
         return _print_faults(arguments.json)
-    engines = _engines(arguments.engine)
+    engines = chosen_engines(arguments)
     options = _options(arguments, engines[0])
     if arguments.trace is not None:
         if arguments.seed is None or len(engines) > 1:
@@ -128,23 +123,6 @@ def run(arguments: argparse.Namespace) -> int:
             raise CallerError("--trace - and --json both want standard output: name a trace file")
         return _trace_one(options, arguments)
     return _run_many(engines, options, arguments)
-
-
-def _seed_argument(text: str) -> int:
-    """A number from 0 on, for argparse."""
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise argparse.ArgumentTypeError(f"'{printable(text)}' is no whole number from 0 on")
-    return int(text)
-
-
-def _engines(name: str) -> Sequence[str]:
-    if name != BOTH:
-        find_engine(name)
-        return [name]
-    names = engine_names()
-    if not names:
-        raise PluginError("no engine is installed, so there is nothing to simulate")
-    return names
 
 
 def _options(arguments: argparse.Namespace, engine: str) -> SimOptions:

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
 from replog.errors import CallerError
+
+Source: TypeAlias = Random
+"""What things are drawn from: seeded, and handed to whoever draws."""
 
 KINDS: Final[dict[str, str]] = {
     "drop": "a message is lost",

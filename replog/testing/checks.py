@@ -92,6 +92,33 @@ class Check:
         return ""
 
 
+class EntersHigherTerms(Check):
+    """Whoever receives a message of a higher term that ``binds`` its receiver is in that term from
+    then on; each engine says which of its messages do, and under which number it has this rule."""
+
+    def __init__(self, number: str, binds: Callable[[Flight], bool]) -> None:
+        self._number = number
+        self._binds = binds
+        self._told: dict[NodeId, tuple[int, Term]] = {}
+        """By node, in its current run: a higher term that it was told of."""
+
+    def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
+        """Note a higher term."""
+        if flight.term > node.status_seen.term and self._binds(flight):
+            self._told[node.node_id] = (node.run, flight.term)
+        return ""
+
+    def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
+        """See whether the node has entered what it was told of."""
+        told = self._told.pop(node.node_id, None)
+        if told is not None and told[0] == node.run and node.status_seen.term < told[1]:
+            return (
+                f"{self._number}: node {node.node_id} is in term {node.status_seen.term} after a "
+                f"message of term {told[1]}"
+            )
+        return ""
+
+
 class Broken(Exception):
     """A rule does not hold; the cluster turns it into a :class:`Violation`."""
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from random import Random
 from typing import Final, Protocol, cast
 
 from replog.engine import EnginePlugin
 from replog.errors import PluginError
 from replog.quorum import Majority, QuorumSystem
+from replog.testing.chance import Source
 from replog.testing.checks import Check
 from replog.testing.goals import Goals
 from replog.types import NodeId
@@ -38,7 +38,7 @@ class EngineTrial(Protocol):
         """The kinds of the messages that acknowledge entries (see
         :func:`replog.testing.network.kind_of`)."""
 
-    def draw_options(self, random: Random, node_count: int) -> object:
+    def draw_options(self, source: Source, node_count: int) -> object:
         """Options for one run, an instance of the plugin's options class: mostly short timeouts,
         tiny windows and unusual quorums among them."""
 
@@ -61,7 +61,7 @@ class PlainTrial:
     def __init__(self, plugin: EnginePlugin) -> None:
         self._plugin = plugin
 
-    def draw_options(self, random: Random, node_count: int) -> object:
+    def draw_options(self, source: Source, node_count: int) -> object:
         """The defaults."""
         return cast("object", self._plugin.options())
 

@@ -323,7 +323,7 @@ BUGS: Sequence[tuple[str, str, Bug, str]] = (
     ("P10", "in one message", message_size_ignored, ""),
     ("P10", "bytes uncommitted", uncommitted_ignored, ""),
     ("P10", "takes a proposal", open_slots_ignored, ""),
-    ("P11", "has promised", partial(ignores_ballot_of, Nack), ""),
+    ("P11", "is in term", partial(ignores_ballot_of, Nack), ""),
 )
 """The rule, words of what it says, the bug that breaks it in random runs, and the only rule of the
 engine's that is heard (``""``: all)."""
@@ -387,7 +387,7 @@ def ask_holder_of_old_vote(cluster: Cluster) -> None:
 SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str, int]] = (
     ("P4", "two runs of node", waits_for_no_sync, ask_twice, "P4", 3),
     ("P9", "proposes an older value", fills_holes_with_old_values, leave_and_fill_hole, "", 3),
-    ("P11", "has promised", partial(ignores_ballot_of, Learn), learn_of_next_ballot, "", 3),
+    ("P11", "is in term", partial(ignores_ballot_of, Learn), learn_of_next_ballot, "", 3),
     ("P12", "as a fact", tells_votes_as_facts, ask_holder_of_old_vote, "", 5),
 )
 """The same for what random runs come to too seldom, with what has to happen and among how many."""

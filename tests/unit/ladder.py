@@ -138,6 +138,7 @@ LADDER = (
     Rung(
         "trials",
         ("replog_ENGINE.trial", "replog_ENGINE.checks", "replog_ENGINE.limit_checks"),
+        pure=True,
         never=("node",),
     ),
     Rung(
