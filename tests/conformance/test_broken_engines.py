@@ -5,19 +5,18 @@ And the parts of it that judge by numbers of their own are judged here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import cast
 
 import pytest
+from shared_bugs import Bug
 
 from replog.plugins import engine_names, find_engine
 from replog.testing.conformance import check_engine, scenarios
 from replog.testing.conformance.replication import check_falls
 from replog.types import LogIndex
-
-Bug = Callable[[pytest.MonkeyPatch], None]
 
 
 def bugs_of(engine: str) -> Mapping[Bug, str]:

@@ -6,46 +6,63 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import multipaxos_model_bugs
+import paxos_bugs
 import pytest
-import raft_model_bugs
+import raft_bugs
+from shared_bugs import Bug
 
 from replog.plugins import find_engine
 from replog.testing.model import Bounds, Counterexample, Exploration, explore
 
 pytestmark = pytest.mark.slow
 
-Bug = Callable[[pytest.MonkeyPatch], None]
-
 STATES_MAX = 700_000
 STEPS_MAX = 20
-PLANTED = [
-    (engine, bug, bounds)
-    for engine, bugs in (
-        ("raft", raft_model_bugs.BUGS),
-        ("multipaxos", multipaxos_model_bugs.BUGS),
-    )
-    for bug, bounds in bugs.items()
-]
-QUICK = [
-    ("raft", raft_model_bugs.own_copy_counted_early),
-    ("raft", raft_model_bugs.entries_acknowledged_early),
-    ("raft", raft_model_bugs.vote_forgotten),
-    ("raft", raft_model_bugs.votes_twice),
-    ("multipaxos", multipaxos_model_bugs.vote_told_early),
-    ("multipaxos", multipaxos_model_bugs.repeated_vote_told_early),
-    ("multipaxos", multipaxos_model_bugs.promise_forgotten),
-    ("multipaxos", multipaxos_model_bugs.ballot_used_again),
+PLANTED: Mapping[tuple[str, Bug], Bounds] = {
+    ("raft", raft_bugs.own_copy_counted_early): Bounds(terms=1, crashes=0),
+    ("raft", raft_bugs.acknowledged_before_sync): Bounds(terms=1, crashes=0),
+    ("raft", raft_bugs.conflict_kept): Bounds(crashes=0),
+    ("raft", raft_bugs.vote_before_sync): Bounds(commands=0),
+    ("raft", raft_bugs.vote_forgotten_by_restart): Bounds(commands=0),
+    ("raft", raft_bugs.second_vote): Bounds(commands=0, crashes=0),
+    ("raft", raft_bugs.vote_regardless_of_log): Bounds(crashes=0),
+    ("raft", raft_bugs.repeated_vote_counted): Bounds(
+        terms=2, commands=0, crashes=0, duplicates=1, nodes=5
+    ),
+    ("raft", raft_bugs.term_not_written): Bounds(commands=0),
+    ("multipaxos", paxos_bugs.accepted_before_sync): Bounds(terms=1, crashes=0),
+    ("multipaxos", paxos_bugs.repeated_accepted_before_sync): Bounds(
+        terms=1, crashes=0, duplicates=1
+    ),
+    ("multipaxos", paxos_bugs.promise_before_sync): Bounds(),
+    ("multipaxos", paxos_bugs.promise_forgotten_by_restart): Bounds(),
+    ("multipaxos", paxos_bugs.promise_omits_votes): Bounds(crashes=0),
+    ("multipaxos", paxos_bugs.told_votes_emptied): Bounds(crashes=0),
+    ("multipaxos", paxos_bugs.one_promise_too_few): Bounds(crashes=0),
+    ("multipaxos", paxos_bugs.accepts_below_promise): Bounds(commands=2, crashes=0),
+    ("multipaxos", paxos_bugs.ballot_used_again): Bounds(),
+}
+"""Each bug, and bounds within which it shows."""
+
+QUICK: Sequence[tuple[str, Bug]] = [
+    ("raft", raft_bugs.own_copy_counted_early),
+    ("raft", raft_bugs.acknowledged_before_sync),
+    ("raft", raft_bugs.vote_forgotten_by_restart),
+    ("raft", raft_bugs.second_vote),
+    ("multipaxos", paxos_bugs.accepted_before_sync),
+    ("multipaxos", paxos_bugs.repeated_accepted_before_sync),
+    ("multipaxos", paxos_bugs.promise_forgotten_by_restart),
+    ("multipaxos", paxos_bugs.ballot_used_again),
 ]
 """Those that are found within few states, so that the whole space can be walked as well."""
 
 
-def bounds_of(engine: str, bug: Bug) -> Bounds:
-    """The bounds within which a bug shows."""
-    return next(bounds for each, other, bounds in PLANTED if (each, other) == (engine, bug))
+def named(case: object) -> str | None:
+    """How a bug is called in the name of a test; all else as ever."""
+    return getattr(case, "__name__", None)
 
 
 def violation_of(found: Exploration) -> Counterexample:
@@ -55,28 +72,25 @@ def violation_of(found: Exploration) -> Counterexample:
     return found.violation
 
 
-@pytest.mark.parametrize(
-    ("engine", "bug", "bounds"), PLANTED, ids=[f"{each[0]}-{each[1].__name__}" for each in PLANTED]
-)
-def test_bug_found(engine: str, bug: Bug, bounds: Bounds, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("engine", "bug"), PLANTED, ids=named)
+def test_bug_found(engine: str, bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine with one broken rule is found out, with a trace of few steps that ends there."""
     bug(monkeypatch)
-    violation = violation_of(explore(find_engine(engine), bounds, states_max=STATES_MAX))
+    plugin, bounds = find_engine(engine), PLANTED[engine, bug]
+    violation = violation_of(explore(plugin, bounds, states_max=STATES_MAX))
     assert re.match(r"I[12457]: |node \d stopped: ", violation.problem)
     steps = [int(line.split()[0]) for line in violation.trace]
     assert steps == sorted(steps)
     assert steps[-1] <= STEPS_MAX
 
 
-@pytest.mark.parametrize(
-    ("engine", "bug"), QUICK, ids=[f"{engine}-{bug.__name__}" for engine, bug in QUICK]
-)
+@pytest.mark.parametrize(("engine", "bug"), QUICK, ids=named)
 def test_bug_found_without_reduction(
     engine: str, bug: Bug, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole space breaks the same rule, after no fewer states and in as few steps."""
     bug(monkeypatch)
-    plugin, bounds = find_engine(engine), bounds_of(engine, bug)
+    plugin, bounds = find_engine(engine), PLANTED[engine, bug]
     reduced = explore(plugin, bounds)
     whole = explore(plugin, bounds, is_reduced=False)
     rule = violation_of(reduced).problem.partition(":")[0]
@@ -86,18 +100,23 @@ def test_bug_found_without_reduction(
 
 def test_counterexample_same_under_hash_seeds() -> None:
     """A counterexample is the same lines in every process, whatever the order of its hashes."""
+    bounds = PLANTED["raft", raft_bugs.vote_before_sync]
     script = (
-        "import pytest, raft_model_bugs as bugs\n"
+        "import pytest, raft_bugs\n"
         "from replog.plugins import find_engine\n"
-        "from replog.testing.model import explore\n"
-        "bugs.vote_told_early(pytest.MonkeyPatch())\n"
-        "found = explore(find_engine('raft'), bugs.BUGS[bugs.vote_told_early])\n"
+        "from replog.testing.model import Bounds, explore\n"
+        "raft_bugs.vote_before_sync(pytest.MonkeyPatch())\n"
+        f"found = explore(find_engine('raft'), {bounds!r})\n"
         "print(found.states, found.violation.problem, *found.violation.trace, sep='\\n')\n"
     )
     shown = [
         subprocess.run(
             [sys.executable, "-c", script],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": str(Path(raft_bugs.__file__).parent),
+            },
             capture_output=True,
             text=True,
             check=True,
@@ -111,9 +130,9 @@ def test_counterexample_same_under_hash_seeds() -> None:
 
 def test_counterexample_tells_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trace of a vote that was told before its sync shows vote, crash and second vote."""
-    bug = raft_model_bugs.vote_told_early
+    bug = raft_bugs.vote_before_sync
     bug(monkeypatch)
-    trace = violation_of(explore(find_engine("raft"), raft_model_bugs.BUGS[bug])).trace
+    trace = violation_of(explore(find_engine("raft"), PLANTED["raft", bug])).trace
     events = [line.split()[2] for line in trace]
     assert events.count("campaign") == 2
     assert events.count("crash") == events.count("restart") == 1

@@ -6,38 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from random import Random
 
+import paxos_bugs
 import pytest
-from paxos_bugs import (
-    Bug,
-    accepts_below_promise,
-    acknowledges_at_once,
-    bytes_window_ignored,
-    counts_every_other,
-    fills_holes_with_old_values,
-    first_page_is_enough,
-    forgets_old_votes,
-    ignores_ballot_of,
-    leads_before_sync,
-    leads_with_one_less,
-    message_size_ignored,
-    noop,
-    open_slots_ignored,
-    promises_without_chosen,
-    replaced_stays_durable,
-    replaces_votes,
-    sends_other_bytes,
-    takes_next_number,
-    takes_sent_for_held,
-    takes_written_for_durable,
-    tells_position_early,
-    tells_votes_as_facts,
-    uncommitted_ignored,
-    waits_for_no_sync,
-    window_ignored,
-)
+import shared_bugs
 from paxos_given import SMALL, b, kind
+from shared_bugs import Bug
+from trial_runs import VOTERS, isolate_leader, run_quietly, violations, watched
 
-from replog.limits import Limits
 from replog.plugins import find_engine
 from replog.quorum import Threshold
 from replog.storage.protocol import Recovered
@@ -48,13 +23,12 @@ from replog.testing.goals import Goals
 from replog.testing.network import Flight, kind_of
 from replog.testing.nodes import ClusterNode
 from replog.testing.trials import find_trial
-from replog.types import EntryKind, HardState, LogIndex, NodeId, Ready
+from replog.types import Entry, EntryKind, HardState, LogIndex, NodeId, Ready, entry_body
 from replog_multipaxos import PLUGIN, MultiPaxosOptions
-from replog_multipaxos.messages import MESSAGE_TYPES, Learn, Nack
+from replog_multipaxos.messages import MESSAGE_TYPES
 from replog_multipaxos.trial import TRIAL
 
 BY_HAND = MultiPaxosOptions(automatic_elections=False)
-VOTERS = (1, 2, 3, 4, 5)
 SEEDS = range(20)
 TROUBLE = Faults(
     drop_chance=0.1,
@@ -79,12 +53,7 @@ def tried(
     node_count: int = 3,
 ) -> tuple[Cluster, Goals]:
     """A quiet cluster that is watched; every message carries one entry."""
-    goals = Goals(TRIAL.goals)
-    checks = heard(TRIAL.checks(options, VOTERS[:node_count], goals), rule)
-    cluster = Cluster(
-        PLUGIN, options, node_count=node_count, limits=SMALL, disks=disks, checks=checks
-    )
-    return cluster, goals
+    return watched(PLUGIN, TRIAL, options, node_count, SMALL, disks, partial(heard, rule=rule))
 
 
 def slots_in(flight: Flight) -> list[LogIndex]:
@@ -134,9 +103,7 @@ def test_election_ticks_max_preferred() -> None:
 def test_quiet_run_reaches_nothing() -> None:
     """A cluster in which nothing goes wrong comes to no goal."""
     cluster, goals = tried(MultiPaxosOptions())
-    assert cluster.run_until(lambda: cluster.leader() != 0, 100)
-    cluster.run(100, propose_chance=0.5)
-    assert cluster.is_converged()
+    run_quietly(cluster)
     assert len(cluster.applied(1)) > 30
     assert goals.reached == []
 
@@ -172,7 +139,8 @@ def fill_hole(cluster: Cluster) -> None:
 def test_reach_adopted_value() -> None:
     """A new leader without any vote proposes what it was promised; one that holds the value itself
     adopts nothing."""
-    votes = (noop(1, b(1, 1)), noop(2, b(1, 1)))
+    bodies = [entry_body(EntryKind.NOOP, 1, b(1, 1), slot, b"") for slot in (1, 2)]
+    votes = tuple(Entry(1, slot, b(1, 1), body) for slot, body in enumerate(bodies, 1))
     voted = Recovered(HardState(1, b(1, 1), 1), votes)
     disks = {1: voted, 2: voted}
     cluster, goals = tried(disks=disks)
@@ -289,11 +257,8 @@ def test_reach_check_quorum_step_down() -> None:
     cluster.restart(1)
     cluster.campaign(2)
     cluster.settle()
-    assert cluster.leader() == 2
     assert goals.reached == []
-    cluster.isolate(2)
-    cluster.tick(2 * BY_HAND.election_ticks_min)
-    assert cluster.leader() == 0
+    isolate_leader(cluster, 2, 2 * BY_HAND.election_ticks_min)
     assert goals.reached == ["check_quorum_step_down"]
 
 
@@ -301,29 +266,29 @@ def test_reach_check_quorum_step_down() -> None:
 
 
 BUGS: Sequence[tuple[str, str, Bug, str]] = (
-    ("P1", "two values in slot", sends_other_bytes, ""),
-    ("P2", "is chosen at ballot", forgets_old_votes, "P2"),
-    ("P3", "accepts slot", accepts_below_promise, ""),
-    ("P3", "replaces its record", replaces_votes, ""),
-    ("P4", "acts at ballot", takes_next_number, ""),
-    ("P5", "states ballot", waits_for_no_sync, ""),
-    ("P5", "states slot ", acknowledges_at_once, ""),
-    ("P5", "states slots up to", tells_position_early, ""),
-    ("P6", "takes its vote in slot", takes_written_for_durable, ""),
-    ("P6", "takes its vote in slot", replaced_stays_durable, ""),
-    ("P6", "counts a vote of node", takes_sent_for_held, ""),
-    ("P7", "leads at ballot", leads_with_one_less, ""),
-    ("P7", "leads at ballot", first_page_is_enough, ""),
-    ("P7", "leads at ballot", leads_before_sync, "P7"),
-    ("P8", "leaves out its vote", promises_without_chosen, ""),
-    ("P9", "proposes another value", forgets_old_votes, ""),
-    ("P10", "messages on their way", window_ignored, ""),
-    ("P10", "messages on their way", counts_every_other, ""),
-    ("P10", "bytes of messages on their way", bytes_window_ignored, ""),
-    ("P10", "in one message", message_size_ignored, ""),
-    ("P10", "bytes uncommitted", uncommitted_ignored, ""),
-    ("P10", "takes a proposal", open_slots_ignored, ""),
-    ("P11", "is in term", partial(ignores_ballot_of, Nack), ""),
+    ("P1", "two values in slot", paxos_bugs.other_bytes_sent, ""),
+    ("P2", "is chosen at ballot", paxos_bugs.open_slots_emptied, "P2"),
+    ("P3", "accepts slot", paxos_bugs.refused_gets_vote, ""),
+    ("P3", "replaces its record", paxos_bugs.refused_replaces_vote, ""),
+    ("P4", "acts at ballot", paxos_bugs.foreign_ballot_taken, ""),
+    ("P5", "states ballot", paxos_bugs.no_sync_awaited, ""),
+    ("P5", "states slot ", paxos_bugs.accepted_before_sync, ""),
+    ("P5", "states slots up to", paxos_bugs.position_told_early, ""),
+    ("P6", "takes its vote in slot", paxos_bugs.written_taken_for_durable, ""),
+    ("P6", "takes its vote in slot", paxos_bugs.replaced_stays_durable, ""),
+    ("P6", "counts a vote of node", shared_bugs.sent_taken_for_held, ""),
+    ("P7", "leads at ballot", paxos_bugs.one_promise_too_few, ""),
+    ("P7", "leads at ballot", paxos_bugs.first_page_is_enough, ""),
+    ("P7", "leads at ballot", paxos_bugs.leads_before_sync, "P7"),
+    ("P8", "leaves out its vote", paxos_bugs.promise_omits_chosen, ""),
+    ("P9", "proposes another value", paxos_bugs.open_slots_emptied, ""),
+    ("P10", "messages on their way", shared_bugs.window_ignored, ""),
+    ("P10", "messages on their way", shared_bugs.every_other_counted, ""),
+    ("P10", "bytes of messages on their way", shared_bugs.bytes_window_ignored, ""),
+    ("P10", "in one message", paxos_bugs.message_size_ignored, ""),
+    ("P10", "bytes uncommitted", paxos_bugs.uncommitted_ignored, ""),
+    ("P10", "takes a proposal", paxos_bugs.open_slots_ignored, ""),
+    ("P11", "is in term", paxos_bugs.nack_raises_no_promise, ""),
 )
 """The rule, words of what it says, the bug that breaks it in random runs, and the only rule of the
 engine's that is heard (``""``: all)."""
@@ -385,10 +350,17 @@ def ask_holder_of_old_vote(cluster: Cluster) -> None:
 
 
 SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str, int]] = (
-    ("P4", "two runs of node", waits_for_no_sync, ask_twice, "P4", 3),
-    ("P9", "proposes an older value", fills_holes_with_old_values, leave_and_fill_hole, "", 3),
-    ("P11", "is in term", partial(ignores_ballot_of, Learn), learn_of_next_ballot, "", 3),
-    ("P12", "as a fact", tells_votes_as_facts, ask_holder_of_old_vote, "", 5),
+    ("P4", "two runs of node", paxos_bugs.no_sync_awaited, ask_twice, "P4", 3),
+    (
+        "P9",
+        "proposes an older value",
+        paxos_bugs.hole_gets_value,
+        leave_and_fill_hole,
+        "",
+        3,
+    ),
+    ("P11", "is in term", paxos_bugs.learn_raises_no_promise, learn_of_next_ballot, "", 3),
+    ("P12", "as a fact", paxos_bugs.votes_told_as_facts, ask_holder_of_old_vote, "", 5),
 )
 """The same for what random runs come to too seldom, with what has to happen and among how many."""
 
@@ -425,36 +397,15 @@ def heard(checks: Sequence[Check], rule: str) -> Sequence[Check]:
     return [Hears(check, rule) for check in checks] if rule else checks
 
 
-TIGHT_LIMITS: Sequence[Limits] = (
-    Limits(message_bytes_max=1, in_flight_messages_max=2),
-    Limits(message_bytes_max=150, in_flight_bytes_max=100, uncommitted_bytes_max=100),
-)
-"""Of every other seed each."""
-
-
 def broken_rules(rule: str = "") -> Iterator[Violation]:
     """What random runs find, one after the other; ``rule`` is the only one of the engine's that is
     heard (``""``: all are)."""
-    for seed in SEEDS:
-        options = TRIAL.draw_options(Random(seed), len(VOTERS))
-        cluster = Cluster(
-            PLUGIN,
-            options,
-            node_count=len(VOTERS),
-            seed=seed,
-            limits=TIGHT_LIMITS[seed % len(TIGHT_LIMITS)],
-            sync_ticks=1,
-            checks=heard(TRIAL.checks(options, VOTERS, Goals(TRIAL.goals)), rule),
-            quorum=TRIAL.commit_quorum(options, VOTERS),
-        )
-        # Faults from the very start, for the first election is as good as any.
-        try:
-            cluster.run(150, TROUBLE, propose_chance=0.5)
-        except Violation as violation:
-            yield violation
+    return violations(PLUGIN, TRIAL, SEEDS, TROUBLE, partial(heard, rule=rule))
 
 
-@pytest.mark.parametrize(("rule", "words", "bug", "only"), BUGS, ids=[row[0] for row in BUGS])
+@pytest.mark.parametrize(
+    ("rule", "words", "bug", "only"), BUGS, ids=[f"{row[0]}-{row[2].__name__}" for row in BUGS]
+)
 def test_find_broken_rule(
     rule: str, words: str, bug: Bug, only: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,7 +418,7 @@ def test_find_broken_rule(
 @pytest.mark.parametrize(
     ("rule", "words", "bug", "script", "only", "node_count"),
     SCRIPTS,
-    ids=[row[0] for row in SCRIPTS],
+    ids=[f"{row[0]}-{row[2].__name__}" for row in SCRIPTS],
 )
 def test_find_broken_rule_script(
     rule: str,
