@@ -18,6 +18,7 @@ are the reason why a random run proves anything:
 * **I8** What a leader knows a peer to hold never shrinks within one leadership.
 * **I9** What a Ready wants sent after its sync leaves after it.
 * **I14** No proposal is committed at two indexes.
+* **I15** A node holds no more bytes of commands to be proposed than its limit allows.
 
 ``docs/invariants.md`` lists all that the simulator judges; I10 to I13 are judged elsewhere.  What
 only one engine promises (log matching, for instance) comes as a :class:`Check` from outside.
@@ -311,11 +312,25 @@ class Invariants:
 
     def check_leaves(self, node: ClusterNode, message: object) -> None:
         """``node`` is about to send ``message``."""
-        waiting = node.after_sync.pop(id(message), None)
-        if waiting is not None and node.disk.synced_writes_count < waiting[1]:
+        _, waits_for = node.after_sync.get(id(message), (None, []))
+        if not waits_for:
+            return
+        if len(waits_for) == 1:
+            del node.after_sync[id(message)]
+        if node.disk.synced_writes_count < waits_for.pop(0):
             raise Broken(
                 f"I9: node {node.node_id} sends a {kind_of(type(message))} before what it states "
                 "is durable"
+            )
+
+    def check_submitted(self, node: ClusterNode, proposal: Proposal, bytes_max: int) -> None:
+        """``node`` has taken in a proposal; that may be one of many since its last turn."""
+        node.unproposed.append(proposal)
+        held_bytes = sum(len(each.payload) for each in node.unproposed)
+        if held_bytes > bytes_max:
+            raise Broken(
+                f"I15: node {node.node_id} holds {held_bytes} bytes of commands that were "
+                f"submitted and not proposed yet, and {bytes_max} are its limit"
             )
 
     def check_done(self, proposal: Proposal) -> None:
@@ -323,7 +338,7 @@ class Invariants:
         if proposal.outcome is not Outcome.DONE:
             return
         chosen = self.chosen.get(proposal.index)
-        if chosen is None or not _is_command(chosen, proposal.payload):
+        if chosen is None or not _is_of(chosen, proposal):
             raise Broken(
                 f"I6: proposal {proposal.number} was reported done, but another value is committed "
                 f"at its index {proposal.index}"
@@ -339,7 +354,7 @@ class Invariants:
                 at = proposal.index - 1
                 if proposal.outcome is not Outcome.DONE or at >= len(node.applied):
                     continue
-                if not _is_command(node.applied[at], proposal.payload):
+                if not _is_of(node.applied[at], proposal):
                     raise Broken(f"I6: node {node_id} lost proposal {proposal.number}, index {at}")
 
     def _check_not_done(self, proposal: Proposal) -> None:
@@ -358,8 +373,12 @@ def _has(check: Check, name: str) -> bool:
     return own not in (None, getattr(Check, name))
 
 
-def _is_command(entry: Entry, payload: bytes) -> bool:
-    return entry.kind == EntryKind.COMMAND and open_envelope(entry)[1] == payload
+def _is_of(entry: Entry, proposal: Proposal) -> bool:
+    """Whether the entry is the very proposal, which in its term is the only one at its index, and
+    not another that asks for the same."""
+    if entry.kind != EntryKind.COMMAND or entry.origin.term != proposal.term:
+        return False
+    return open_envelope(entry)[1] == proposal.payload
 
 
 def _demand_silence(sentence: str) -> None:

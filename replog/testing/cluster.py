@@ -39,7 +39,7 @@ from replog.storage.protocol import Recovered
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Invariants, Violation
 from replog.testing.disk import DiskModel
-from replog.testing.driver import QUIET, Driver, JudgeAnswer
+from replog.testing.driver import QUIET, Driver
 from replog.testing.faults import Faults, draw_troubles, plan_restart
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.log_disk import LogDisk
@@ -63,8 +63,8 @@ class Cluster:
     every message through the bytes that would travel; ``chance`` draws the faults (``None``: all of
     them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
     kinds of the messages that acknowledge entries; ``batched`` has a node deal with all that
-    arrives in a tick in one turn, and not in one for each; ``judge_answer`` is called with every
-    answer of a command that is done.
+    arrives in a tick in one turn, and not in one for each; ``handle_ended`` is told of every
+    proposal that ended.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Cluster:
         goals: Goals | None = None,
         acknowledgements: Sequence[str] = (),
         batched: bool = False,
-        judge_answer: JudgeAnswer | None = None,
+        handle_ended: Callable[[Proposal], None] | None = None,
     ) -> None:
         node_ids = tuple(range(1, node_count + 1))
         self._plugin = plugin
@@ -129,7 +129,8 @@ class Cluster:
         )
         self._driver.acknowledgements = tuple(acknowledgements)
         self._driver.is_batched = batched
-        self._driver.judge_answer = judge_answer
+        if handle_ended is not None:
+            self._driver.handle_ended = handle_ended
         self._driver.handle_down = self._handle_down
         self._agenda = self._driver.agenda
         for node in self.nodes.values():
@@ -357,9 +358,14 @@ class Cluster:
         if refused:
             raise refused[0]
 
-    def propose(self, node_id: NodeId, payload: bytes, client: int = 0) -> Proposal:
-        """Propose a command at a node; the outcome shows in what is returned."""
-        return self._driver.propose(self._running(node_id), payload, client)
+    def propose(
+        self, node_id: NodeId, payload: bytes, client: int = 0, is_within: bool = False
+    ) -> Proposal:
+        """Propose a command at a node; the outcome shows in what is returned.
+
+        ``is_within``: the node takes a turn just now, in which somebody got an answer.
+        """
+        return self._driver.propose(self._running(node_id), payload, client, is_within)
 
     def _propose_somewhere(self) -> None:
         """Propose mostly at a node that takes itself for the leader, else anywhere.

@@ -19,10 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from typing import Final, TypeAlias
+from typing import Final
 
 from replog.engine import Engine
-from replog.errors import LogDamaged, NotDone, OutcomeUnknown, StorageFailed, Unavailable
+from replog.errors import (
+    LogDamaged,
+    NotDone,
+    OutcomeUnknown,
+    Overloaded,
+    StorageFailed,
+    Unavailable,
+)
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.storage.protocol import Recovered, Write
@@ -35,17 +42,15 @@ from replog.testing.files import Crashed
 from replog.testing.goals import Goals
 from replog.testing.network import Flight, Network, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
+from replog.testing.run_watcher import RunWatcher
 from replog.testing.trace import Trace, hard_state_pairs, node_text
 from replog.testing.watched import WatchedReplica
 from replog.turns import Surroundings, Turns
-from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, Ready, Role, Term, Waiter
+from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, Role, Term
 from replog.wire import FrameReader, MessageCodec
 
 TRACE_TAIL_LINES: Final = 60
 """How much of the trace a violation shows."""
-
-JudgeAnswer: TypeAlias = "Callable[[LogIndex, object, Exception | None], None]"
-"""Is given index, result and declared error; raises ``Broken``."""
 
 AFTER_ARRIVALS: Final = 9
 """Behind whatever arrives in the same tick, changed places included."""
@@ -90,8 +95,8 @@ class Driver:
         """Is told of each node that went down."""
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
-        self.judge_answer: JudgeAnswer | None = None
-        """Is told each answer of a command that is done."""
+        self.handle_ended: Callable[[Proposal], None] = _hear_nothing
+        """Is told of each proposal that ended, and may raise ``Broken``."""
         self.is_batched = False
         """Whether what arrives in a tick is dealt with in one turn."""
         self.transfer_asked: tuple[NodeId, Term] = (NO_NODE, 0)
@@ -395,6 +400,7 @@ class Driver:
         if log_disk.torn_count > torn_count:
             self.goals.reach("torn_tail_cut")
             self._rehearse(node, found)
+        node.is_damaged = False  # by what was wiped, or by what says nothing
         uncertain, log_disk.uncertain = log_disk.uncertain, []
         while not _is_same(found, disk.recover()):
             if not uncertain:
@@ -424,12 +430,13 @@ class Driver:
             wake=watcher.wake,
             answer=_do_nothing,
             report_role=_hear_nothing,
-            time_ms=partial(self._time_ms, node),
+            time_ms=partial(self.time_ms, node),
         )
         groups_max = 1 if self._disk_model.is_real else self._disk_model.groups_max
         return Turns(node.node_id, replica, self._limits, surroundings, groups_max)
 
-    def _time_ms(self, node: ClusterNode) -> int:
+    def time_ms(self, node: ClusterNode) -> int:
+        """What the node's clock shows."""
         return max(0, self.agenda.now * self._limits.tick_ms + node.clock_ahead_ms)
 
     def crash(self, node: ClusterNode, kept: int, amid: str = "") -> None:
@@ -489,20 +496,32 @@ class Driver:
         self._moments += 1
         return self._moments
 
-    def propose(self, node: ClusterNode, payload: bytes, client: int = 0) -> Proposal:
-        """Propose a command at a node; the outcome shows in what is returned."""
+    def propose(
+        self, node: ClusterNode, payload: bytes, client: int = 0, is_within: bool = False
+    ) -> Proposal:
+        """Propose a command at a node; the outcome shows in what is returned.
+
+        ``is_within``: within the turn that the node is taking.
+        """
         proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self.end)
         proposal.client = client
         proposal.began = self._next_moment()
         self.proposals.append(proposal)
-        self._take_in(node, partial(self._submit, node, proposal))
+        if is_within:
+            self._submit(node, proposal)
+        else:
+            self._take_in(node, partial(self._submit, node, proposal))
         return proposal
 
     def _submit(self, node: ClusterNode, proposal: Proposal) -> None:
         try:
             node.machine.check_payload(proposal.payload)
             node.turns.submit(proposal.payload, proposal)
+            limit = self._limits.uncommitted_bytes_max
+            self.invariants.check_submitted(node, proposal, limit)
         except NotDone as error:
+            if isinstance(error, Overloaded):
+                self.goals.reach("crowd_refused")
             self.end(proposal, 0, None, error)
 
     def end(
@@ -513,61 +532,12 @@ class Driver:
         if not proposal.index:
             self.note(proposal.node_id, "propose", subject, payload=proposal.payload)
         proposal.end(index, result, error)
-        if self.judge_answer is not None and proposal.outcome is Outcome.DONE:
-            self.judge_answer(index, result, error)
         proposal.ended = self._next_moment()
         if proposal.outcome is Outcome.UNKNOWN:
             self.goals.reach("unknown_outcome")
         self.note(proposal.node_id, proposal.outcome.value, subject, **proposal.pairs())
         self.invariants.check_done(proposal)
-
-
-class RunWatcher:
-    """Watches the replica of one run of one node, on behalf of the driver."""
-
-    __slots__ = ("_driver", "_node")
-
-    def __init__(self, driver: Driver, node: ClusterNode) -> None:
-        self._driver = driver
-        self._node = node
-
-    def wake(self) -> None:
-        """The node asks for another turn."""
-        self._node.wants_turn = True
-
-    def handle_ready(self, ready: Ready) -> None:
-        """Judge what is handed out, and remember what must not leave yet."""
-        node = self._node
-        self._driver.observe(node)
-        self._driver.invariants.check_ready(node, ready)
-        node.issued_writes_count += ready.writes
-        for message in ready.messages_after_sync:
-            node.after_sync[id(message)] = (message, node.issued_writes_count)
-
-    def handle_advanced(self, ready: Ready) -> None:
-        """See what came of it."""
-        self._driver.observe(self._node)
-
-    def handle_apply(self, ready: Ready) -> None:
-        """Judge and note what is applied."""
-        node, driver = self._node, self._driver
-        driver.invariants.check_applied(node, ready.committed)
-        for entry in ready.committed:
-            node.applied.append(entry)
-            driver.note(node.node_id, "apply", entry)
-
-    def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:
-        """Note what was proposed where."""
-        for index, waiter in enumerate(waiters, first_index):
-            if isinstance(waiter, Proposal):
-                waiter.index, waiter.term = index, self._node.replica.engine.term
-                self._driver.note(
-                    waiter.node_id,
-                    "propose",
-                    f"p{waiter.number}",
-                    index=index,
-                    payload=waiter.payload,
-                )
+        self.handle_ended(proposal)
 
 
 def _do_nothing() -> None:

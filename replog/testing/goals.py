@@ -16,6 +16,8 @@ COMMON: Final[dict[str, str]] = {
     "duplicate_ack_ignored": "an acknowledgement arrived a second time at the leader that had it",
     "crash_between_write_and_sync": "a node crashed with a write on its way to disk",
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
+    "crowd_refused": "a node refused a command, because too many waited to be proposed",
+    "deaf_node_disturbed_nobody": "in calm the leader alone could not reach a node, and led on",
 }
 """The goals that every engine can come to."""
 

@@ -15,6 +15,7 @@ from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, StateMachineError
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.testing.checks import Broken
+from replog.testing.nodes import Proposal
 from replog.types import LogIndex
 
 DUMP_ITEMS = 100
@@ -23,13 +24,21 @@ DUMP_ITEMS = 100
 class Results:
     """What applying each entry came to, in one cluster."""
 
-    __slots__ = ("_by_index",)
+    __slots__ = ("_by_index", "_times_ms")
 
     def __init__(self) -> None:
         self._by_index: dict[LogIndex, tuple[bytes, str]] = {}
+        self._times_ms: dict[LogIndex, int] = {}
 
-    def judge(self, index: LogIndex, result: object, error: str) -> None:
-        """The entry at ``index`` was applied, with a result or with a declared error."""
+    def judge(self, context: ApplyContext, result: object, error: str) -> None:
+        """An entry was applied, with a result or with a declared error."""
+        index, time_ms = context.index, context.time_ms
+        first_ms = self._times_ms.setdefault(index, time_ms)
+        if first_ms != time_ms:
+            raise Broken(
+                f"I10: entry {index} is applied at {time_ms} ms of replicated time, and on another "
+                f"replica or in an earlier run at {first_ms} ms"
+            )
         came_to = (_encoded(result), error)
         first = self._by_index.setdefault(index, came_to)
         if first != came_to:
@@ -38,15 +47,21 @@ class Results:
                 f"in an earlier run to {_text(*first)}: the state machine is not deterministic"
             )
 
-    def judge_answer(self, index: LogIndex, result: object, error: Exception | None) -> None:
-        """A client is being told what the entry at ``index`` came to."""
-        came_to = (_encoded(result), "" if error is None else _named(error))
+    def judge_answer(self, proposal: Proposal) -> None:
+        """A client is being told what its command came to."""
+        index, error = proposal.index, proposal.error
+        came_to = (_encoded(proposal.result), "" if error is None else _named(error))
         first = self._by_index.get(index)
         if first != came_to:
             applied = "nothing" if first is None else _text(*first)
             raise Broken(
                 f"I6: applying entry {index} came to {applied}, and the client is told "
                 f"{_text(*came_to)}"
+            )
+        if self._times_ms[index] < proposal.stamp_ms:
+            raise Broken(
+                f"I10: the command at index {index} was proposed at {proposal.stamp_ms} ms, and "
+                f"where it is applied it is {self._times_ms[index]} ms"
             )
 
     def digest(self) -> str:
@@ -61,29 +76,29 @@ class Results:
 class JudgedMachine:
     """A machine whose every result is judged; see the module."""
 
-    __slots__ = ("_machine", "_results", "_time_ms", "index")
+    __slots__ = ("_index", "_machine", "_results", "_time_ms")
 
     def __init__(self, machine: Machine, results: Results) -> None:
         self._machine = machine
         self._results = results
-        self.index: LogIndex = 0
+        self._index: LogIndex = 0
         self._time_ms = 0
         """What the machine was told last."""
 
     def apply(self, context: ApplyContext, payload: bytes) -> object:
         """See :class:`~replog.machine.Machine`."""
-        if context.index <= self.index or context.time_ms < self._time_ms:
+        if context.index <= self._index or context.time_ms < self._time_ms:
             raise Broken(
                 f"I10: entry {context.index} of time {context.time_ms} is applied after entry "
-                f"{self.index} of time {self._time_ms}"
+                f"{self._index} of time {self._time_ms}"
             )
-        self.index, self._time_ms = context.index, context.time_ms
+        self._index, self._time_ms = context.index, context.time_ms
         try:
             result = self._machine.apply(context, payload)
         except StateMachineError as declared:
-            self._results.judge(context.index, None, _named(declared))
+            self._results.judge(context, None, _named(declared))
             raise
-        self._results.judge(context.index, result, "")
+        self._results.judge(context, result, "")
         return result
 
     def check_payload(self, payload: bytes) -> None:

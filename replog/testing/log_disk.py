@@ -55,6 +55,9 @@ GROWING_OPERATIONS: Final = 30
 LAST_SIZE_CHANCE: Final = 0.5
 """How likely damage is in the size of the last group."""
 
+BEHIND_BYTES: Final = 512
+"""Damage strikes no further behind the last group than this: a sector."""
+
 SIZE_BYTES: Final = 4
 """Of a group's size, which stands behind the magic of its head."""
 
@@ -147,11 +150,12 @@ class LogDisk:
         self.files.crash(keep)
 
     def flip_bit(self, random: Random) -> None:
-        """Damage one byte of the log, behind everybody's back: one that holds something, or in the
-        size of the last group, for a group that ends too late looks most like a torn one."""
+        """Damage one byte of the log, behind everybody's back: any up to a little behind its end,
+        or one in the size of the last group, for a group that ends too late looks most like a torn
+        one."""
         data = self.files.read(self.path)
-        held = [at for at, byte in enumerate(data) if byte]
-        at, bit = random.choice(held), random.randrange(8)
+        end = len(data.rstrip(b"\0")) + BEHIND_BYTES
+        at, bit = random.randrange(min(end, len(data))), random.randrange(8)
         if random.random() < LAST_SIZE_CHANCE:
             at = data.rindex(GROUP_MAGIC) + len(GROUP_MAGIC) + random.randrange(SIZE_BYTES)
         self.files.corrupt(self.path, at, bytes([data[at] ^ (1 << bit)]))

@@ -79,6 +79,7 @@ class Proposal:
         "outcome",
         "payload",
         "result",
+        "stamp_ms",
         "term",
     )
 
@@ -98,6 +99,8 @@ class Proposal:
         """Where it was proposed; 0 if nothing was."""
         self.term: Term = 0
         """In which term it was proposed."""
+        self.stamp_ms = 0
+        """What the clock of the node showed then."""
         self.outcome = Outcome.PENDING
         self.result: object = None
         self.error: Exception | None = None
@@ -152,6 +155,7 @@ class ClusterNode:
         "status_seen",
         "term_tick",
         "turns",
+        "unproposed",
         "wants_turn",
     )
 
@@ -175,18 +179,20 @@ class ClusterNode:
         """What this run handed to its machine, in order."""
         self.issued_writes_count = 0
         """How many writes the disk will have synced when all that this run asked for is durable."""
-        self.after_sync: dict[int, tuple[object, int]] = {}
+        self.after_sync: dict[int, tuple[object, list[int]]] = {}
         """The messages that may not leave yet, by identity, each with the count of writes that must
-        be durable before it."""
+        be durable before it, for each Ready that holds it."""
+        self.unproposed: list[Proposal] = []
+        """What was submitted to this run, and neither proposed nor refused."""
         self.wants_turn = False
         """Whether the node asked for another turn."""
         self.is_damaged = False
         """Whether somebody flipped a bit of the node's log."""
         self.is_lost = False
+        """Whether the node takes part no more, for ever: its disk is gone, or not to be trusted."""
         self.lost_entries: Mapping[LogIndex, Entry] = {}
         """What was on a disk that is lost, of a node that takes part no more: the votes that it
         gave stay given, and no quorum will ever be met without them."""
-        """Whether the node takes part no more, for ever: its disk is gone, or not to be trusted."""
         self.clock_rate = 100
         """How many ticks the node's clock makes in 100 of the cluster's."""
         self.clock_phase = 0
@@ -205,6 +211,7 @@ class ClusterNode:
         self.handed_index = 0
         self.issued_writes_count = self.disk.synced_writes_count
         self.after_sync.clear()
+        self.unproposed.clear()
         self.turns = make_turns(recovered)
         self.status_seen: Status = self.replica.engine.status()
         """The status after the last event, by which changes are noticed."""

@@ -29,6 +29,9 @@ class Watcher(Protocol):
     def handle_apply(self, ready: Ready) -> None:
         """The replica is about to apply what a Ready committed."""
 
+    def handle_offered(self, waiters: Sequence[Waiter]) -> None:
+        """Commands are about to be proposed, or refused."""
+
     def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:
         """Commands were proposed, at contiguous indexes."""
 
@@ -63,6 +66,7 @@ class WatchedReplica(Replica):
         self, payloads: Sequence[bytes], time_ms: int, waiters: Sequence[Waiter]
     ) -> LogIndex:
         """See :class:`~replog.replica.Replica`."""
+        self._watcher.handle_offered(waiters)
         first_index = super().propose_batch(payloads, time_ms, waiters)
         self._watcher.handle_proposed(waiters, first_index)
         return first_index

@@ -107,10 +107,10 @@ def test_simulate_fewer_ticks_is_prefix() -> None:
 
 
 def test_simulate_limits_operations() -> None:
-    """No client asks for more than it may; the two that calm demands come on top."""
+    """No client asks for more than it may; the one that calm demands comes on top."""
     simulation = Simulation(SimOptions(ENGINE, 5, faults=NONE, operations_max=7))
     simulation.run()
-    assert len(simulation.cluster.proposals) == 9
+    assert len(simulation.cluster.proposals) == 8
 
 
 def test_simulate_nodes_given() -> None:
