@@ -53,8 +53,9 @@ class WrittenLogs(Check):
         """By node, with the run that it is of."""
         self._known: dict[tuple[LogIndex, Term], tuple[bytes, Term]] = {}
         """By index and term, in any log there ever was: the body, and the term before it."""
-        self._sent: Sequence[Entry] = ()
-        """What was judged last: a leader sends the same entries to every peer."""
+        self._sent: tuple[Sequence[Entry], Term] = ((), 0)
+        """What was judged last, with the term in front of it: a leader sends the same entries to
+        every peer."""
 
     def of(self, node: ClusterNode) -> dict[LogIndex, Entry]:
         """The log of the node's current run, which began with what was on its disk."""
@@ -94,14 +95,17 @@ class WrittenLogs(Check):
     def check_sent(self, nodes: Nodes, flight: Flight) -> str:
         """What a leader sends is a piece of a log too."""
         message = flight.message
-        if type(message) is not AppendEntries or message.entries is self._sent:
+        if type(message) is not AppendEntries:
+            return ""
+        sent, sent_before = self._sent
+        if message.entries is sent and message.prev_term == sent_before:
             return ""
         before = message.prev_term
         for entry in message.entries:
             if not self._judge(entry, before):
                 return f"R3: node {flight.sender} sends another ({entry.index}, t{entry.term})"
             before = entry.term
-        self._sent = message.entries
+        self._sent = (message.entries, message.prev_term)
         return ""
 
     def _judge(self, entry: Entry, before: Term) -> bool:

@@ -36,7 +36,6 @@ GOALS_FROM: Final = 300
 """From so many seeds on, a goal that none of them came to is a failure."""
 SHRUNK_MAX: Final = 3
 """So many violations of each engine are shrunk and shown; the others are named."""
-NODES_MAX: Final = 9
 
 _DESCRIPTION: Final = """\
 Run whole clusters in virtual time under drawn faults: messages lost, late and
@@ -128,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace, engine: str) -> SimOptions:
     # Loaded only now: a command line that prints its help needs no simulator.
     from replog.testing.chance import Selection
-    from replog.testing.sim import SimOptions
+    from replog.testing.sim import NODES_MAX, SimOptions
 
     if arguments.nodes is not None and arguments.nodes > NODES_MAX:
         raise CallerError(f"--nodes {arguments.nodes}: a simulated cluster has 1 to {NODES_MAX}")

@@ -95,6 +95,11 @@ class Wal:
         """The file."""
         return self._path
 
+    @property
+    def end(self) -> int:
+        """The offset behind the last group that is durable."""
+        return self._end
+
     def recover(self) -> Recovered:
         """Read everything; see :meth:`~replog.storage.protocol.Storage.recover`.
 

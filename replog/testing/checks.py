@@ -355,7 +355,22 @@ class Invariants:
                 if proposal.outcome is not Outcome.DONE or at >= len(node.applied):
                     continue
                 if not _is_of(node.applied[at], proposal):
-                    raise Broken(f"I6: node {node_id} lost proposal {proposal.number}, index {at}")
+                    raise Broken(
+                        f"I6: node {node_id} lost proposal {proposal.number}, index {at + 1}"
+                    )
+
+    def check_committed(self, proposals: Sequence[Proposal]) -> None:
+        """Every command that was ever committed was proposed, and nobody was told that it was not
+        done: not even who was refused, so that no index is known."""
+        proposed = [(each.index, each.term) for each in proposals if each.index]
+        asked = dict.fromkeys(proposed)
+        for entry in self.chosen.values():
+            is_command = entry.kind == EntryKind.COMMAND
+            if is_command and (entry.index, entry.origin.term) not in asked:
+                raise Broken(
+                    f"I6: entry {entry.index} is a command of term {entry.origin.term} that nobody "
+                    "proposed there, or who did was told that it is not done"
+                )
 
     def _check_not_done(self, proposal: Proposal) -> None:
         """What was definitely not done must not be committed; in a term, an index is proposed

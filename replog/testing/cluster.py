@@ -34,7 +34,7 @@ from replog.engine import Engine, EnginePlugin, EngineSetup
 from replog.errors import CallerError
 from replog.limits import Limits
 from replog.machine import Machine
-from replog.quorum import Majority, QuorumSystem
+from replog.quorum import QuorumSystem
 from replog.storage.protocol import Recovered
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Invariants, Violation
@@ -46,6 +46,7 @@ from replog.testing.log_disk import LogDisk
 from replog.testing.network import Link, Matches, Network
 from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
 from replog.testing.trace import Trace, node_text
+from replog.testing.trials import find_trial
 from replog.types import NO_NODE, Entry, Epoch, HardState, NodeId, Role, Voter
 from replog.wire import MessageCodec
 
@@ -58,7 +59,8 @@ class Cluster:
 
     ``options`` is an instance of the plugin's options class (``None``: its defaults).  ``disks``
     says what a node's disk holds before its first start.  ``sync_ticks`` is how long a write takes
-    to be durable.  ``quorum`` is what a committed entry must be durable on (``None``: a majority).
+    to be durable.  ``quorum`` is what a committed entry must be durable on (``None``: what
+    the engine's trial says).
     ``disk_model`` says more of the disks (``None``: ``DiskModel(sync_ticks)``); ``codec`` sends
     every message through the bytes that would travel; ``chance`` draws the faults (``None``: all of
     them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
@@ -94,7 +96,7 @@ class Cluster:
         self._limits = Limits() if limits is None else limits
         voters = tuple(Voter(node_id, incarnation=node_id) for node_id in node_ids)
         agreed = tuple(sorted(plugin.agreed(self._options, node_count).items()))
-        quorum = quorum or Majority(node_ids)
+        quorum = quorum or find_trial(plugin).commit_quorum(self._options, node_ids)
         committing = next(
             size for size in range(1, node_count + 1) if quorum.is_quorum(node_ids[:size])
         )
@@ -275,7 +277,7 @@ class Cluster:
         for node_id in self.nodes:
             self.end_fade(node_id)
         for node_id, node in self.nodes.items():
-            node.clock_rate = 100
+            node.clock_rate, node.clock_ahead_ms = 100, 0
             if node.log_disk is not None:
                 node.log_disk.files.fault = None
             if node.is_lost:
@@ -286,6 +288,11 @@ class Cluster:
                 self.resume(node_id)
             self.release_disk(node_id)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether chance does nothing to the cluster just now."""
+        return self._driver.faults is QUIET
+
     def violation(self, sentence: str) -> Violation:
         """What to raise when something that must hold does not."""
         return self._driver.violation(sentence)
@@ -295,6 +302,10 @@ class Cluster:
         self._driver.note(NO_NODE, "remark", text)
 
     # -- what must come of it --
+
+    def check_committed(self) -> None:
+        """Judge that all that was ever committed was proposed here (I6)."""
+        self._driver.judge(partial(self.invariants.check_committed, self.proposals))
 
     def check_acknowledged(self) -> None:
         """Judge that every replica has each proposal that was ever reported done (I6)."""
@@ -314,8 +325,7 @@ class Cluster:
         enough to catch up in.  In the end every proposal has an outcome.
         """
         self.check_leader(leader_ticks_max)
-        fresh: list[Proposal] = []
-        if not self.run_until(lambda: self._is_done(fresh, payload), done_ticks_max):
+        if not self.run_until_done(payload, done_ticks_max):
             raise self._driver.violation(f"L2: no fresh proposal done in {done_ticks_max} ticks")
         if not self.run_until(self.is_converged, done_ticks_max):
             raise self._driver.violation(f"L3: the replicas differ after {done_ticks_max} ticks")
@@ -323,6 +333,12 @@ class Cluster:
             if proposal.outcome is Outcome.PENDING:
                 raise self._driver.violation(f"L5: nobody told what became of p{proposal.number}")
         self.check_acknowledged()
+
+    def run_until_done(self, payload: bytes, ticks_max: int) -> bool:
+        """Propose at whoever leads, again when that fails, and let time pass until it is done;
+        whether it was within so many ticks."""
+        fresh: list[Proposal] = []
+        return self.run_until(lambda: self._is_done(fresh, payload), ticks_max)
 
     def _is_done(self, fresh: list[Proposal], payload: bytes) -> bool:
         """Whether the last of ``fresh`` is done; proposes once more when the last one failed."""

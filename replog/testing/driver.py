@@ -242,7 +242,7 @@ class Driver:
         for _ in range(count):
             if node.log_disk is not None:
                 group = node.disk.pending[0]
-                if problem := node.log_disk.rehearse_write(group):
+                if problem := node.log_disk.rehearse_write(group, self.seed):
                     raise Broken(f"I11: node {node.node_id} {problem}")
                 node.log_disk.persist(group)
             self._make_durable(node, "sync")
@@ -334,9 +334,10 @@ class Driver:
             self.turn(node, act)
             return
         self.turn_count += 1
+        is_turn_planned = node.wants_turn
         self.judge(act)
         self.judge(partial(self.observe, node))
-        if not node.wants_turn:
+        if not is_turn_planned:
             node.wants_turn = True
             again = partial(self._turn_again, node, node.run)
             self.agenda.plan(self.agenda.now, again, AFTER_ARRIVALS)
@@ -397,6 +398,8 @@ class Driver:
             return disk.recover()
         torn_count = log_disk.torn_count
         found = log_disk.recover()
+        if not log_disk.is_end_clean:
+            raise Broken(f"I11: node {node.node_id} leaves the remains of a torn group in its log")
         if log_disk.torn_count > torn_count:
             self.goals.reach("torn_tail_cut")
             self._rehearse(node, found)
@@ -453,10 +456,17 @@ class Driver:
 
     def _stop(self, node: ClusterNode, event: str, **pairs: object) -> None:
         """The node answers whoever waits, as it does whenever it ends by itself."""
+        node.is_up = False
         node.turns.end(
             OutcomeUnknown("the node stopped before the outcome of the command was known"),
             Unavailable("the node stopped before the command was proposed"),
         )
+        for proposal in self.proposals:
+            if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
+                raise Broken(
+                    f"L5: node {node.node_id} stopped and told nobody what became of "
+                    f"p{proposal.number}"
+                )
         self._end_run(node, event, 0, **pairs)
 
     def _end_run(self, node: ClusterNode, event: str, kept: int, **pairs: object) -> None:
@@ -503,7 +513,7 @@ class Driver:
 
         ``is_within``: within the turn that the node is taking.
         """
-        proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self.end)
+        proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self._hear_end)
         proposal.client = client
         proposal.began = self._next_moment()
         self.proposals.append(proposal)
@@ -524,6 +534,14 @@ class Driver:
                 self.goals.reach("crowd_refused")
             self.end(proposal, 0, None, error)
 
+    def _hear_end(
+        self, proposal: Proposal, index: LogIndex, result: object, error: Exception | None
+    ) -> None:
+        """The node says what became of a proposal."""
+        if isinstance(error, OutcomeUnknown):
+            self.goals.reach("unknown_outcome")
+        self.end(proposal, index, result, error)
+
     def end(
         self, proposal: Proposal, index: LogIndex, result: object, error: Exception | None
     ) -> None:
@@ -533,8 +551,6 @@ class Driver:
             self.note(proposal.node_id, "propose", subject, payload=proposal.payload)
         proposal.end(index, result, error)
         proposal.ended = self._next_moment()
-        if proposal.outcome is Outcome.UNKNOWN:
-            self.goals.reach("unknown_outcome")
         self.note(proposal.node_id, proposal.outcome.value, subject, **proposal.pairs())
         self.invariants.check_done(proposal)
         self.handle_ended(proposal)

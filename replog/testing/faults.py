@@ -245,6 +245,8 @@ def _begin_fade(cluster: Cluster, faults: Faults, random: Random) -> None:
 
 def _end_fade(cluster: Cluster, node_id: NodeId, cut_ticks: int) -> None:
     cluster.end_fade(node_id)
+    if cluster.is_calm:
+        return
     cluster.plan(cut_ticks, partial(cluster.mend, cluster.isolate(node_id)))
 
 
@@ -289,6 +291,8 @@ def _end_pause(cluster: Cluster, node: ClusterNode, run: int) -> None:
 
 
 def _flap(cluster: Cluster, node_id: int, ticks: int) -> None:
+    if cluster.is_calm:
+        return
     cluster.plan(ticks, partial(cluster.mend, cluster.isolate(node_id)))
 
 

@@ -18,6 +18,8 @@ COMMON: Final[dict[str, str]] = {
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "deaf_node_disturbed_nobody": "in calm the leader alone could not reach a node, and led on",
+    "lone_leader_gave_up": "in calm a leader that was cut off from everybody gave up",
+    "vain_transfer_called_off": "in calm a transfer to a node that was cut off came to nothing",
 }
 """The goals that every engine can come to."""
 

@@ -27,7 +27,7 @@ from replog.storage.directory import init_directory, open_directory
 from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage
-from replog.storage.recovery import TAIL_BYTES
+from replog.storage.recovery import TAIL_BYTES, find_content_end
 from replog.storage.segment import GROUP_MAGIC, segment_name
 from replog.storage.wal import WAL, Wal
 from replog.testing.disk import Disk, Group
@@ -80,7 +80,7 @@ _ENGINE: Final = "simulated"
 class LogDisk:
     """The log of one node, through all its runs."""
 
-    __slots__ = ("_before", "_home", "_log", "files", "torn_count", "uncertain")
+    __slots__ = ("_before", "_home", "_log", "files", "is_end_clean", "torn_count", "uncertain")
 
     def __init__(self, node_id: NodeId) -> None:
         self.files = ForgetfulFiles(WRITE_BYTES_MAX)
@@ -94,6 +94,8 @@ class LogDisk:
         """The files as the last recovery met them."""
         self.uncertain: list[Group] = []
         """The groups that were on their way when the last run ended, oldest first."""
+        self.is_end_clean = True
+        """Whether the last recovery left nothing behind the last group."""
         self.torn_count = 0
         """How many recoveries found the remains of a group and cut them off."""
 
@@ -177,16 +179,18 @@ class LogDisk:
         recovered = log.recover()
         self._log = log
         # What was whole is written once more as it was; what was torn is wiped.
-        self.torn_count += self.files.read(log.path) != before
+        after = self.files.read(log.path)
+        self.torn_count += after != before
+        self.is_end_clean = find_content_end(after) <= log.end
         return recovered
 
-    def rehearse_write(self, group: Group) -> str:
+    def rehearse_write(self, group: Group, seed: int) -> str:
         """Now and then, have a write by which the file grows crash at a sync, on copies of the
         files, of which some sectors stay: what is wrong, if the log is refused then."""
         if self.files.fault is not None:
             return ""
         data = self.files.read(self.path)
-        random = Random(f"{self._home.node_id}/{group.number}/{len(data)}")
+        random = Random(f"{seed}/{self._home.node_id}/{group.number}/{len(data)}")
         is_growing = len(data.rstrip(b"\0")) + len(group.data) + TAIL_BYTES > len(data)
         if not is_growing or random.random() >= REHEARSED_SHARE:
             return ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from random import Random
 from typing import Final, Protocol
 
-from replog.errors import BadCommand
+from replog.errors import BadCommand, StateMachineError
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.testing.linearizability import Model, Operation, RegisterModel
 from replog.testing.nodes import Outcome, Proposal
@@ -24,8 +24,13 @@ OPERATIONS_PER_KEY: Final = 40
 _WORDS: Final = {b"get": 2, b"put": 3, b"cas": 4}
 
 
+class NoValue(StateMachineError):
+    """There is nothing to compare with: what a machine declares is a result like any other."""
+
+
 class Registers:
-    """Registers by key: ``get k``, ``put k v`` and ``cas k old new`` (``-``: no value)."""
+    """Registers by key: ``get k``, ``put k v`` and ``cas k old new`` (``-``: no value), which
+    raises :class:`NoValue` where a value is expected and there is none."""
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
@@ -40,6 +45,8 @@ class Registers:
             values[key] = arguments[0]
             return None
         if values.get(key, b"-") != arguments[0]:
+            if key not in values:
+                raise NoValue(f"{key!r} has no value")
             return False
         values[key] = arguments[1]
         return True
@@ -60,6 +67,10 @@ class Registers:
 class Workload(Protocol):
     """What the clients of a simulation ask, of which machine, and how the answers are judged."""
 
+    @property
+    def command_bytes_max(self) -> int:
+        """The largest payload that :meth:`draw` gives; limits are drawn to fit it."""
+
     def machine(self) -> Machine:
         """A new machine, for one run of one node."""
 
@@ -75,6 +86,8 @@ class Workload(Protocol):
 
 class RegisterWorkload:
     """Reads, writes and conditional writes of a few keys at a time."""
+
+    command_bytes_max = 32
 
     def machine(self) -> Machine:
         """See :class:`Workload`."""
@@ -102,11 +115,13 @@ class RegisterWorkload:
         action, key, *arguments = proposal.payload.split(b" ")
         values: list[Hashable] = [None if value == b"-" else value for value in arguments]
         is_known = proposal.outcome is Outcome.DONE
+        # To the model a comparison with nothing is one that fails.
+        result = False if isinstance(proposal.error, NoValue) else proposal.result
         return Operation(
             client=proposal.client,
             key=key,
             action=(action.decode(), *values),
-            result=proposal.result,
+            result=result,
             invoked=proposal.began,
             returned=proposal.ended if is_known else None,
         )
@@ -121,7 +136,12 @@ class DrawnWorkload:
 
     make_machine: Callable[[], Machine]
     payloads: Sequence[bytes]
-    """What is proposed, drawn at random, again and again."""
+    """What is proposed, drawn at random, again and again; one at least."""
+
+    @property
+    def command_bytes_max(self) -> int:
+        """See :class:`Workload`."""
+        return max(map(len, self.payloads), default=0)
 
     def machine(self) -> Machine:
         """See :class:`Workload`."""

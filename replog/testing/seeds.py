@@ -241,6 +241,9 @@ def _work(connection: Connection) -> None:
     while True:
         try:
             options, seeds = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
-        connection.send(run_part(options, seeds))
+        try:
+            connection.send(run_part(options, seeds))
+        except OSError:
+            return  # whoever asked is gone

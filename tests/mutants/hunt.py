@@ -4,9 +4,10 @@
 what to do (:class:`Order`).  It says on standard output, a line of JSON each, what it found, and in
 how many seeds the simulator came to each of its goals.
 
-The searchers come one after the other, the cheapest first: the simulator (seed after seed, of each
-engine in turn), the model checker (in a space of so many states), the conformance suite.  The
-first that finds something ends the hunt, unless ``is_exhaustive``.  To find is to break a rule, or
+The searchers come one after the other, the cheapest first: the simulator with the first
+``SEEDS_FIRST`` seeds (one after the other, of each engine in turn), the model checker (in a space
+of so many states), the conformance suite, and the simulator with the other seeds.  The first that
+finds something ends the hunt, unless ``is_exhaustive``.  To find is to break a rule, or
 to raise anything else: an honest mistake may well run into an assertion.
 
 An endless loop is found by time: a searcher has so many seconds *of the processor*, whatever else
@@ -22,7 +23,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ SIM: Final = "sim"
 CHECK: Final = "check"
 CONFORMANCE: Final = "conformance"
 SEARCHERS: Final = (SIM, CHECK, CONFORMANCE)
+
+SEEDS_FIRST: Final = 40
+"""How many seeds go before the other searchers: most faults need fewer, some a great many."""
 
 MEMORY_BYTES_MAX: Final = 2 << 30
 
@@ -78,33 +82,38 @@ class Hung(BaseException):
 
 def hunt(order: Order) -> Iterator[Finding]:
     """Everything that is found, as it is found."""
+    goals: dict[str, Counter[str]] = {engine: Counter() for engine in order.engines}
+    first = min(SEEDS_FIRST, len(order.seeds))
     if SIM in order.searchers:
-        yield from _simulate(order)
+        yield from _simulate(order, range(first), goals)
     if CHECK in order.searchers:
         for engine in order.engines:
-            yield from _check(order, engine)
+            yield from _check(order, engine, first)
     if CONFORMANCE in order.searchers:
         for engine in order.engines:
-            yield from _conform(order, engine)
+            yield from _conform(order, engine, first)
+    if SIM in order.searchers:
+        yield from _simulate(order, range(first, len(order.seeds)), goals)
+        _say({"goals": goals})
 
 
-def _simulate(order: Order) -> Iterator[Finding]:
+def _simulate(
+    order: Order, numbers: Iterable[int], goals: Mapping[str, Counter[str]]
+) -> Iterator[Finding]:
     from replog.testing.sim import SimOptions, simulate
-
-    goals: dict[str, Counter[str]] = {engine: Counter() for engine in order.engines}
 
     def run(engine: str, seed: int) -> None:
         goals[engine].update(simulate(SimOptions(engine, seed)).goals)
 
-    for count, seed in enumerate(order.seeds, 1):
+    for number in numbers:
+        seed = order.seeds[number]
         for engine in order.engines:
             what, is_hang = _outcome(order.seconds_max[SIM], lambda e=engine, s=seed: run(e, s))
             if what:
-                yield Finding(SIM, engine, count, what, is_hang)
-    _say({"goals": goals})
+                yield Finding(SIM, engine, number + 1, what, is_hang)
 
 
-def _check(order: Order, engine: str) -> Iterator[Finding]:
+def _check(order: Order, engine: str, seeds: int) -> Iterator[Finding]:
     from replog.plugins import find_engine
     from replog.testing.model import Bounds, explore
 
@@ -117,17 +126,17 @@ def _check(order: Order, engine: str) -> Iterator[Finding]:
 
     what, is_hang = _outcome(order.seconds_max[CHECK], run)
     if what:
-        yield Finding(CHECK, engine, len(order.seeds), what, is_hang)
+        yield Finding(CHECK, engine, seeds, what, is_hang)
 
 
-def _conform(order: Order, engine: str) -> Iterator[Finding]:
+def _conform(order: Order, engine: str, seeds: int) -> Iterator[Finding]:
     from replog.plugins import find_engine
     from replog.testing.conformance import run_scenario, scenarios, subject_of
 
     try:
         subject = subject_of(find_engine(engine))
     except Exception as error:
-        yield Finding(CONFORMANCE, engine, len(order.seeds), _line_of(error))
+        yield Finding(CONFORMANCE, engine, seeds, _line_of(error))
         return
     for scenario in scenarios():
         if scenario.name in order.excused.get(engine, ()):
@@ -140,7 +149,6 @@ def _conform(order: Order, engine: str) -> Iterator[Finding]:
 
         what, is_hang = _outcome(order.seconds_max[CONFORMANCE], run)
         if what:
-            seeds = len(order.seeds)
             yield Finding(CONFORMANCE, engine, seeds, what, is_hang, scenario=scenario.name)
 
 

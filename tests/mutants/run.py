@@ -43,6 +43,8 @@ from mutants import (
 )
 
 SEEDS: Final = 200
+EXPLAINED_SEEDS: Final = 60
+"""A mutant whose survival is explained is run with so many seeds: what breaks is said."""
 STATES_MAX: Final = 150_000
 SECONDS_MAX: Final = {SIM: 30, CHECK: 120, CONFORMANCE: 60}
 """Of the processor: for a seed, for an engine's states, for a scenario; the unchanged code takes a
@@ -127,10 +129,11 @@ class Runner:
     def hunt(self, mutant: Mutant) -> Hunted:
         """Hunt one mutant, until something is found."""
         began = time.monotonic()
-        ended = self._order(mutant, self._seeds, self._settings.searchers)
+        seeds = self._seeds[:EXPLAINED_SEEDS] if mutant.survives else self._seeds
+        ended = self._order(mutant, seeds, self._settings.searchers)
         if ended.findings:
             ended = self._confirmed(mutant, ended)
-        elif not ended.error:
+        elif not ended.error and not mutant.survives:
             ended = replace(ended, findings=tuple(self._missed_goals(ended)[:1]))
         return Hunted(mutant, ended.findings, ended.error, time.monotonic() - began)
 
@@ -144,9 +147,8 @@ class Runner:
         if found.scenario and found.engine not in self._excused:
             self._excuse_scenarios(found.engine)
             again = self._order(mutant, range(0), (CONFORMANCE,))
-            seeds = len(self._seeds)
             return replace(
-                again, findings=tuple(replace(each, seeds=seeds) for each in again.findings)
+                again, findings=tuple(replace(each, seeds=found.seeds) for each in again.findings)
             )
         if not found.is_hang:
             return ended

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from replog.errors import CommandTooLarge
+from replog.errors import CallerError, CommandTooLarge, DumpUnavailable, Overloaded
 from replog.limits import Limits
+from replog.machine import DumpPage
 from replog.plugins import engine_names, find_engine
+from replog.quorum import Majority
 from replog.testing import sim
+from replog.testing.calm import check_lone_leader, check_vain_transfer
 from replog.testing.chance import Selection
 from replog.testing.checks import Broken, Violation
 from replog.testing.cluster import Cluster
-from replog.testing.nodes import Outcome, Proposal
-from replog.testing.sim import SimOptions, simulate
+from replog.testing.nodes import Outcome, Proposal, Recorder
+from replog.testing.registers import DrawnWorkload, Registers
+from replog.testing.sim import SimOptions, Simulation, simulate
 from replog.turns import Turns
 from replog.types import Waiter
 
@@ -103,3 +107,103 @@ def test_stale_time_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Proposal, "__call__", wrong)
     with pytest.raises(Violation, match=r"I10: the command at index 5 was proposed at 6\d+ ms"):
         simulate(SimOptions(ENGINE, 0, faults=NONE))
+
+
+def test_refused_yet_committed_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I6: a command whose client was refused, and knows no index, must not be committed."""
+    cluster = led()
+    right = Turns.submit
+
+    def submit(turns: Turns, payload: bytes, waiter: Waiter) -> None:
+        right(turns, payload, lambda *_: None)
+        raise Overloaded("too much")
+
+    monkeypatch.setattr(Turns, "submit", submit)
+    assert cluster.propose(1, b"x").outcome is Outcome.NOT_DONE
+    cluster.settle()
+    with pytest.raises(Violation, match=r"I6: entry \d is a command of term"):
+        cluster.check_committed()
+
+
+def test_silent_stop_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L5: a node that stops in order answers whoever waits for it."""
+    cluster = led()
+    cluster.isolate(1)
+    assert cluster.propose(1, b"x").outcome is Outcome.PENDING
+    monkeypatch.setattr(Turns, "end", lambda *_: None)
+    with pytest.raises(Violation, match="L5: node 1 stopped and told nobody what became of p1"):
+        cluster.stop(1)
+
+
+def test_batched_proposal_gets_turn() -> None:
+    """In a batched cluster what is proposed is dealt with in the same tick."""
+    cluster = led(batched=True)
+    proposal = cluster.propose(1, b"x")
+    cluster.settle()
+    assert proposal.outcome is Outcome.DONE
+
+
+@pytest.mark.parametrize("size_bytes", [1, 100, 4000])
+def test_own_commands_of_any_size(size_bytes: int) -> None:
+    """Limits are drawn to fit the commands of a workload, however large those are."""
+    for seed in range(8):
+        workload = DrawnWorkload(Recorder, (b"x" * size_bytes,))
+        simulation = Simulation(SimOptions(ENGINE, seed), workload)
+        assert not simulation.limits.problems()
+        simulation.run()
+
+
+class Hidden(Recorder):
+    """A machine that cannot be looked at."""
+
+    def dump(self, cursor: bytes, items_max: int) -> DumpPage:
+        """Say so."""
+        raise DumpUnavailable("there is no dump")
+
+
+@pytest.mark.parametrize(
+    ("workload", "sentence"),
+    [
+        (DrawnWorkload(Recorder, ()), "has no command"),
+        (DrawnWorkload(Registers, (b"jump k",)), "no command of registers"),
+        (DrawnWorkload(Hidden, (b"x",)), "there is no dump"),
+    ],
+)
+def test_bad_workload_named(workload: DrawnWorkload, sentence: str) -> None:
+    """A workload that cannot be run is refused before the run, with what is wrong."""
+    with pytest.raises(CallerError, match=sentence):
+        Simulation(SimOptions(ENGINE, 1), workload)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SimOptions(ENGINE, 1, nodes=-1),
+        SimOptions(ENGINE, 1, nodes=10),
+        SimOptions(ENGINE, 1, ticks=0),
+        SimOptions(ENGINE, 1, operations_max=-1),
+    ],
+)
+def test_bad_options_named(options: SimOptions) -> None:
+    """Numbers that make no run are refused."""
+    with pytest.raises(CallerError, match=r"nodes|simulated"):
+        Simulation(options)
+
+
+def test_lone_leader_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L9: a leader that hears nobody and goes on is found."""
+    cluster = led()
+    engine = cluster.nodes[1].replica.engine
+    quorum = Majority((1, 2, 3))
+    assert check_lone_leader(cluster, 1, 100, Majority((1,))) == ""
+    monkeypatch.setattr(type(engine), "tick", lambda _: None)
+    with pytest.raises(Violation, match="L9: node 1 reaches nobody"):
+        check_lone_leader(cluster, 1, 100, quorum)
+
+
+def test_vain_transfer_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L10: a leader that takes no commands because of a transfer that never ends is found."""
+    cluster = led()
+    monkeypatch.setattr(Turns, "_propose_submitted", lambda _: None)
+    with pytest.raises(Violation, match="L10: node 1 was to hand over to node 2"):
+        check_vain_transfer(cluster, 1, 100, b"x")

@@ -134,7 +134,7 @@ def grown() -> str:
     log, disk = started()
     for index in range(1, 300):
         group = one_group(log, disk, index)
-        if problem := log.rehearse_write(group):
+        if problem := log.rehearse_write(group, 1):
             return problem
         log.persist(group)
         disk.sync_next()
