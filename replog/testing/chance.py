@@ -29,6 +29,7 @@ KINDS: Final[dict[str, str]] = {
     "delay": "a message takes a few ticks",
     "late": "a message takes far longer than an election timeout",
     "slow_sync": "a write takes a few ticks to be durable",
+    "stall": "a node's disk stands still for a while: what is written becomes durable later",
     "cut": "links are cut for a while: a split, one node, one direction, or any set of links",
     "flap": "the links of one node are cut and mended again and again",
     "fade": "half of what a node sends is lost for a few ticks, then it is cut off",

@@ -54,6 +54,9 @@ class Faults:
     late_ticks_max: int = 0
     sync_ticks_max: int = 0
     """Every write takes 0 to this many ticks to be durable, beyond the cluster's own latency."""
+    stall_chance: float = 0.0
+    """Per node and tick: its disk stands still, and makes nothing durable meanwhile."""
+    stall_ticks_max: int = 50
     cut_chance: float = 0.0
     """Per tick: links are cut (a split, a node, one direction of a node, or any set of links)."""
     cut_ticks_max: int = 50
@@ -150,6 +153,8 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         wipe_chance=chance(0.2, 0.2),
         clock_chance=chance(0.1 / ticks_scale, 0.3),
         stop_chance=chance(0.1 / ticks_scale, 0.3),
+        stall_chance=chance(0.5 / ticks_scale, 0.3),
+        stall_ticks_max=2 * ticks_scale,
     )
 
 
@@ -204,6 +209,10 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
                 node.log_disk.set_crash(operations, growing)
             elif chance.strikes("disk_error", faults.disk_error_chance):
                 node.log_disk.set_fault(chance.details("disk_error"))
+        if not node.disk.is_held and chance.strikes("stall", faults.stall_chance):
+            cluster.hold_disk(node.node_id)
+            ticks = _drawn_lasting(chance.details("stall"), faults.stall_ticks_max)
+            cluster.plan(ticks, partial(cluster.release_disk, node.node_id))
         if node.is_running and chance.strikes("pause", faults.pause_chance):
             cluster.pause(node.node_id)
             ticks = _drawn_lasting(chance.details("pause"), faults.pause_ticks_max)
