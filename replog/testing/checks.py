@@ -163,12 +163,14 @@ class Invariants:
     def check_sent(self, flight: Flight) -> None:
         """A message has left."""
         for check in self._of_sent:
-            _demand_silence(check(self.nodes, flight))
+            if found := check(self.nodes, flight):
+                raise Broken(found)
 
     def check_received(self, node: ClusterNode, flight: Flight) -> None:
         """A message is about to be given to ``node``."""
         for check in self._of_received:
-            _demand_silence(check(self.nodes, node, flight))
+            if found := check(self.nodes, node, flight):
+                raise Broken(found)
 
     def check_event(self, node: ClusterNode) -> None:
         """An event at ``node`` was dealt with."""
@@ -178,7 +180,8 @@ class Invariants:
         if engine.soft_state.role is Role.LEADER:
             self._check_leader(node)
         for check in self._of_event:
-            _demand_silence(check(self.nodes, node))
+            if found := check(self.nodes, node):
+                raise Broken(found)
 
     def _check_term(self, node: ClusterNode) -> None:
         term = node.replica.engine.term
@@ -272,7 +275,8 @@ class Invariants:
         for entry in ready.committed:
             self._check_committed(node, entry)
         for check in self._of_ready:
-            _demand_silence(check(self.nodes, node, ready))
+            if found := check(self.nodes, node, ready):
+                raise Broken(found)
 
     def _check_committed(self, node: ClusterNode, entry: Entry) -> None:
         if entry.index != node.handed_index + 1:
@@ -394,8 +398,3 @@ def _is_of(entry: Entry, proposal: Proposal) -> bool:
     if entry.kind != EntryKind.COMMAND or entry.origin.term != proposal.term:
         return False
     return open_envelope(entry)[1] == proposal.payload
-
-
-def _demand_silence(sentence: str) -> None:
-    if sentence:
-        raise Broken(sentence)

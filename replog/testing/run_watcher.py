@@ -39,8 +39,9 @@ class RunWatcher:
             waits_for.append(node.issued_writes_count)
 
     def handle_advanced(self, ready: Ready) -> None:
-        """See what came of it."""
-        self._driver.observe(self._node)
+        """See what came of it; where nothing was written, nothing did."""
+        if ready.writes:
+            self._driver.observe(self._node)
 
     def handle_apply(self, ready: Ready) -> None:
         """Judge and note what is applied."""
