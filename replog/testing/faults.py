@@ -145,7 +145,7 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         )
     return replace(
         faults,
-        fade_chance=chance(0.5 / ticks_scale),
+        fade_chance=3 * chance(0.5 / ticks_scale),
         crash_in_write_chance=chance(0.2 / ticks_scale, 0.5),
         crash_in_recovery_chance=chance(0.5),
         disk_error_chance=chance(0.1 / ticks_scale, 0.3),

@@ -124,7 +124,7 @@ def test_hunt_endless_loop() -> None:
     """A mutant that never ends is found by that; a copy that cannot be imported is an error."""
     loop = HARMLESS.replace("held = sum(", "held = sum(0 for _ in iter(int, 1)) + sum(")
     broken = HARMLESS.replace("return 2 * held", "return 2 * * held")
-    settings = Settings(1, (SIM,), seconds_max={SIM: 1})
+    settings = Settings(1, (SIM,), seconds_max={SIM: 5})
     found, failed = hunt_all(
         [*read_mutants(loop, "raft"), *read_mutants(broken, "raft")],
         settings,

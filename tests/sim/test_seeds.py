@@ -13,7 +13,7 @@ from replog.testing.sim import SimOptions
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(140)
+SEEDS = range(120)
 
 
 @pytest.fixture(scope="module")
