@@ -9,6 +9,7 @@ import pytest
 from replog.testing import freeze_records
 
 _NET_FOLDERS = ("net", "demo")
+SAID = "said"
 _TESTS = Path(__file__).resolve().parent
 
 
@@ -20,6 +21,14 @@ def pytest_configure() -> None:
 def pytest_runtest_setup() -> None:
     """Freeze the records of modules that were imported since."""
     freeze_records()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded for people under the name ``said``, whichever process ran them."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in getattr(report, "user_properties", ()):
+            if name == SAID:
+                terminalreporter.write_line(str(text))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

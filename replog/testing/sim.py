@@ -163,9 +163,9 @@ class Simulation:
             handle_ended=self._handle_ended,
         )
         self.faults = drawn_faults(self._source("faults"), self.election_ticks)
-        self._ask_chance = self._source("asking").choice((0.4, 0.7, 0.95))
+        self._ask_chance = self._source("asking").choice((0.5, 0.8, 0.95))
         self._clients: list[Proposal | None] = [None] * self._source("client count").choice(
-            (3, 6, 8)
+            (4, 6, 8)
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)

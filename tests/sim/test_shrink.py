@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from replog.engine import Engine
@@ -26,6 +28,7 @@ def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cluster, "_make_engine", wrong)
 
 
+@cache
 def first_violation(engine: str) -> tuple[SimOptions, Violation]:
     """The first seed that breaks something."""
     for seed in range(100):
@@ -42,7 +45,7 @@ def test_shrink_to_few_strikes(engine: str, monkeypatch: pytest.MonkeyPatch) -> 
     forget_on_restart(monkeypatch)
     options, violation = first_violation(engine)
     whole = shrink(options, violation.invariant, attempts_max=1)
-    shrunk = shrink(options, violation.invariant, attempts_max=120)
+    shrunk = shrink(options, violation.invariant, attempts_max=80)
     assert whole is not None
     assert shrunk is not None
     assert 1 <= shrunk.strikes <= max(1, whole.strikes * 3 // 4)

@@ -41,7 +41,7 @@ def run_json(
 
 def test_json_of_every_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """Without --engine there is an object for every engine, with all that was counted."""
-    code, documents = run_json(["--seeds", "2", "--start", "7"], capsys)
+    code, documents = run_json(["--seeds", "2", "--start", "7", "--ticks", "200"], capsys)
     assert code == 0
     assert [each["engine"] for each in documents] == engine_names()
     for document in documents:
@@ -93,7 +93,7 @@ def test_violations_for_people(
     forget_on_restart(monkeypatch)
     monkeypatch.setattr(command, "SHRUNK_MAX", 1)
     first_seed = first_violation(ENGINE)[0].seed
-    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "20", "--ticks", "120"]
+    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "8", "--ticks", "120"]
     assert main(["sim", *words]) == 1
     shown = capsys.readouterr().out
     assert f"by {ENGINE}, seed {first_seed}" in shown
