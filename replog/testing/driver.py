@@ -400,6 +400,8 @@ class Driver:
         found = log_disk.recover()
         if not log_disk.is_end_clean:
             raise Broken(f"I11: node {node.node_id} leaves the remains of a torn group in its log")
+        if not log_disk.outlasts_power_cut(found):
+            raise Broken(f"I11: node {node.node_id} recovers what a power cut takes away again")
         if log_disk.torn_count > torn_count:
             self.goals.reach("torn_tail_cut")
             self._rehearse(node, found)

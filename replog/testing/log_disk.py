@@ -215,6 +215,18 @@ class LogDisk:
             return f"crashes as it writes a group, and refuses its log then: {damaged}"
         return ""
 
+    def outlasts_power_cut(self, found: Recovered) -> bool:
+        """Whether what was just recovered is durable: a power cut right now, on copies of the
+        files, loses nothing of it."""
+        files = deepcopy(self.files)
+        files.fault = None
+        files.crash(KeepNothing())
+        try:
+            again = Wal(replace(self._home, files=files), EXTEND_BYTES).recover()
+        except LogDamaged:
+            return False
+        return (again.hard_state, list(again.entries)) == (found.hard_state, list(found.entries))
+
     def rehearse(self, found: Recovered, random: Random) -> str:
         """Have the last recovery crash on copies of the files, and recover from what that leaves:
         what is wrong, if that finds anything else than ``found``."""

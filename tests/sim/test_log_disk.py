@@ -72,6 +72,23 @@ def test_rehearse_torn_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "refuses that then" in rehearsed(log, found)
 
 
+def test_power_cut_after_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery that reports what it only read would lose it again to a power cut; the right one
+    has made it durable."""
+    for is_right in (True, False):
+        log, disk = started()
+        write_one(log, disk, 1)
+        log.set_crash(5)  # its sync
+        with suppress(Crashed):
+            write_one(log, disk, 2)
+        log.files.crash(KeepEverything())
+        if not is_right:
+            monkeypatch.setattr(Wal, "_settle", lambda *_: None)
+        found = log.recover()
+        assert len(found.entries) == 2
+        assert log.outlasts_power_cut(found) is is_right
+
+
 def test_flip_bit_in_last_size() -> None:
     """Damage strikes all over the log, a little behind its end, and often in the size of the last
     group; a log that was struck is refused, unless nothing was there."""
