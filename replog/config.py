@@ -44,11 +44,14 @@ __all__ = [
 ]
 
 SECTIONS: Final = ("cluster", "engine", "limits", "node")
-CLUSTER_KEYS: Final = ("id", "engine", "state_machine", "storage")
+CLUSTER_KEYS: Final = ("id", "engine", "state_machine", "storage", "sync")
 NODE_KEYS: Final = ("id", "peer", "client", "directory", "peer_listen", "client_listen")
 
 STORAGE_DEFAULT: Final = "wal"
 """The durable one; a storage that forgets must be asked for by name."""
+
+SYNC_LEVELS: Final = ("always", "os")
+"""When what is written is synced: before it is acknowledged, or when the operating system likes."""
 
 
 @record
@@ -86,6 +89,9 @@ class Config:
     limits: Limits
     nodes: tuple[NodeConfig, ...]
     """In the order of the file."""
+    sync: str = SYNC_LEVELS[0]
+    """``always``, or ``os``: then a power cut loses what was acknowledged, and the node is not
+    durable."""
     source: str = field(default="configuration", compare=False)
     """Where it came from, for the sentences of errors; two sources may hold equal values."""
 
@@ -106,6 +112,8 @@ class Config:
         found: list[str] = []
         if problem := cluster_id_problem(self.cluster_id):
             found.append(f"cluster.id: {problem}")
+        if problem := sync_problem(self.sync):
+            found.append(f"cluster.sync: {problem}")
         options = cast("Checked", self.engine_options)
         found += [f"engine.{self.engine}.{problem}" for problem in options.problems()]
         found += [f"limits.{problem}" for problem in self.limits.problems()]
@@ -142,6 +150,7 @@ def load_config(path: Path | str) -> Config:
         engine_options=engine_options,
         state_machine=cluster["state_machine"],
         storage=cluster["storage"],
+        sync=cluster["sync"],
         limits=cast("Limits", limits),
         nodes=tuple(map(_settled, drafts)),
         source=source,
@@ -175,6 +184,7 @@ def local_config(
     engine: str | None = None,
     state_machine: str = "kv",
     storage: str = STORAGE_DEFAULT,
+    sync: str = SYNC_LEVELS[0],
     engine_options: object | None = None,
     limits: Limits | None = None,
     cluster_id: str = "local",
@@ -220,6 +230,7 @@ def local_config(
         engine_options=engine_options,
         state_machine=state_machine,
         storage=storage,
+        sync=sync,
         limits=limits or Limits(),
         nodes=tuple(made),
         source="local_config",
@@ -229,14 +240,25 @@ def local_config(
     return config
 
 
+def sync_problem(level: str) -> str:
+    """What is wrong with a sync level; empty: nothing."""
+    if level in SYNC_LEVELS:
+        return ""
+    return (
+        f'must be "always" or "os", not {level!r}; only with "always" is what a client was '
+        "told safe from a power cut"
+    )
+
+
 def _read_cluster(reading: Reading, document: Mapping[str, object]) -> Mapping[str, str]:
     """The values of ``[cluster]``; an empty string where one is missing or wrong."""
     if "cluster" not in document:
         reading.add("cluster", "is missing; write the table [cluster]")
         return dict.fromkeys(CLUSTER_KEYS, "")
-    table = {"storage": STORAGE_DEFAULT, **reading.table("cluster", document["cluster"])}
+    defaults = {"storage": STORAGE_DEFAULT, "sync": SYNC_LEVELS[0]}
+    table = {**defaults, **reading.table("cluster", document["cluster"])}
     reading.unknown("cluster", table, CLUSTER_KEYS)
-    examples = ("orders", default_engine(), "kv", STORAGE_DEFAULT)
+    examples = ("orders", default_engine(), "kv", *defaults.values())
     texts = {
         key: reading.text(f"cluster.{key}", table, example)
         for key, example in zip(CLUSTER_KEYS, examples, strict=True)
@@ -244,6 +266,8 @@ def _read_cluster(reading: Reading, document: Mapping[str, object]) -> Mapping[s
     cluster_id = texts["id"]
     if cluster_id is not None and (problem := cluster_id_problem(cluster_id)):
         reading.add("cluster.id", problem)
+    if texts["sync"] is not None and (problem := sync_problem(texts["sync"])):
+        reading.add("cluster.sync", problem)
     for key, group in (
         ("engine", plugins.ENGINES),
         ("state_machine", plugins.STATE_MACHINES),

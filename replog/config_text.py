@@ -35,6 +35,9 @@ engine = {engine}
 state_machine = "kv"
 # Where the log is kept: "wal" is durable, "memory" is lost with the process.
 # storage = "wal"
+# "always": nothing is acknowledged before it is synced to disk.  "os": the operating system writes
+# it when it likes, and a power cut loses it.
+# sync = "always"
 """
 
 _NODE: Final = """

@@ -53,6 +53,7 @@ from enum import Enum
 from typing import Protocol
 
 from replog.limits import Limits
+from replog.stored_log import StoredLog
 from replog.types import (
     Entry,
     EntryKind,
@@ -161,8 +162,9 @@ class EngineSetup:
     epoch: Epoch
     hard_state: HardState
     """What was recovered; (epoch, 0, nobody) in a fresh directory."""
-    entries: Sequence[Entry]
-    """What was recovered, ascending by index; all of it is durable.  An engine whose log has no
+    log: StoredLog
+    """What was recovered, all of it durable; and where older entries are read from as long as the
+    engine lives, those included that it hands out to be written.  An engine whose log has no
     holes refuses one that has."""
     limits: Limits
     options: object

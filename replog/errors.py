@@ -95,6 +95,18 @@ class DumpUnavailable(CallerError):
     """The state machine cannot show its state; the message says what to add to it."""
 
 
+class Compacted(CallerError):
+    """An index is asked for that was cut off behind a snapshot; ``first_available`` is the first
+    that is still there."""
+
+    def __init__(self, first_available: int) -> None:
+        self.first_available = first_available
+        super().__init__(
+            f"the entries below {first_available} were removed, for a snapshot holds what they "
+            f"came to; begin at {first_available}, or with the state"
+        )
+
+
 class OutcomeUnknown(CallerError):
     """The command may or may not have been done: the leader was lost or the deadline passed."""
 

@@ -31,6 +31,9 @@ class Limits:
     """Bytes of proposed but uncommitted entries above which a leader refuses proposals."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
+    log_cache_bytes_max: int = 8 * MIB
+    """Bytes of applied entries that are kept in memory for slow peers; older ones are read back
+    from the log."""
     peer_queue_bytes_max: int = 32 * MIB
     """Bytes queued for one slow peer before messages to it are dropped."""
     client_queue_bytes_max: int = 16 * MIB

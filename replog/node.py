@@ -24,7 +24,7 @@ import structlog
 import trio
 
 from replog import plugins
-from replog.config import Config, load_config, options_error
+from replog.config import SYNC_LEVELS, Config, load_config, options_error
 from replog.engine import EngineSetup
 from replog.errors import (
     CommandTooLarge,
@@ -98,7 +98,7 @@ class Node:
             node_id=self.node_id,
             epoch=epoch,
             hard_state=recovered.hard_state or HardState(epoch.number, 0, NO_NODE),
-            entries=recovered.entries,
+            log=recovered.log,
             limits=config.limits,
             options=config.engine_options,
             seed=identity.incarnation,
@@ -385,7 +385,7 @@ async def open_node(
         plugin=plugins.find_storage(config.storage),
     ) as directory:
         _check_voters(config, directory)
-        storage = directory.open_storage()
+        storage = directory.open_storage(is_synced=config.sync == SYNC_LEVELS[0])
         try:
             running = Node(config, directory, storage, machine)
             try:
@@ -419,7 +419,7 @@ def check_epoch(path: Path, recovered: Recovered, epoch: EpochNumber) -> None:
     Raises :class:`~replog.errors.UnknownFormat`.
     """
     hard_state = recovered.hard_state
-    found = {entry.epoch for entry in recovered.entries} - {epoch}
+    found = {run.epoch for run in recovered.log.runs} - {epoch}
     if hard_state is not None and hard_state.epoch != epoch:
         found.add(hard_state.epoch)
     if found:

@@ -1,7 +1,7 @@
 """One thread per storage that makes groups durable, beside the event loop.
 
 A sync takes as long as the disk likes; on the event loop it would stop every heartbeat.  So the
-loop encodes a group, hands the bytes over, and goes on; the thread makes only system calls (which
+loop encodes a group, hands it over, and goes on; the thread makes only system calls (which
 release the interpreter's lock) and wakes the loop once.
 
 One group is on its way at a time.  What comes up meanwhile waits with the caller and makes the
@@ -25,9 +25,9 @@ from replog.errors import FatalError, StorageFailed
 class SyncThread:
     """Persists one group after the other; owned by one event loop."""
 
-    def __init__(self, persist: Callable[[bytes], None]) -> None:
+    def __init__(self, persist: Callable[[object], None]) -> None:
         self._persist = persist
-        self._groups: SimpleQueue[bytes | None] = SimpleQueue()
+        self._groups: SimpleQueue[object] = SimpleQueue()
         self._failure: FatalError | None = None
         self.is_busy = False
         """Whether a group is on its way and its end was not yet taken."""
@@ -37,7 +37,7 @@ class SyncThread:
         self._thread = threading.Thread(target=self._run, name="replog-sync", daemon=True)
         self._thread.start()
 
-    def submit(self, group: bytes) -> None:
+    def submit(self, group: object) -> None:
         """Start making ``group`` durable; only when not busy."""
         assert not self.is_busy
         self.is_busy = True

@@ -92,6 +92,10 @@ class EntryId:
     index: LogIndex
 
 
+NO_ENTRY: Final = EntryId(0, 0, 0)
+"""The base of a log from which nothing was ever cut off."""
+
+
 @record
 class Entry:
     """One entry of the log.

@@ -16,7 +16,16 @@ from replog.limits import MIB
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
 from replog_bench.protocol import run_protocol
-from replog_bench.report import BASE, MicroRow, ProtocolRow, ThroughputRow, to_json, to_table
+from replog_bench.report import (
+    BASE,
+    MicroRow,
+    ProtocolRow,
+    StorageRow,
+    ThroughputRow,
+    to_json,
+    to_table,
+)
+from replog_bench.storage import StoragePlan, run_storage
 from replog_bench.throughput import Plan, explain, find_contestants, run_throughput
 
 DESCRIPTION = "Measure replog beside the bare pipeline, which does the same work without consensus."
@@ -48,6 +57,11 @@ example:
 
 The clusters are modelled and the messages encoded as on the wire, so the same run gives the same
 figures on every machine."""
+
+
+STORAGE_EXAMPLE = """\
+example:
+  python -m replog_bench storage --entries 100000 --directory /var/lib/replog"""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -135,6 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_throughput(commands, common)
     add_micro(commands, common)
     add_protocol(commands, common)
+    add_storage(commands, common)
     return parser
 
 
@@ -222,6 +237,23 @@ def add_protocol(commands: Commands, common: OneLineParser) -> None:
     protocol.set_defaults(run=run_protocol_command)
 
 
+def add_storage(commands: Commands, common: OneLineParser) -> None:
+    """Declare ``storage``."""
+    storage = commands.add_parser(
+        "storage",
+        parents=[common],
+        help="groups of the log beside bare writes, and what a long log costs",
+        description="Groups of the log beside bare writes and syncs, and what a long log costs.",
+        epilog=STORAGE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    storage.add_argument(
+        "--entries", type=positive, default=1_000_000, help="of the long log (1000000)"
+    )
+    storage.add_argument("--groups", type=positive, default=200, help="of each size (200)")
+    storage.set_defaults(run=run_storage_command)
+
+
 def show_progress(text: str) -> None:
     """One line on a terminal, replaced by the next; nothing elsewhere."""
     if sys.stderr.isatty():
@@ -288,6 +320,13 @@ def run_protocol_command(given: argparse.Namespace) -> None:
     rows = run_protocol(engines, show_progress)
     show_progress("")
     print(to_json(rows) if given.json else to_table(ProtocolRow.HEADINGS, rows))
+
+
+def run_storage_command(given: argparse.Namespace) -> None:
+    """Carry out ``storage``."""
+    rows = run_storage(StoragePlan(given.entries, given.groups, given.directory), show_progress)
+    show_progress("")
+    print(to_json(rows) if given.json else to_table(StorageRow.HEADINGS, rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

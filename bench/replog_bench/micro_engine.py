@@ -26,6 +26,7 @@ from replog.envelope import pack_envelope
 from replog.errors import ReplogError
 from replog.limits import Limits
 from replog.replica import Replica
+from replog.stored_log import HeldLog
 from replog.types import (
     NO_NODE,
     Entry,
@@ -74,7 +75,7 @@ class EngineCluster:
                     node_id=node_id,
                     epoch=epoch,
                     hard_state=HardState(epoch.number, 0, NO_NODE),
-                    entries=(),
+                    log=HeldLog(),
                     limits=Limits(),
                     options=self.plugin.options(),
                     seed=node_id,

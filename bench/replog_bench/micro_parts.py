@@ -107,7 +107,8 @@ def _open_log(directory: Path) -> Storage:
 def _encode_group(directory: Path) -> Samples:
     storage = _open_log(directory)
     writes = [Write(None, None, command_entries(1, BATCH))]
-    samples = per_operation(lambda: storage.encode(writes), divide=BATCH)
+    # Not more often than can be kept: what is encoded is held until it is persisted.
+    samples = [each / BATCH for each in one_by_one(lambda: storage.encode(writes), 300)]
     storage.close()
     return samples
 

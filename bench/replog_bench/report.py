@@ -149,6 +149,30 @@ class ProtocolRow:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StorageRow:
+    """What the log on disk costs in one respect."""
+
+    what: str
+    value: float
+    unit: str
+    ratio_to_bare: float | None
+    """Beside the bare write and sync of the same bytes; ``None`` where there is no such thing."""
+    note: str
+
+    HEADINGS = ("what", "value", "unit", "ratio", "note")
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.what,
+            f"{self.value:,.3f}" if self.value < 1000 else f"{self.value:,.0f}",
+            self.unit,
+            _cell(self.ratio_to_bare, ".2f"),
+            self.note,
+        )
+
+
 class Row(Protocol):
     """What a table is made of."""
 
@@ -207,7 +231,12 @@ def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def to_json(rows: Sequence[ThroughputRow] | Sequence[MicroRow] | Sequence[ProtocolRow]) -> str:
+def to_json(
+    rows: Sequence[ThroughputRow]
+    | Sequence[MicroRow]
+    | Sequence[ProtocolRow]
+    | Sequence[StorageRow],
+) -> str:
     """One array of one object per row."""
     return json.dumps(
         [

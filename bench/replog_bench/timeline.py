@@ -116,11 +116,11 @@ class Timeline:
         encode, persist = Wal.encode, Wal.persist
         hand_over, take_ended = SyncThread.submit, SyncThread.take_ended
 
-        def watched_encode(wal: Wal, writes: Sequence[Write]) -> bytes:
+        def watched_encode(wal: Wal, writes: Sequence[Write]) -> object:
             self._begin_group(writes)
             return encode(wal, writes)
 
-        def watched_hand_over(syncs: SyncThread, group: bytes) -> None:
+        def watched_hand_over(syncs: SyncThread, group: object) -> None:
             self._mark_writing(HANDED_OVER)
             hand_over(syncs, group)
 

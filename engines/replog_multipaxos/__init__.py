@@ -99,26 +99,26 @@ def check_options(setup: EngineSetup, options: MultiPaxosOptions) -> None:
 
 
 def check_recovered(setup: EngineSetup) -> None:
-    """Raise unless the recovered votes are what an acceptor can have left: slots ascend, no vote is
-    above the promise, and there is no hole among those known as chosen."""
-    entries, hard_state = setup.entries, setup.hard_state
-    start = setup.epoch.start_index
-    indexes = [entry.index for entry in entries]
-    chosen_count = hard_state.commit_hint - start + 1
-    if indexes != sorted(set(indexes)) or (indexes and indexes[0] < start):
+    """Raise unless the recovered votes are what an acceptor can have left: no vote is
+    above the promise, and there is no hole among the slots known as chosen."""
+    log, hard_state = setup.log, setup.hard_state
+    reach = max(setup.epoch.start_index - 1, log.base.index)
+    runs = list(log.runs)
+    if runs and runs[0].first <= reach:
         raise LogDamaged(
-            f"the log of node {setup.node_id} holds a slot twice, or one below {start}; keep this "
-            "node stopped"
+            f"the log of node {setup.node_id} holds a slot below {reach + 1}, where it begins; "
+            "keep this node stopped"
         )
-    if hard_state.commit_hint and indexes[:chosen_count] != list(
-        range(start, start + chosen_count)
-    ):
+    for run in runs:
+        if run.first == reach + 1:
+            reach = run.last
+    if hard_state.commit_hint > reach:
         raise LogDamaged(
             f"the log of node {setup.node_id} lacks a slot up to {hard_state.commit_hint}, though "
             "it knew all of them as chosen; keep this node stopped, for a node that lost votes "
             "must not vote"
         )
-    if any(entry.term > hard_state.term for entry in entries):
+    if any(run.term > hard_state.term for run in runs):
         raise LogDamaged(
             f"the log of node {setup.node_id} holds a vote above its promise {hard_state.term}; "
             "keep this node stopped, for its promise may be lost as well"

@@ -142,8 +142,8 @@ def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> None:
     fresh: list[Entry] = []
     for entry in entries:
         index = entry.index
-        if index <= slots.base_index:
-            continue  # trimmed: the answer says that it is chosen, and counts as no vote
+        if index < slots.first_held_index:
+            continue  # known as chosen: the answer says that it is chosen, and counts as no vote
         vote = slots.at(index)
         if vote.term == entry.term or index <= engine.commit_index or index in engine.chosen:
             check_same_value(engine, vote, entry)

@@ -33,7 +33,7 @@ that value, so no other value is ever counted by it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from replog.quorum import QuorumSystem
 from replog.testing.checks import Check, Nodes
@@ -180,7 +180,7 @@ class OneChoice(Check):
         return ""
 
 
-def _is_on_disk(entries: Sequence[Entry], disk: dict[LogIndex, Entry]) -> bool:
+def _is_on_disk(entries: Sequence[Entry], disk: Mapping[LogIndex, Entry]) -> bool:
     """Whether the disk holds every one of ``entries``, or a later record in its slot."""
     for entry in entries:
         held = disk.get(entry.index)

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from replog.errors import SchemaError
+from replog.tail import HOLE
 from replog.types import NO_NODE, Entry, EntryKind, LogIndex, NodeId, Role, Term, entry_body
 from replog_multipaxos import leader as leading
 from replog_multipaxos import learner
@@ -21,7 +22,7 @@ from replog_multipaxos.acceptor import check_same_value
 from replog_multipaxos.ballot import owner_of
 from replog_multipaxos.indexes import INDEX_MAX, IndexSet
 from replog_multipaxos.messages import Nack, Prepare, Promise, TakeOver
-from replog_multipaxos.slots import HOLE, check_not_ahead
+from replog_multipaxos.slots import check_not_ahead
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos

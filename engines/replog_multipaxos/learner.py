@@ -152,8 +152,8 @@ def take_facts(engine: MultiPaxos, entries: tuple[Entry, ...] | list[Entry]) -> 
     held: list[Entry] = []
     for entry in entries:
         index = entry.index
-        if index <= slots.base_index:
-            continue
+        if index < slots.first_held_index:
+            continue  # known as chosen
         vote = slots.at(index)
         is_known = index <= engine.commit_index or index in engine.chosen
         if (is_known or vote.term >= entry.term) and vote.body != entry.body:

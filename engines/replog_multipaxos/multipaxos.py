@@ -171,8 +171,10 @@ class MultiPaxos:
         self.term: Term = setup.hard_state.term
         """The promised ballot; may not be durable yet."""
         base_index = setup.epoch.start_index - 1
-        self.slots = Slots(base_index, setup.entries, self.term)
-        self.commit_index: LogIndex = max(base_index, setup.hard_state.commit_hint)
+        known_index = setup.hard_state.commit_hint
+        cache_bytes_max = setup.limits.log_cache_bytes_max
+        self.slots = Slots(base_index, setup.log, self.term, known_index, cache_bytes_max)
+        self.commit_index: LogIndex = max(self.slots.base_index, known_index)
         """Every slot up to here is known as chosen, and its value is here."""
         self.chosen = IndexSet()
         """Slots above it that are known as chosen too, with the values here."""
@@ -203,7 +205,7 @@ class MultiPaxos:
         self.durable = setup.hard_state
         self._hint_written = setup.hard_state.commit_hint
         self._is_hard_state_new = False
-        self._handed_index: LogIndex = base_index
+        self._handed_index: LogIndex = self.slots.base_index
         """Everything up to here was handed out to be applied."""
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
@@ -407,7 +409,9 @@ class MultiPaxos:
         first = self._handed_index + 1
         last = min(self.commit_index, self._handed_index + self.setup.limits.apply_entries_max)
         self._handed_index = last
-        return self.slots.slice(first, last)
+        committed = self.slots.slice(first, last)
+        self.slots.release(committed)
+        return committed
 
     def advance(self, ready: Ready) -> None:
         """The writes of ``ready`` are durable: count our own promise, or our own votes."""

@@ -8,6 +8,8 @@ The rules this module keeps:
   on disk.  A record that is overwritten is neither until the new one is, and a write that was
   overtaken on its way to disk does not count for the record that replaced it.
 * Slots up to ``base_index`` were trimmed: all of them were chosen and applied.
+* Slots below ``first_held_index`` are known as chosen, and their votes on disk; they are read back
+  to be told, and never written again.
 
 Whether an entry may be accepted is the acceptor's affair; this module only stores.
 """
@@ -18,14 +20,11 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
 from replog.errors import SchemaError
+from replog.stored_log import StoredLog
+from replog.tail import HOLE, Tail
 from replog.types import Entry, LogIndex, NodeId, Term
 from replog_multipaxos.indexes import IndexSet
-
-HOLE: Final = Entry(0, 0, 0, b"")
-"""Stands in a slot in which nothing was accepted; its ballot is below every other."""
-
 
 SLOTS_AHEAD_MAX: Final = 1 << 22
 """How far above the commit index a slot may be that another node tells of.
@@ -47,55 +46,41 @@ def check_not_ahead(sender: NodeId, entries: Sequence[Entry], commit_index: LogI
 class Slots:
     """The votes of one acceptor in one epoch, in memory."""
 
-    __slots__ = (
-        "_entries",
-        "_slice",
-        "_slice_span",
-        "_spans",
-        "_unsaved",
-        "_within_asked",
-        "_within_bytes",
-        "_within_span",
-        "base_index",
-        "durable",
-        "held",
-        "last_index",
-    )
+    __slots__ = ("_spans", "_tail", "_unsaved", "base_index", "durable", "held", "last_index")
 
-    def __init__(self, base_index: LogIndex, recovered: Sequence[Entry], ballot: Term) -> None:
-        self.base_index = base_index
+    def __init__(
+        self,
+        base_index: LogIndex,
+        log: StoredLog,
+        ballot: Term,
+        known_index: LogIndex,
+        cache_bytes_max: int,
+    ) -> None:
+        self.base_index = max(base_index, log.base.index)
         """Everything up to here was trimmed."""
-        self._entries: list[Entry] = []
-        self.last_index = base_index
+        self._tail = Tail(log, self.base_index, known_index, cache_bytes_max)
+        self.last_index = self._tail.last_index
         """The highest slot with a vote; ``base_index`` if there is none."""
         self.held = IndexSet()
         self.durable = IndexSet()
         self._unsaved = IndexSet()
         self._spans: deque[IndexSet] = deque()
         """What each write that is on its way will make durable."""
-        self._forget_slices()
-        for entry in recovered:
-            self._entries += [HOLE] * (entry.index - self.last_index - 1)
-            self._entries.append(entry)
-            self.last_index = entry.index
-            self.durable.add(entry.index, entry.index)
-            if entry.term == ballot:
-                self.held.add(entry.index, entry.index)
-
-    def _forget_slices(self) -> None:
-        self._slice: tuple[Entry, ...] = ()
-        self._slice_span: tuple[LogIndex, LogIndex] = (0, 0)
-        self._within_asked = (0, 0, 0)
-        self._within_span: tuple[LogIndex, LogIndex] = (0, 0)
-        self._within_bytes = 0
+        for run in log.runs:
+            self.durable.add(run.first, run.last)
+            if run.term == ballot:
+                self.held.add(run.first, run.last)
 
     # -- reading --
 
     def at(self, index: LogIndex) -> Entry:
-        """The vote in a slot; :data:`HOLE` where there is none, or none any more."""
-        if self.base_index < index <= self.last_index:
-            return self._entries[index - self.base_index - 1]
-        return HOLE
+        """The vote in a slot; :data:`~replog.tail.HOLE` where there is none, or none any more."""
+        return self._tail.at(index) if index > self.base_index else HOLE
+
+    @property
+    def first_held_index(self) -> LogIndex:
+        """The votes in the slots from here on are in memory."""
+        return self._tail.first_index
 
     @property
     def durable_index(self) -> LogIndex:
@@ -103,60 +88,23 @@ class Slots:
         return self.durable.reach(self.base_index + 1)
 
     def slice(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
-        """The slots from ``first`` to ``last``, both included, among which there is no hole.
-
-        A leader asks for the same stretch once per peer and once for its disk; the last answer is
-        kept, so that all of them share one object, which is encoded once.
-        """
-        assert self.base_index < first <= last <= self.last_index
-        span = (first, last)
-        if self._slice_span != span:
-            offset = self.base_index + 1
-            self._slice = tuple(self._entries[first - offset : last - offset + 1])
-            self._slice_span = span
-        return self._slice
+        """See :meth:`Tail.slice <replog.tail.Tail.slice>`."""
+        assert self.base_index < first
+        return self._tail.slice(first, last)
 
     def slice_within(
         self, first: LogIndex, last: LogIndex, bytes_max: int
     ) -> tuple[tuple[Entry, ...], int]:
-        """The slots from ``first`` to at most ``last`` that fit into ``bytes_max`` as they travel,
-        at least one, and how many bytes they take at most; there is no hole among them."""
-        asked = (first, last, bytes_max)
-        if self._within_asked == asked and self._slice_span == self._within_span:
-            return self._slice, self._within_bytes
-        offset = self.base_index + 1
-        size_bytes = 0
-        end = first - 1
-        for at in range(first - offset, last - offset + 1):
-            entry_bytes = len(self._entries[at].body) + ENTRY_OVERHEAD_BYTES_MAX
-            if size_bytes + entry_bytes > bytes_max and end >= first:
-                break
-            size_bytes += entry_bytes
-            end += 1
-        entries = self.slice(first, end)
-        self._within_asked, self._within_span = asked, (first, end)
-        self._within_bytes = size_bytes
-        return entries, size_bytes
+        """See :meth:`Tail.slice_within <replog.tail.Tail.slice_within>`."""
+        return self._tail.slice_within(first, last, bytes_max)
 
     def votes_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], LogIndex]:
-        """The votes from ``first`` on that fit into ``bytes_max``, at least one if there is one,
-        without the holes; and the slot up to which that is all, 0 if it is all there is."""
-        found: list[Entry] = []
-        size_bytes = 0
-        for index in range(max(first, self.base_index + 1), self.last_index + 1):
-            entry = self._entries[index - self.base_index - 1]
-            if entry is HOLE:
-                continue
-            size_bytes += len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
-            if size_bytes > bytes_max and found:
-                return tuple(found), index - 1
-            found.append(entry)
-        return tuple(found), 0
+        """See :meth:`Tail.found_within <replog.tail.Tail.found_within>`."""
+        return self._tail.found_within(max(first, self.base_index + 1), bytes_max)
 
     def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
-        """The bytes of the bodies from ``first`` to ``last``, both included."""
-        offset = self.base_index + 1
-        return sum([len(entry.body) for entry in self._entries[first - offset : last - offset + 1]])
+        """See :meth:`Tail.size_bytes <replog.tail.Tail.size_bytes>`."""
+        return self._tail.size_bytes(first, last)
 
     # -- writing --
 
@@ -183,16 +131,10 @@ class Slots:
     def _put_run(
         self, entries: Sequence[Entry], first: LogIndex, last: LogIndex, held: bool
     ) -> None:
-        assert first > self.base_index
-        behind = self.last_index + 1
-        if first < behind:
+        assert first >= self.first_held_index
+        if first <= self.last_index:
             self._void(first, min(last, self.last_index))
-            offset = self.base_index + 1
-            self._entries[first - offset : last - offset + 1] = entries
-        else:
-            if first > behind:
-                self._entries += [HOLE] * (first - behind)
-            self._entries += entries
+        self._tail.put(entries)
         self.last_index = max(self.last_index, last)
         self._unsaved.add(first, last)
         if held:
@@ -204,16 +146,18 @@ class Slots:
         self.held.remove(first, last)
         for span in self._spans:
             span.remove(first, last)
-        self._forget_slices()
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """These were handed out to be applied, and need not be held any longer."""
+        self._tail.release(entries, self.durable_index)
 
     def trim(self, upto: LogIndex) -> None:
         """Forget the slots up to ``upto``, which were all chosen and applied."""
         assert self.base_index <= upto <= self.durable_index, "trimmed beyond what is on disk"
-        del self._entries[: upto - self.base_index]
+        self._tail.trim(upto)
         self.base_index = upto
         for indexes in (self.durable, self.held, self._unsaved, *self._spans):
             indexes.remove(0, upto)
-        self._forget_slices()
 
     @property
     def has_unsaved(self) -> bool:
@@ -227,11 +171,7 @@ class Slots:
         self._unsaved = IndexSet()
         if len(ranges) == 1:
             return self.slice(*ranges[0])
-        offset = self.base_index + 1
-        found: list[Entry] = []
-        for first, last in ranges:
-            found += self._entries[first - offset : last - offset + 1]
-        return tuple(found)
+        return tuple(entry for first, last in ranges for entry in self.slice(first, last))
 
     def advance_durable(self) -> None:
         """The oldest take that is still on its way is on disk."""
@@ -240,9 +180,9 @@ class Slots:
 
     def clone(self) -> Slots:
         """An independent copy."""
-        copy = Slots(self.base_index, (), 0)
-        copy._entries = self._entries.copy()
-        copy.last_index = self.last_index
+        copy: Slots = object.__new__(Slots)
+        copy._tail = self._tail.clone()
+        copy.base_index, copy.last_index = self.base_index, self.last_index
         copy.held, copy.durable = self.held.clone(), self.durable.clone()
         copy._unsaved = self._unsaved.clone()
         copy._spans = deque(span.clone() for span in self._spans)
@@ -252,7 +192,7 @@ class Slots:
         """Equal for two records that hold the same votes with the same durability."""
         return (
             self.base_index,
-            tuple(self._entries),
+            self._tail.key(),
             self.held.key(),
             self.durable.key(),
             self._unsaved.key(),

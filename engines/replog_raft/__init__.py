@@ -48,16 +48,17 @@ class RaftPlugin:
 
 def check_recovered(setup: EngineSetup) -> None:
     """Raise unless the recovered log is without gaps and its terms never fall (Raft §5.3)."""
-    entries = setup.entries
-    start = setup.epoch.start_index
-    if [entry.index for entry in entries] != list(range(start, start + len(entries))):
-        raise LogDamaged(
-            f"the log of node {setup.node_id} has a gap: it holds {len(entries)} entries, which "
-            f"are not {start} to {start + len(entries) - 1}; keep this node stopped, for a node "
-            "that lost entries must not vote"
-        )
-    terms = [entry.term for entry in entries]
-    if terms != sorted(terms) or (terms and terms[-1] > setup.hard_state.term):
+    base, runs = setup.log.base, list(setup.log.runs)
+    end = max(setup.epoch.start_index - 1, base.index)
+    for run in runs:
+        if run.first != end + 1:
+            raise LogDamaged(
+                f"the log of node {setup.node_id} has a gap: entry {run.first} follows entry "
+                f"{end}; keep this node stopped, for a node that lost entries must not vote"
+            )
+        end = run.last
+    terms = [base.term, *(run.term for run in runs)]
+    if terms != sorted(terms) or terms[-1] > setup.hard_state.term:
         raise LogDamaged(
             f"the terms in the log of node {setup.node_id} fall, or exceed its current term "
             f"{setup.hard_state.term}; keep this node stopped, for its vote may be lost as well"

@@ -138,7 +138,8 @@ class Raft:
         assert len(self.peer_ids) + 1 == len(setup.epoch.voters), "the node is not a voter"
         self.term: Term = setup.hard_state.term
         self.voted_for: NodeId = setup.hard_state.voted_for
-        self.view = LogView(setup.epoch.start_index - 1, setup.entries)
+        cache_bytes_max = setup.limits.log_cache_bytes_max
+        self.view = LogView(setup.epoch.start_index - 1, setup.log, cache_bytes_max)
         self.commit_index: LogIndex = self.view.base_index
         self.role = Role.FOLLOWER
         self.leader_id: NodeId = NO_NODE
@@ -446,7 +447,9 @@ class Raft:
         first = self._handed_index + 1
         last = min(self.commit_index, self._handed_index + self.setup.limits.apply_entries_max)
         self._handed_index = last
-        return self.view.slice(first, last)
+        committed = self.view.slice(first, last)
+        self.view.release(committed)
+        return committed
 
     def advance(self, ready: Ready) -> None:
         """The writes of ``ready`` are durable: count our own vote, or our own copy."""

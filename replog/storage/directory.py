@@ -19,6 +19,7 @@ never touches the identity.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -59,10 +60,11 @@ class NodeDirectory:
         self._lock: Descriptor | None = lock
         self._storage_opened = False
 
-    def open_storage(self) -> Storage:
-        """The node's storage; ``recover`` it next."""
+    def open_storage(self, *, is_synced: bool = True) -> Storage:
+        """The node's storage, as durable as :class:`~replog.storage.plugin.StorageHome` says;
+        ``recover`` it next."""
         assert self._lock is not None, "the directory is open"
-        return self._plugin.open(self._home)
+        return self._plugin.open(replace(self._home, is_synced=is_synced))
 
     def mark_started(self) -> None:
         """The node begins to take part: from here on the directory of a storage that is not

@@ -47,6 +47,9 @@ class FileLayer(Protocol):
     def read(self, path: Path) -> bytes:
         """All bytes of a file."""
 
+    def read_at(self, descriptor: Descriptor, offset: int, size_bytes: int) -> bytes:
+        """At most so many bytes from ``offset`` on; fewer only at the end of the file."""
+
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """Write at ``offset``; how many bytes were taken."""
 
@@ -156,6 +159,10 @@ class RealFiles:
     def read(self, path: Path) -> bytes:
         """See :meth:`FileLayer.read`."""
         return path.read_bytes()
+
+    def read_at(self, descriptor: Descriptor, offset: int, size_bytes: int) -> bytes:
+        """See :meth:`FileLayer.read_at`."""
+        return os.pread(descriptor, size_bytes, offset)
 
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """See :meth:`FileLayer.write`."""

@@ -24,7 +24,7 @@ class MemoryStorage:
 
     def __init__(self) -> None:
         self._replay = Replay()
-        self._encoded: deque[tuple[bytes, Sequence[Write]]] = deque()
+        self._encoded: deque[tuple[int, Sequence[Write]]] = deque()
         self._encoded_count = 0
 
     def recover(self) -> Recovered:
@@ -32,24 +32,20 @@ class MemoryStorage:
         self._encoded.clear()
         return self._replay.recovered()
 
-    def encode(self, writes: Sequence[Write]) -> bytes:
+    def encode(self, writes: Sequence[Write]) -> int:
         """A ticket for the writes: nothing has to become bytes in order to stay in memory."""
         self._encoded_count += 1
-        ticket = b"%d" % self._encoded_count
+        ticket = self._encoded_count
         self._encoded.append((ticket, tuple(writes)))
         return ticket
 
-    def persist(self, group: bytes) -> None:
+    def persist(self, group: object) -> None:
         """Apply the writes of the ticket ``group``."""
         ticket, writes = self._encoded.popleft()
         if group != ticket:
             raise AssertionError("groups are persisted in the order in which they were encoded")
         for write in writes:
-            if write.hard_state is not None:
-                self._replay.hard_state = write.hard_state
-            if write.truncate_from is not None:
-                self._replay.truncate(write.truncate_from)
-            self._replay.put(write.entries)
+            self._replay.apply(write)
 
     def close(self) -> None:
         """Nothing is held but memory."""

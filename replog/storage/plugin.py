@@ -25,6 +25,9 @@ class StorageHome:
     cluster_id: str
     node_id: NodeId
     incarnation: int
+    is_synced: bool = True
+    """Whether what is written is synced before it counts (sync level ``always``); else the
+    operating system writes it when it likes (``os``), and a power cut loses what it has not."""
 
 
 class StoragePlugin(Protocol):

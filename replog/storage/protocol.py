@@ -10,7 +10,8 @@ The rules:
 * ``persist`` that fails poisons the storage: what is on disk is unknown (a failed fsync may have
   dropped the pages), so nothing is retried and every later call fails.
 * Replay: within and across groups, the last write per index wins; a truncation voids everything at
-  and above its index.
+  and above its index; a base voids everything at and below it, for ever.
+* Entries are read back one stretch at a time; nobody has to hold a whole log in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from replog.types import Entry, HardState, LogIndex, record
+from replog.stored_log import StoredLog
+from replog.types import Entry, EntryId, HardState, LogIndex, record
 
 
 @record
 class Write:
-    """What one Ready wants durable; applied in the order of the fields."""
+    """What one Ready wants durable, all of it or nothing."""
 
     hard_state: HardState | None
     truncate_from: LogIndex | None
     entries: Sequence[Entry]
+    """In place of what was at their indexes, after the truncation."""
+    base: EntryId | None = None
+    """A durable snapshot holds everything up to here: the log begins behind it.  It comes before
+    the truncation and the entries."""
 
 
 @record
@@ -36,8 +42,7 @@ class Recovered:
 
     hard_state: HardState | None
     """``None`` in a storage that was never written."""
-    entries: Sequence[Entry]
-    """Ascending by index; the last write per index."""
+    log: StoredLog
 
 
 class Storage(Protocol):
@@ -53,10 +58,10 @@ class Storage(Protocol):
         Raises :class:`~replog.errors.LogDamaged` for any damage but a torn, unacknowledged tail.
         """
 
-    def encode(self, writes: Sequence[Write]) -> bytes:
-        """The bytes of one group.  No I/O; must be persisted, in order."""
+    def encode(self, writes: Sequence[Write]) -> object:
+        """One group, to be given to :meth:`persist`, in order.  No I/O."""
 
-    def persist(self, group: bytes) -> None:
+    def persist(self, group: object) -> None:
         """Append the group and sync it.  Blocks; raises ``StorageFailed`` and is then poisoned."""
 
     def close(self) -> None:

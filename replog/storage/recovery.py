@@ -22,7 +22,7 @@ import zlib
 from pathlib import Path
 
 from replog.errors import LogDamaged, SchemaError, UnknownFormat
-from replog.storage.replay import Replay
+from replog.storage.log_state import LogState
 from replog.storage.segment import (
     DAMAGE_REMEDY,
     END_BYTE,
@@ -58,8 +58,10 @@ class Scanned:
     """Behind the last byte of the file that is not zero; above ``end`` when a group is torn."""
 
 
-def scan_groups(path: Path, data: bytes, header: SegmentHeader, replay: Replay) -> Scanned:
-    """Replay every group of the segment ``data``; raises ``LogDamaged`` as the module says."""
+def scan_groups(path: Path, data: bytes, header: SegmentHeader, state: LogState) -> Scanned:
+    """Tell ``state`` every group of the segment ``data``; raises ``LogDamaged`` as the module
+    says."""
+    state.begin_segment(header.segment, header.first_sequence)
     salt = header_salt(data)
     content_end = find_content_end(data)
     sequence = header.first_sequence - 1
@@ -84,12 +86,13 @@ def scan_groups(path: Path, data: bytes, header: SegmentHeader, replay: Replay) 
         ):
             _check_tear(data, offset, head, content_end, _where(path, head.sequence, offset))
             break
-        _replay_group(path, offset, head, body, replay)
+        state.begin_group(head.sequence, offset)
+        _replay_group(path, offset, head, body, state)
         sequence = head.sequence
         chain = head.checksum
         last_offset = offset
         offset = body_end + len(END_BYTE)
-    if sequence < header.first_sequence or replay.hard_state is None:
+    if sequence < header.first_sequence or state.hard_state is None:
         raise LogDamaged(
             f"{path}: the opening group at offset {HEADER_BYTES} is missing or damaged, and with "
             f"it the hard state; {DAMAGE_REMEDY}"
@@ -102,14 +105,32 @@ def scan_groups(path: Path, data: bytes, header: SegmentHeader, replay: Replay) 
     return Scanned(sequence, chain, last_offset, offset, content_end)
 
 
-def _replay_group(path: Path, offset: int, head: GroupHead, body: bytes, replay: Replay) -> None:
+def _replay_group(path: Path, offset: int, head: GroupHead, body: bytes, state: LogState) -> None:
     try:
-        replay_records(body, replay)
+        replay_records(body, state)
     except SchemaError as error:
         where = _where(path, head.sequence, offset)
         raise LogDamaged(f"{where}: {error}; {DAMAGE_REMEDY}") from error
     except UnknownFormat as error:
         raise UnknownFormat(f"{_where(path, head.sequence, offset)}: {error}") from error
+
+
+def check_sealed(path: Path, scanned: Scanned, header: SegmentHeader, following: Path) -> None:
+    """Raise unless a segment ends where the header of the following one says.
+
+    The following one was made when this one was full, and durable to its last group: a tear here
+    is damage.
+    """
+    if scanned.content_end > scanned.end:
+        raise LogDamaged(
+            f"{_where(path, scanned.last_sequence + 1, scanned.end)} is damaged, and {following} "
+            f"follows it; {DAMAGE_REMEDY}"
+        )
+    if (header.first_sequence, header.chain) != (scanned.last_sequence + 1, scanned.chain):
+        raise LogDamaged(
+            f"{path} ends with group {scanned.last_sequence}, and {following} goes on with group "
+            f"{header.first_sequence} of another chain; {DAMAGE_REMEDY}"
+        )
 
 
 def _where(path: Path, sequence: int, offset: int) -> str:

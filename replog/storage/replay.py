@@ -1,48 +1,51 @@
 """The meaning of a sequence of writes: what holds after all of them, whoever stored them.
 
-The last write per index wins; a truncation voids everything at and above its index.  The log on
-disk and the one in memory replay by this one definition.
+The last write per index wins; a truncation voids everything at and above its index; a base voids
+everything at and below it.  Every storage replays by these rules: the log on disk keeps where its
+entries stand (:mod:`replog.storage.places`), the one in memory the entries themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Protocol
 
-from replog.storage.protocol import Recovered
-from replog.types import Entry, HardState, LogIndex
+from replog.storage.protocol import Recovered, Write
+from replog.stored_log import HeldLog
+from replog.types import EntryId, HardState, LogIndex
 
 
-class Replay:
-    """What holds so far."""
+class Sink(Protocol):
+    """What the records of a log are told to, in their order."""
 
-    def __init__(self) -> None:
-        self.hard_state: HardState | None = None
-        self._entries: dict[LogIndex, Entry] = {}
-        self._last_index_max: LogIndex = 0
-        """No entry lies above it."""
+    hard_state: HardState | None
+
+    def cut(self, base: EntryId) -> None:
+        """Void everything at and below a base."""
 
     def truncate(self, from_index: LogIndex) -> None:
         """Void everything at and above ``from_index``."""
-        span = self._last_index_max - from_index + 1
-        if span <= 0:
-            return
-        entries = self._entries
-        if span <= len(entries):
-            for index in range(from_index, self._last_index_max + 1):
-                entries.pop(index, None)
-        else:  # a gap is wider than the log is long
-            self._entries = {at: entry for at, entry in entries.items() if at < from_index}
-        self._last_index_max = from_index - 1
 
-    def put(self, entries: Sequence[Entry]) -> None:
-        """Put each entry at its index."""
-        held = self._entries
-        for entry in entries:
-            held[entry.index] = entry
-        if entries:
-            self._last_index_max = max(self._last_index_max, entries[-1].index)
+    def put_packed(self, content: bytes) -> None:
+        """Put entries (:func:`replog.entries.pack_entries`), each at its index."""
+
+
+class Replay:
+    """What holds so far, entries and all; its log is live."""
+
+    def __init__(self) -> None:
+        self.hard_state: HardState | None = None
+        self.log = HeldLog()
+
+    def apply(self, write: Write) -> None:
+        """All of one write, in the order of its fields."""
+        if write.hard_state is not None:
+            self.hard_state = write.hard_state
+        if write.base is not None:
+            self.log.cut(write.base)
+        if write.truncate_from is not None:
+            self.log.truncate(write.truncate_from)
+        self.log.put(write.entries)
 
     def recovered(self) -> Recovered:
-        """What holds now, ascending by index; there may be gaps."""
-        entries = self._entries
-        return Recovered(self.hard_state, [entries[index] for index in sorted(entries)])
+        """What holds now; there may be holes."""
+        return Recovered(self.hard_state, self.log)

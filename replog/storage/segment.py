@@ -8,6 +8,9 @@
     head      magic, bytes of records, sequence, chain, checksum of records; checksum of the head
     record    type (u8), bytes of content (u32), content
 
+Each segment but the first opens with a group of its own: the hard state in force and the base, so
+that what is older can be removed.
+
 What the parts are for:
 
 * **One checksum for all records of a group.**  A group is written, synced and found again as one,
@@ -23,17 +26,18 @@ What the parts are for:
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from replog.entries import pack_entries, unpack_entries
+from replog.entries import pack_entries
 from replog.errors import LogDamaged, SchemaError, UnknownFormat
 from replog.storage.protocol import Write
-from replog.storage.replay import Replay
-from replog.types import HardState, LogIndex, NodeId, record
+from replog.storage.replay import Sink
+from replog.types import EntryId, HardState, LogIndex, NodeId, record
 
 FORMAT_VERSION: Final = 1
 SECTOR_BYTES: Final = 512
@@ -58,6 +62,7 @@ RECORD_HARD_STATE: Final = 1
 RECORD_TRUNCATE: Final = 2
 RECORD_PUT: Final = 3
 RECORD_HINTED_STATE: Final = 4
+RECORD_BASE: Final = 5
 _RECORD: Final = struct.Struct(">BI")
 _HARD_STATE: Final = struct.Struct(">IQH")
 _INDEX: Final = struct.Struct(">Q")
@@ -65,6 +70,8 @@ _HARD_STATE_RECORD: Final = struct.Struct(">BIIQH")
 _HINTED_STATE: Final = struct.Struct(">IQHQ")
 _HINTED_STATE_RECORD: Final = struct.Struct(">BIIQHQ")
 _TRUNCATE_RECORD: Final = struct.Struct(">BIQ")
+_BASE: Final = struct.Struct(">IQQ")
+_BASE_RECORD: Final = struct.Struct(">BIIQQ")
 
 
 @record
@@ -94,9 +101,18 @@ class GroupHead:
     """Of the head itself: the chain value of the next group."""
 
 
+_NAME: Final = re.compile(r"log-([0-9]{16})\.seg")
+
+
 def segment_name(segment: int) -> str:
     """The file name of a segment."""
     return f"log-{segment:016d}.seg"
+
+
+def segment_number(name: str) -> int:
+    """The number of the segment of that file name; 0 for what is no segment's."""
+    found = _NAME.fullmatch(name)
+    return 0 if found is None else int(found.group(1))
 
 
 def pack_header(header: SegmentHeader) -> bytes:
@@ -161,6 +177,10 @@ def pack_group(writes: Sequence[Write], sequence: int, chain: int, salt: int) ->
     for write in writes:
         if (hard_state := write.hard_state) is not None:
             parts.append(_pack_hard_state(hard_state))
+        if (base := write.base) is not None:
+            parts.append(
+                _BASE_RECORD.pack(RECORD_BASE, _BASE.size, base.epoch, base.term, base.index)
+            )
         if write.truncate_from is not None:
             parts.append(_TRUNCATE_RECORD.pack(RECORD_TRUNCATE, _INDEX.size, write.truncate_from))
         if write.entries:
@@ -208,8 +228,29 @@ def read_head(data: bytes, offset: int, salt: int) -> GroupHead | None:
     return GroupHead(body_bytes, sequence, chain, body_checksum, checksum)
 
 
-def replay_records(body: bytes, replay: Replay) -> None:
-    """Replay the records of one intact group.
+def unpack_head(data: bytes) -> GroupHead:
+    """The head of a group at the beginning of ``data``, whose checksum is not looked at; all zero
+    where there are too few bytes."""
+    if len(data) < HEAD_BYTES:
+        return GroupHead(0, 0, 0, 0, 0)
+    _, body_bytes, sequence, chain, body_checksum = _HEAD.unpack_from(data)
+    (checksum,) = _CHECKSUM.unpack_from(data, _HEAD.size)
+    return GroupHead(body_bytes, sequence, chain, body_checksum, checksum)
+
+
+def unpack_puts(body: bytes) -> Iterator[bytes]:
+    """The contents of the records of an intact group that put entries."""
+    at = 0
+    while at < len(body):
+        kind, length = _RECORD.unpack_from(body, at)
+        start = at + _RECORD.size
+        at = start + length
+        if kind == RECORD_PUT:
+            yield body[start:at]
+
+
+def replay_records(body: bytes, sink: Sink) -> None:
+    """Tell ``sink`` the records of one intact group.
 
     The checksum was right, so a record that makes no sense was *written* so: by a later release
     (:class:`~replog.errors.UnknownFormat`) or by a broken program
@@ -224,22 +265,25 @@ def replay_records(body: bytes, replay: Replay) -> None:
         at = start + length
         if at > len(body):
             raise SchemaError("a record is cut off")
-        _replay_record(kind, body[start:at], replay)
+        _replay_record(kind, body[start:at], sink)
 
 
-def _replay_record(kind: int, content: bytes, replay: Replay) -> None:
+def _replay_record(kind: int, content: bytes, sink: Sink) -> None:
     if kind == RECORD_PUT:
-        replay.put(unpack_entries(content))
+        sink.put_packed(content)
     elif kind == RECORD_HARD_STATE and len(content) == _HARD_STATE.size:
         epoch, term, voted_for = _HARD_STATE.unpack(content)
-        replay.hard_state = HardState(epoch, term, voted_for)
+        sink.hard_state = HardState(epoch, term, voted_for)
     elif kind == RECORD_HINTED_STATE and len(content) == _HINTED_STATE.size:
-        replay.hard_state = HardState(*_HINTED_STATE.unpack(content))
+        sink.hard_state = HardState(*_HINTED_STATE.unpack(content))
     elif kind == RECORD_TRUNCATE and len(content) == _INDEX.size:
         index: LogIndex
         (index,) = _INDEX.unpack(content)
-        replay.truncate(index)
-    elif kind in (RECORD_HARD_STATE, RECORD_TRUNCATE, RECORD_HINTED_STATE):
+        sink.truncate(index)
+    elif kind == RECORD_BASE and len(content) == _BASE.size:
+        epoch, term, base_index = _BASE.unpack(content)
+        sink.cut(EntryId(epoch, term, base_index))
+    elif kind in (RECORD_HARD_STATE, RECORD_TRUNCATE, RECORD_HINTED_STATE, RECORD_BASE):
         raise SchemaError(f"a record of type {kind} has {len(content)} bytes of content")
     else:
         raise UnknownFormat(

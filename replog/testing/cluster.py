@@ -36,6 +36,7 @@ from replog.limits import Limits
 from replog.machine import Machine
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Invariants, Violation
 from replog.testing.disk import DiskModel
@@ -105,7 +106,7 @@ class Cluster:
         self._epoch = Epoch(1, plugin.name, voters, start_index=1, agreed=agreed)
         self.seed = seed
         disk_model = disk_model or DiskModel(sync_ticks)
-        fresh = Recovered(hard_state=None, entries=())
+        fresh = Recovered(None, HeldLog())
         self.nodes: Mapping[NodeId, ClusterNode] = {
             node_id: ClusterNode(
                 node_id,
@@ -148,7 +149,7 @@ class Cluster:
             node_id=node_id,
             epoch=self._epoch,
             hard_state=recovered.hard_state or HardState(self._epoch.number, 0, NO_NODE),
-            entries=recovered.entries,
+            log=recovered.log,
             limits=self._limits,
             options=self._options,
             seed=self.seed,

@@ -13,10 +13,12 @@ This layer is also what the real log is judged by: see :mod:`replog.testing.log_
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from replog.storage.protocol import Recovered, Write
+from replog.storage.replay import Replay
+from replog.stored_log import all_entries
 from replog.types import Entry, HardState, LogIndex, record
 
 GROUPS_UNBOUNDED: Final = 1 << 30
@@ -35,6 +37,15 @@ class DiskModel:
     """Whether the log's own code is beneath, on files in memory: ``groups_max`` is 1 then."""
 
 
+def is_same(one: Recovered, other: Recovered) -> bool:
+    """Whether two recoveries found the same."""
+    return (
+        one.hard_state == other.hard_state
+        and one.log.base == other.log.base
+        and all_entries(one.log) == all_entries(other.log)
+    )
+
+
 class Group:
     """Writes on their way to the disk, durable together."""
 
@@ -46,7 +57,7 @@ class Group:
         self.writes = writes
         self.due = due
         """The tick at which it will be durable."""
-        self.data = b""
+        self.data: object = None
         """The group as a real log encodes it, where there is one."""
 
 
@@ -54,8 +65,8 @@ class Disk:
     """The two layers of one node's disk."""
 
     __slots__ = (
+        "_synced",
         "entries",
-        "hard_state",
         "is_held",
         "pending",
         "synced_count",
@@ -64,10 +75,12 @@ class Disk:
     )
 
     def __init__(self, recovered: Recovered) -> None:
-        self.hard_state: HardState | None = recovered.hard_state
-        """Of the synced layer; ``None``: never written."""
-        self.entries: dict[LogIndex, Entry] = {entry.index: entry for entry in recovered.entries}
-        """Of the synced layer."""
+        self._synced = Replay()
+        self._synced.hard_state = recovered.hard_state
+        self._synced.log.cut(recovered.log.base)
+        self._synced.log.put(all_entries(recovered.log))
+        self.entries: Mapping[LogIndex, Entry] = self._synced.log.entries
+        """Of the synced layer, by index."""
         self.pending: deque[Group] = deque()
         """The groups that are not durable, oldest first."""
         self.written_count = 0
@@ -78,6 +91,15 @@ class Disk:
         """How many writes (one for each Ready that writes) were made durable."""
         self.is_held = False
         """Whether syncs wait for the test that holds them."""
+
+    @property
+    def hard_state(self) -> HardState | None:
+        """Of the synced layer; ``None``: never written."""
+        return self._synced.hard_state
+
+    @hard_state.setter
+    def hard_state(self, hard_state: HardState | None) -> None:
+        self._synced.hard_state = hard_state
 
     def write(self, writes: Sequence[Write], due: int) -> Group:
         """Put a group on its way; it cannot be durable before the ones ahead of it."""
@@ -95,18 +117,8 @@ class Disk:
         self.synced_count = group.number
         self.synced_writes_count += len(group.writes)
         for write in group.writes:
-            self._apply(write)
+            self._synced.apply(write)
         return group.writes
-
-    def _apply(self, write: Write) -> None:
-        entries = self.entries
-        if write.hard_state is not None:
-            self.hard_state = write.hard_state
-        if write.truncate_from is not None:
-            for index in [index for index in entries if index >= write.truncate_from]:
-                del entries[index]
-        for entry in write.entries:
-            entries[entry.index] = entry
 
     def crash(self) -> int:
         """Lose the pending layer; returns how many groups it held."""
@@ -115,8 +127,5 @@ class Disk:
         return lost
 
     def recover(self) -> Recovered:
-        """What a restarted node finds: the synced layer."""
-        return Recovered(
-            hard_state=self.hard_state,
-            entries=tuple(self.entries[index] for index in sorted(self.entries)),
-        )
+        """What a restarted node finds: the synced layer, which lives on."""
+        return self._synced.recovered()

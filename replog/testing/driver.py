@@ -33,10 +33,11 @@ from replog.errors import (
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.storage.protocol import Recovered, Write
+from replog.stored_log import all_entries
 from replog.testing.agenda import Agenda
 from replog.testing.chance import Chance
 from replog.testing.checks import Broken, Invariants, Violation
-from replog.testing.disk import DiskModel
+from replog.testing.disk import DiskModel, is_same
 from replog.testing.faults import Faults, draw_delays, draw_priority
 from replog.testing.files import Crashed
 from replog.testing.goals import Goals
@@ -388,7 +389,7 @@ class Driver:
             return
         node.start(recovered, partial(self._make_turns, node))
         pairs = hard_state_pairs(recovered.hard_state)
-        self.note(node.node_id, event, **pairs, log=tuple(recovered.entries))
+        self.note(node.node_id, event, **pairs, log=all_entries(recovered.log))
         self.turn(node, _do_nothing)
 
     def _recover(self, node: ClusterNode) -> Recovered:
@@ -407,7 +408,7 @@ class Driver:
             self._rehearse(node, found)
         node.is_damaged = False  # by what was wiped, or by what says nothing
         uncertain, log_disk.uncertain = log_disk.uncertain, []
-        while not _is_same(found, disk.recover()):
+        while not is_same(found, disk.recover()):
             if not uncertain:
                 raise Broken(
                     f"I11: node {node.node_id} recovers something else from its log than was synced"
@@ -564,10 +565,6 @@ def _do_nothing() -> None:
 
 def _hear_nothing(_: object) -> None:
     """Nobody has to know: changes of the role, for instance, are seen in the status."""
-
-
-def _is_same(one: Recovered, other: Recovered) -> bool:
-    return one.hard_state == other.hard_state and list(one.entries) == list(other.entries)
 
 
 def _sentence_of(error: BaseException) -> str:

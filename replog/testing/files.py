@@ -202,6 +202,12 @@ class ForgetfulFiles:
         self._count("read", path)
         return bytes(self._file(path).data)
 
+    def read_at(self, descriptor: Descriptor, offset: int, size_bytes: int) -> bytes:
+        """See :meth:`replog.storage.files.FileLayer.read_at`."""
+        path, file = self._opened(descriptor)
+        self._count("read", path)
+        return bytes(file.data[offset : offset + size_bytes])
+
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """See :meth:`replog.storage.files.FileLayer.write`."""
         path, file = self._opened(descriptor)

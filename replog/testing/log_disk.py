@@ -24,13 +24,15 @@ from typing import Final
 
 from replog.errors import LogDamaged, StorageFailed
 from replog.storage.directory import init_directory, open_directory
+from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage
 from replog.storage.recovery import TAIL_BYTES, find_content_end
-from replog.storage.segment import GROUP_MAGIC, segment_name
+from replog.storage.segment import GROUP_MAGIC, segment_name, segment_number
 from replog.storage.wal import WAL, Wal
-from replog.testing.disk import Disk, Group
+from replog.storage.wal import Group as PackedGroup
+from replog.testing.disk import Disk, Group, is_same
 from replog.testing.files import (
     Crashed,
     ForgetfulFiles,
@@ -42,8 +44,11 @@ from replog.testing.files import (
 )
 from replog.types import NodeId, Voter
 
+SEGMENT_BYTES: Final = 8 * 1024
+"""A segment of the log is full soon, ..."""
+
 EXTEND_BYTES: Final = 1024
-"""The log file grows by little, so that it grows often, and a crash may keep what is written in it
+"""... and grows by little, so that it grows often, and a crash may keep what is written in it
 and not how far it grew."""
 
 WRITE_BYTES_MAX: Final = 100
@@ -54,6 +59,9 @@ GROWING_OPERATIONS: Final = 30
 
 LAST_SIZE_CHANCE: Final = 0.5
 """How likely damage is in the size of the last group."""
+
+SECOND_COPY_CHANCE: Final = 0.15
+"""How likely damage is in the second copy of the hard state instead."""
 
 BEHIND_BYTES: Final = 512
 """Damage strikes no further behind the last group than this: a sector."""
@@ -101,8 +109,12 @@ class LogDisk:
 
     @property
     def path(self) -> Path:
-        """The file with the log."""
-        return self._home.path / segment_name(1)
+        """The last segment of the log."""
+        return self._home.path / segment_name(max(_segments(self.files)))
+
+    def _log_on(self, files: ForgetfulFiles) -> Wal:
+        """The log on some files, not recovered yet."""
+        return Wal(replace(self._home, files=files), SEGMENT_BYTES, EXTEND_BYTES)
 
     def write(self, group: Group) -> None:
         """Encode a group that is on its way now."""
@@ -152,15 +164,19 @@ class LogDisk:
         self.files.crash(keep)
 
     def flip_bit(self, random: Random) -> None:
-        """Damage one byte of the log, behind everybody's back: any up to a little behind its end,
-        or one in the size of the last group, for a group that ends too late looks most like a torn
-        one."""
-        data = self.files.read(self.path)
+        """Damage one byte of a segment, or of the second copy of the hard state, behind everybody's
+        back: any up to a little behind its end, or one in the size of its last group, for a group
+        that ends too late looks most like a torn one."""
+        name = segment_name(random.choice(_segments(self.files)))
+        if random.random() < SECOND_COPY_CHANCE:
+            name = SECOND_COPY_NAME
+        path = self._home.path / name
+        data = self.files.read(path)
         end = len(data.rstrip(b"\0")) + BEHIND_BYTES
         at, bit = random.randrange(min(end, len(data))), random.randrange(8)
-        if random.random() < LAST_SIZE_CHANCE:
+        if name != SECOND_COPY_NAME and random.random() < LAST_SIZE_CHANCE:
             at = data.rindex(GROUP_MAGIC) + len(GROUP_MAGIC) + random.randrange(SIZE_BYTES)
-        self.files.corrupt(self.path, at, bytes([data[at] ^ (1 << bit)]))
+        self.files.corrupt(path, at, bytes([data[at] ^ (1 << bit)]))
 
     def recover(self) -> Recovered:
         """Open the log anew; raises ``LogDamaged``, ``StorageFailed`` or ``Crashed``."""
@@ -174,12 +190,12 @@ class LogDisk:
             files=self.files,
         )
         directory.close()  # the real one stays locked; a simulated node has no rival
-        log = Wal(self._home, EXTEND_BYTES)
-        before = self.files.read(log.path)
+        log = self._log_on(self.files)
+        before = self.files.read(self.path) if _segments(self.files) else b""
         recovered = log.recover()
         self._log = log
         # What was whole is written once more as it was; what was torn is wiped.
-        after = self.files.read(log.path)
+        after = self.files.read(self.path)
         self.torn_count += after != before
         self.is_end_clean = find_content_end(after) <= log.end
         return recovered
@@ -189,9 +205,12 @@ class LogDisk:
         files, of which some sectors stay: what is wrong, if the log is refused then."""
         if self.files.fault is not None:
             return ""
+        packed = group.data
+        assert isinstance(packed, PackedGroup)
         data = self.files.read(self.path)
         random = Random(f"{seed}/{self._home.node_id}/{group.number}/{len(data)}")
-        is_growing = len(data.rstrip(b"\0")) + len(group.data) + TAIL_BYTES > len(data)
+        size_bytes = len(data.rstrip(b"\0")) + len(packed.data) + TAIL_BYTES
+        is_growing = size_bytes > len(data) or packed.opening
         if not is_growing or random.random() >= REHEARSED_SHARE:
             return ""
         log, files = deepcopy((self._log, self.files))
@@ -210,7 +229,7 @@ class LogDisk:
             log.persist(group.data)
         files.crash(KeepSectors(random.randrange(1 << 30)))
         try:
-            Wal(replace(self._home, files=files), EXTEND_BYTES).recover()
+            self._log_on(files).recover()
         except LogDamaged as damaged:
             return f"crashes as it writes a group, and refuses its log then: {damaged}"
         return ""
@@ -222,28 +241,32 @@ class LogDisk:
         files.fault = None
         files.crash(KeepNothing())
         try:
-            again = Wal(replace(self._home, files=files), EXTEND_BYTES).recover()
+            again = self._log_on(files).recover()
         except LogDamaged:
             return False
-        return (again.hard_state, list(again.entries)) == (found.hard_state, list(found.entries))
+        return is_same(again, found)
 
     def rehearse(self, found: Recovered, random: Random) -> str:
         """Have the last recovery crash on copies of the files, and recover from what that leaves:
         what is wrong, if that finds anything else than ``found``."""
         for _ in range(REHEARSALS):
             files = deepcopy(self._before)
-            home = replace(self._home, files=files)
             _set_crash(files, random.randint(1, REHEARSAL_OPERATIONS))
             with suppress(Crashed):
-                Wal(home, EXTEND_BYTES).recover()
+                self._log_on(files).recover()
             files.crash(_drawn_keep(random))
             try:
-                again = Wal(home, EXTEND_BYTES).recover()
+                again = self._log_on(files).recover()
             except LogDamaged as damaged:
                 return f"crashes as it recovers its log, and refuses that then: {damaged}"
-            if (again.hard_state, list(again.entries)) != (found.hard_state, list(found.entries)):
+            if not is_same(again, found):
                 return "crashes as it recovers its log, and recovers something else then"
         return ""
+
+
+def _segments(files: ForgetfulFiles) -> list[int]:
+    """The numbers of the segments that are there."""
+    return sorted(filter(None, map(segment_number, files.names(_PATH))))
 
 
 def _set_crash(files: ForgetfulFiles, operations: int, growing: int = 0) -> None:

@@ -16,6 +16,7 @@ from replog.errors import NotDone, OutcomeUnknown
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.replica import Replica
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.disk import Disk
 from replog.testing.log_disk import LogDisk
 from replog.testing.network import Flight
@@ -220,8 +221,8 @@ class ClusterNode:
         """Lose the disk; ``fenced``: nobody will take the node for what it was."""
         assert not self.is_up, f"node {self.node_id} runs"
         if fenced:
-            self.lost_entries = self.disk.entries
-        self.disk = Disk(Recovered(hard_state=None, entries=()))
+            self.lost_entries = dict(self.disk.entries)
+        self.disk = Disk(Recovered(None, HeldLog()))
         if self.log_disk is not None:
             self.log_disk = LogDisk(self.node_id)
 

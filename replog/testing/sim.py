@@ -194,6 +194,7 @@ class Simulation:
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
+            log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
         )
 
     def run(self) -> SimReport:

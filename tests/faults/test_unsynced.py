@@ -12,6 +12,7 @@ from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Write
 from replog.storage.segment import SECTOR_BYTES
 from replog.storage.wal import Wal, found_log
+from replog.stored_log import all_entries
 from replog.testing.files import (
     Crashed,
     ForgetfulFiles,
@@ -67,7 +68,7 @@ def home_on(files):
 
 
 def opened(files):
-    wal = Wal(home_on(files), EXTEND_BYTES)
+    wal = Wal(home_on(files), extend_bytes=EXTEND_BYTES)
     return wal, wal.recover()
 
 
@@ -94,7 +95,7 @@ NOTHING = (None, [])
 
 
 def held(recovered: Recovered):
-    return (recovered.hard_state, list(recovered.entries))
+    return (recovered.hard_state, list(all_entries(recovered.log)))
 
 
 def check_persisted_survives(files, keep):
@@ -184,16 +185,17 @@ def torn_around_a_group():
     files = founded(ForgetfulFiles())
     wal, _ = opened(files)
     first, expected = writes()[0]
-    first_group = wal.encode(first)
-    wal.persist(first_group)
+    group = wal.encode(first)
+    wal.persist(group)
+    first_group = group.data
     # Three sectors: the torn group's head, then the piece by itself, then its end.
     apart = bytes(2 * SECTOR_BYTES)
     data = b"a" + apart + first_group + apart + b"z"
     body = entry_body(EntryKind.COMMAND, 1, 1, 2, data)
     torn = wal.encode([Write(None, None, [Entry(1, 2, 1, body)])])
-    assert first_group in torn
+    assert first_group in torn.data
     assert crashed_at(files, 2, lambda: wal.persist(torn))
-    files.crash(KeepPrefix(len(torn) - 1))  # all but its end byte
+    files.crash(KeepPrefix(len(torn.data) - 1))  # all but its end byte
     return files, expected
 
 
@@ -220,7 +222,9 @@ def test_wiping_syncs_each_step():
 
     files.fault = note
     opened(files)
-    assert names == ["read", "open", *["write", "sync"] * 3]
+    reading = ["names", "read", "names", "read"]  # the log, and the second copy of the hard state
+    copying = ["sync_directory", "open", "write", "sync"]
+    assert names == [*reading, "open", *["write", "sync"] * 3, *copying]
 
 
 def test_kill_between_write_and_sync():

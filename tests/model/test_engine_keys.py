@@ -21,8 +21,8 @@ from replog.testing.model.space import Space
 CACHES: Final = ("_slice", "_slice_span", "_within_asked", "_within_span", "_within_bytes")
 """What was read last, remembered so that it need not be looked up again."""
 
-BEGINNING: Final = ("setup",)
-"""What the run started from: read once, when the engine is made."""
+BEGINNING: Final = ("setup", "_log")
+"""What the run started from: read once, when the engine is made, for all of it is held."""
 
 
 def held(value: object, path: str = "") -> Iterator[tuple[str, object]]:

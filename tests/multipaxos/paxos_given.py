@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from replog.engine import EngineSetup
 from replog.limits import Limits
+from replog.stored_log import HeldLog
 from replog.testing import Cluster, Flight, Outcome, Proposal
 from replog.types import (
     NO_NODE,
@@ -62,15 +63,16 @@ def lone(
     options: MultiPaxosOptions | None = None,
     limits: Limits | None = None,
     agreed: tuple[tuple[str, int], ...] = (),
+    start_index: LogIndex = 1,
 ) -> MultiPaxos:
     """One engine without a cluster, as it starts from what its disk holds."""
     voters = tuple(Voter(each, each) for each in range(1, node_count + 1))
     owner = promised & 0xFFFF
     setup = EngineSetup(
         node_id,
-        Epoch(1, "multipaxos", voters, 1, agreed),
+        Epoch(1, "multipaxos", voters, start_index, agreed),
         HardState(1, promised, owner or NO_NODE, hint),
-        entries,
+        HeldLog(entries),
         limits or Limits(),
         options or MultiPaxosOptions(),
         seed=7,

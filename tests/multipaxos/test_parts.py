@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from paxos_given import b, engine_of, led, vote
 
+from replog.stored_log import HeldLog
 from replog.types import Role
 from replog_multipaxos.acceptor import merge_accepted
 from replog_multipaxos.indexes import IndexSet
@@ -49,7 +50,7 @@ def test_index_set_like_a_set() -> None:
 
 def test_overwritten_write_is_not_durable() -> None:
     """A write that was overtaken by a higher ballot does not make the new record durable."""
-    slots = Slots(0, (), b(1, 1))
+    slots = Slots(0, HeldLog(), b(1, 1), 0, 1 << 20)
     slots.put([vote(1, b(1, 1)), vote(2, b(1, 1))], held=True)
     slots.take_unsaved()
     slots.put([vote(1, b(2, 2))], held=True)
@@ -62,7 +63,7 @@ def test_overwritten_write_is_not_durable() -> None:
 
 def test_holes_are_kept() -> None:
     """A slot without a vote is a hole, also when one behind it has a vote."""
-    slots = Slots(0, [vote(3, b(1, 1))], b(1, 1))
+    slots = Slots(0, HeldLog([vote(3, b(1, 1))]), b(1, 1), 0, 1 << 20)
     assert slots.at(1) is HOLE
     assert slots.at(3).term == b(1, 1)
     assert slots.at(9) is HOLE
@@ -72,7 +73,7 @@ def test_holes_are_kept() -> None:
 
 def test_slices_are_shared_and_never_stale() -> None:
     """The same stretch is the same object until one of its slots is written again."""
-    slots = Slots(0, (), b(1, 1))
+    slots = Slots(0, HeldLog(), b(1, 1), 0, 1 << 20)
     slots.put([vote(1, b(1, 1)), vote(2, b(1, 1))], held=True)
     first, _ = slots.slice_within(1, 2, 1000)
     assert slots.slice_within(1, 2, 1000)[0] is first
@@ -83,7 +84,7 @@ def test_slices_are_shared_and_never_stale() -> None:
 
 def test_trimmed_slots_are_gone() -> None:
     """What is trimmed is not told any more; what is behind it stays."""
-    slots = Slots(0, [vote(slot, b(1, 1)) for slot in range(1, 6)], b(1, 1))
+    slots = Slots(0, HeldLog([vote(slot, b(1, 1)) for slot in range(1, 6)]), b(1, 1), 0, 1 << 20)
     slots.trim(3)
     assert (slots.base_index, slots.last_index, slots.durable_index) == (3, 5, 5)
     assert slots.at(3) is HOLE

@@ -16,6 +16,7 @@ from trial_runs import VOTERS, isolate_leader, run_quietly, violations, watched
 from replog.plugins import find_engine
 from replog.quorum import Threshold
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.checks import Check, Nodes, Violation
 from replog.testing.cluster import Cluster
 from replog.testing.faults import Faults
@@ -141,7 +142,7 @@ def test_reach_adopted_value() -> None:
     adopts nothing."""
     bodies = [entry_body(EntryKind.NOOP, 1, b(1, 1), slot, b"") for slot in (1, 2)]
     votes = tuple(Entry(1, slot, b(1, 1), body) for slot, body in enumerate(bodies, 1))
-    voted = Recovered(HardState(1, b(1, 1), 1), votes)
+    voted = Recovered(HardState(1, b(1, 1), 1), HeldLog(votes))
     disks = {1: voted, 2: voted}
     cluster, goals = tried(disks=disks)
     cluster.campaign(2)

@@ -140,7 +140,6 @@ def test_preferred_node_must_vote() -> None:
 @pytest.mark.parametrize(
     ("entries", "hint", "sentence"),
     [
-        ([vote(1, 5), vote(1, 5)], 0, "holds a slot twice"),
         ([vote(2, 5)], 2, "lacks a slot up to 2"),
         ([], 1, "lacks a slot up to 1"),
         ([vote(1, 1 << 30)], 0, "above its promise"),
@@ -150,6 +149,12 @@ def test_impossible_log_refused(entries: list, hint: int, sentence: str) -> None
     """A log that no acceptor leaves is damage, and its node must not vote."""
     with pytest.raises(LogDamaged, match=sentence):
         lone(promised=1 << 20, entries=entries, hint=hint)
+
+
+def test_slot_below_the_epoch_refused() -> None:
+    """A vote in a slot of an earlier epoch is none of this one."""
+    with pytest.raises(LogDamaged, match="holds a slot below 3"):
+        lone(promised=1 << 20, entries=[vote(2, 5)], start_index=3)
 
 
 def test_holes_are_no_damage() -> None:

@@ -32,6 +32,7 @@ from replog.node import Node, check_epoch, open_node
 from replog.storage.files import Descriptor, RealFiles
 from replog.storage.identity import unpack_identity
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.types import Entry, HardState, Role
 from replog.wire import FrameReader
 from replog_kv import Kv
@@ -232,12 +233,12 @@ async def test_open_refuses_other_nodes_than_were_founded(tmp_path: Path) -> Non
 def test_state_of_another_epoch_stops_the_node(tmp_path: Path) -> None:
     """State that only a later release can have written is not taken for ours."""
     for recovered in (
-        Recovered(HardState(2, 1, 0), []),
-        Recovered(HardState(1, 1, 0), [Entry(2, 1, 1, b"")]),
+        Recovered(HardState(2, 1, 0), HeldLog()),
+        Recovered(HardState(1, 1, 0), HeldLog([Entry(2, 1, 1, b"")])),
     ):
         with pytest.raises(UnknownFormat, match="epoch 2"):
             check_epoch(tmp_path, recovered, 1)
-    check_epoch(tmp_path, Recovered(HardState(1, 1, 0), [Entry(1, 1, 1, b"")]), 1)
+    check_epoch(tmp_path, Recovered(HardState(1, 1, 0), HeldLog([Entry(1, 1, 1, b"")])), 1)
 
 
 async def test_start_that_fails_uses_no_memory_directory_up(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from replog.engine import EngineSetup
 from replog.limits import Limits
+from replog.stored_log import HeldLog
 from replog.types import (
     NO_NODE,
     Entry,
@@ -63,7 +64,7 @@ def log_of(terms: Sequence[Term], first_index: LogIndex = 1) -> tuple[Entry, ...
 def terms_of(raft: Raft) -> tuple[Term, ...]:
     """The terms of the whole log."""
     first, last = raft.view.base_index + 1, raft.view.last_index
-    return tuple(raft.view.entry_at(index).term for index in range(first, last + 1))
+    return tuple(raft.view.slice(index, index)[0].term for index in range(first, last + 1))
 
 
 # -- engines --
@@ -88,7 +89,7 @@ def make_raft(
         node_id=node_id,
         epoch=Epoch(EPOCH, "raft", members, start_index),
         hard_state=HardState(EPOCH, term, voted_for),
-        entries=log_of(terms, start_index),
+        log=HeldLog(log_of(terms, start_index)),
         limits=limits,
         options=options,
         seed=seed,
@@ -98,7 +99,7 @@ def make_raft(
 
 def restart(raft: Raft, hard_state: HardState, entries: Sequence[Entry]) -> Raft:
     """The same node after a crash that left ``hard_state`` and ``entries`` on its disk."""
-    return Raft(replace(raft.setup, hard_state=hard_state, entries=tuple(entries)))
+    return Raft(replace(raft.setup, hard_state=hard_state, log=HeldLog(entries)))
 
 
 def make_asking_candidate(raft: Raft) -> Raft:

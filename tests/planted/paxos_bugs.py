@@ -222,7 +222,7 @@ def promise_forgotten_by_restart(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(engine: MultiPaxos, setup: EngineSetup) -> None:
         right(engine, setup)
-        engine.term = max((entry.term for entry in setup.entries), default=0)
+        engine.term = max((run.term for run in setup.log.runs), default=0)
 
     patch.setattr(MultiPaxos, "__init__", wrong)
 

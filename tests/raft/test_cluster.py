@@ -8,11 +8,12 @@ import pytest
 
 from replog.errors import NotLeader, OutcomeUnknown
 from replog.storage.protocol import Recovered, Write
+from replog.stored_log import HeldLog
 from replog.testing.agenda import Agenda
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Nodes, Violation
 from replog.testing.cluster import Cluster
-from replog.testing.disk import Disk
+from replog.testing.disk import Disk, is_same
 from replog.testing.faults import Faults, draw_delays, drawn_faults
 from replog.testing.network import Flight, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
@@ -79,23 +80,23 @@ def test_agenda_keeps_order() -> None:
 
 def test_disk_syncs_in_order() -> None:
     """The synced layer takes one group after the other: the last write per index wins."""
-    disk = Disk(Recovered(None, ()))
+    disk = Disk(Recovered(None, HeldLog()))
     disk.write(write(HardState(1, 1, 2), None, [noop(1, 1), noop(2, 1), noop(3, 1)]), due=5)
     late = disk.write(write(None, 2, [noop(2, 3)]), due=0)
     assert late.due == 5  # never before the one ahead of it
-    assert disk.recover() == Recovered(None, ())
+    assert is_same(disk.recover(), Recovered(None, HeldLog()))
     disk.sync_next()
-    assert [entry.id.index for entry in disk.recover().entries] == [1, 2, 3]
+    assert list(disk.entries) == [1, 2, 3]
     disk.sync_next()
-    assert disk.recover() == Recovered(HardState(1, 1, 2), (noop(1, 1), noop(2, 3)))
+    assert is_same(disk.recover(), Recovered(HardState(1, 1, 2), HeldLog((noop(1, 1), noop(2, 3)))))
 
 
 def test_disk_loses_pending() -> None:
     """A crash loses what was not synced and nothing else."""
-    disk = Disk(Recovered(None, (noop(1, 1),)))
+    disk = Disk(Recovered(None, HeldLog((noop(1, 1),))))
     disk.write(write(entries=[noop(2, 1)]), due=1)
     assert disk.crash() == 1
-    assert disk.recover().entries == (noop(1, 1),)
+    assert disk.entries == {1: noop(1, 1)}
 
 
 def test_sync_latency_delays_acknowledgement() -> None:

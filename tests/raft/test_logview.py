@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from replog.stored_log import HeldLog
 from replog.types import Entry, EntryKind, LogIndex, Term, entry_body
 from replog_raft.logview import LogView
 
@@ -18,7 +19,11 @@ def entry(index: LogIndex, term: Term, size_bytes: int = 0) -> Entry:
 
 def view_of(*terms: Term, base_index: LogIndex = 0) -> LogView:
     """A view that recovered one entry for each of ``terms``."""
-    return LogView(base_index, [entry(base_index + at, term) for at, term in enumerate(terms, 1)])
+    return LogView(
+        base_index,
+        HeldLog([entry(base_index + at, term) for at, term in enumerate(terms, 1)]),
+        1 << 20,
+    )
 
 
 def indexes(entries: tuple[Entry, ...]) -> list[LogIndex]:
@@ -31,7 +36,9 @@ class Disk:
 
     def __init__(self, view: LogView) -> None:
         first = view.base_index + 1
-        self.entries = {index: view.entry_at(index) for index in range(first, view.last_index + 1)}
+        self.entries = {
+            index: view.slice(index, index)[0] for index in range(first, view.last_index + 1)
+        }
         self.under_way: deque[tuple[LogIndex | None, tuple[Entry, ...]]] = deque()
 
     def take(self, view: LogView) -> None:
@@ -78,7 +85,7 @@ def test_slice_both_ends() -> None:
     view = view_of(1, 1, 2, 2, base_index=10)
     assert indexes(view.slice(12, 13)) == [12, 13]
     assert view.slice(12, 13) is view.slice(12, 13)
-    assert view.entry_at(12) == view.slice(12, 12)[0]
+    assert view.slice(12, 12)[0] == view.slice(12, 12)[0]
 
 
 def test_slice_after_truncation() -> None:
@@ -94,7 +101,7 @@ def test_slice_after_truncation() -> None:
 
 def test_slice_within_bytes() -> None:
     """As many entries as fit are taken, at least one, and their bytes are counted."""
-    view = LogView(0, [entry(index, 1, 1000) for index in range(1, 6)])
+    view = LogView(0, HeldLog([entry(index, 1, 1000) for index in range(1, 6)]), 1 << 20)
     taken, size_bytes = view.slice_within(2, 2500)
     assert indexes(taken) == [2, 3]
     assert 2000 <= size_bytes <= 2500
@@ -105,7 +112,7 @@ def test_slice_within_bytes() -> None:
 
 def test_slice_within_exact_bytes() -> None:
     """Entries that fill the limit to the last byte fit."""
-    view = LogView(0, [entry(index, 1, 1000) for index in range(1, 6)])
+    view = LogView(0, HeldLog([entry(index, 1, 1000) for index in range(1, 6)]), 1 << 20)
     size_bytes = view.slice_within(1, 2500)[1]
     assert indexes(view.slice_within(1, size_bytes)[0]) == [1, 2]
     assert indexes(view.slice_within(1, size_bytes - 1)[0]) == [1]
@@ -113,7 +120,7 @@ def test_slice_within_exact_bytes() -> None:
 
 def test_slice_within_asked_again() -> None:
     """The same question gets the same answer, bytes included, whatever was sliced in between."""
-    view = LogView(0, [entry(index, 1, 1000) for index in range(1, 6)])
+    view = LogView(0, HeldLog([entry(index, 1, 1000) for index in range(1, 6)]), 1 << 20)
     first = view.slice_within(1, 2500)
     assert view.slice_within(1, 2500) == first
     view.slice(2, 4)
@@ -130,8 +137,8 @@ def test_slice_within_grown_log() -> None:
 
 def test_size_bytes_of_bodies() -> None:
     """The bytes of a stretch are those of its bodies."""
-    view = LogView(0, [entry(index, 1, index) for index in range(1, 5)])
-    assert view.size_bytes(2, 3) == sum(len(view.entry_at(index).body) for index in (2, 3))
+    view = LogView(0, HeldLog([entry(index, 1, index) for index in range(1, 5)]), 1 << 20)
+    assert view.size_bytes(2, 3) == sum(len(view.slice(index, index)[0].body) for index in (2, 3))
     assert view.size_bytes(3, 2) == 0
 
 
@@ -261,14 +268,14 @@ def test_random_writes_match_disk(seed: int) -> None:
         elif action == 4 and disk.under_way:
             disk.finish(view)
         for index in range(view.base_index + 1, view.durable_index + 1):
-            assert disk.entries[index] == view.entry_at(index)
+            assert disk.entries[index] == view.slice(index, index)[0]
     if view.has_unsaved:
         disk.take(view)
     while disk.under_way:
         disk.finish(view)
     assert view.durable_index == view.last_index
     whole = range(view.base_index + 1, view.last_index + 1)
-    assert disk.entries == {index: view.entry_at(index) for index in whole}
+    assert disk.entries == {index: view.slice(index, index)[0] for index in whole}
 
 
 def test_clone_independent() -> None:

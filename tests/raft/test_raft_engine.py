@@ -18,6 +18,7 @@ import pytest
 from replog.engine import Engine, EngineSetup, FieldKind
 from replog.errors import ConfigError, InvariantViolated, LogDamaged, ReplogError
 from replog.limits import Limits
+from replog.stored_log import HeldLog
 from replog.types import (
     NO_NODE,
     Entry,
@@ -57,7 +58,7 @@ def make_setup(voters: int = 3, node_id: NodeId = 1) -> EngineSetup:
         node_id=node_id,
         epoch=Epoch(1, "raft", members, 1),
         hard_state=HardState(1, 0, NO_NODE),
-        entries=(),
+        log=HeldLog(),
         limits=Limits(in_flight_messages_max=3),
         options=OPTIONS,
         seed=7,
@@ -118,7 +119,7 @@ def test_plugin_creates_engine() -> None:
 )
 def test_create_with_impossible_log_refused(entries: list[Entry]) -> None:
     """A recovered log that no Raft can have written stops the node, also under ``python -O``."""
-    setup = replace(make_setup(), hard_state=HardState(1, 3, 0), entries=entries)
+    setup = replace(make_setup(), hard_state=HardState(1, 3, 0), log=HeldLog(entries))
     with pytest.raises(LogDamaged, match="keep this node stopped"):
         PLUGIN.create(setup)
 
@@ -343,7 +344,7 @@ def test_ready_hands_out_lists_of_its_own() -> None:
 def test_origin_of_proposals() -> None:
     """A leader numbers its proposals within its term, the no-op included."""
     raft = make_leader()
-    entries = [raft.view.entry_at(1), raft.propose(b"a"), raft.propose(b"b")]
+    entries = [raft.view.slice(1, 1)[0], raft.propose(b"a"), raft.propose(b"b")]
     origins = [one.origin for one in entries]
     assert [(origin.epoch, origin.term, origin.sequence) for origin in origins] == [
         (1, 1, 1),

@@ -16,6 +16,7 @@ from replog.limits import Limits
 from replog.plugins import find_engine
 from replog.quorum import Majority, QuorumSystem, Threshold
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.checks import Check, Violation
 from replog.testing.cluster import Cluster
 from replog.testing.faults import Faults
@@ -74,7 +75,7 @@ def disk(terms: Sequence[Term], term: Term, voted_for: NodeId = 0) -> Recovered:
         Entry(1, index, each, entry_body(EntryKind.NOOP, 1, each, index, b""))
         for index, each in enumerate(terms, 1)
     )
-    return Recovered(HardState(1, term, voted_for), entries)
+    return Recovered(HardState(1, term, voted_for), HeldLog(entries))
 
 
 # -- what it says of itself --

@@ -12,7 +12,9 @@ from replog.storage.files import Descriptor
 from replog.storage.protocol import Recovered, Write
 from replog.storage.recovery import Scanned
 from replog.storage.segment import GROUP_MAGIC, HEAD_BYTES
+from replog.storage.segment_end import SegmentEnd
 from replog.storage.wal import Wal
+from replog.stored_log import all_entries
 from replog.testing.disk import Disk, Group
 from replog.testing.files import Crashed, KeepEverything, KeepPrefix
 from replog.testing.log_disk import LogDisk
@@ -85,7 +87,7 @@ def test_power_cut_after_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
         if not is_right:
             monkeypatch.setattr(Wal, "_settle", lambda *_: None)
         found = log.recover()
-        assert len(found.entries) == 2
+        assert found.log.runs.last_index == 2
         assert log.outlasts_power_cut(found) is is_right
 
 
@@ -93,8 +95,8 @@ def test_flip_bit_in_last_size() -> None:
     """Damage strikes all over the log, a little behind its end, and often in the size of the last
     group; a log that was struck is refused, unless nothing was there."""
     struck: list[int] = []
-    behind_count = 0
-    for seed in range(30):
+    behind_count = copy_count = 0
+    for seed in range(40):
         log, disk = started()
         for index in (1, 2, 3):
             write_one(log, disk, index)
@@ -102,6 +104,10 @@ def test_flip_bit_in_last_size() -> None:
         before = log.files.read(log.path)
         log.flip_bit(Random(seed))
         after = log.files.read(log.path)
+        if after == before:  # in the second copy of the hard state, of which one slot is enough
+            copy_count += 1
+            log.recover()
+            continue
         [at] = [at for at, byte in enumerate(after) if byte != before[at]]
         struck.append(at - before.rindex(GROUP_MAGIC) - len(GROUP_MAGIC))
         end = len(before.rstrip(b"\0"))
@@ -110,8 +116,9 @@ def test_flip_bit_in_last_size() -> None:
                 log.recover()
             continue
         behind_count += 1
-        assert [entry.index for entry in log.recover().entries] == [1, 2, 3]
+        assert [entry.index for entry in all_entries(log.recover().log)] == [1, 2, 3]
     assert behind_count
+    assert copy_count
     in_size = [at for at in struck if 0 <= at < 4]
     assert len(in_size) > 8
     assert len(set(struck)) > 12
@@ -137,12 +144,12 @@ def test_rehearse_write_growing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replog.testing.log_disk.REHEARSED_SHARE", 1.0)
     assert not grown()
 
-    def extend(wal: Wal, file: Descriptor, size_bytes_min: int) -> None:
-        size_bytes = -(-size_bytes_min // wal._extend_bytes) * wal._extend_bytes
-        wal._files.preallocate(file, wal._allocated, size_bytes - wal._allocated)
-        wal._allocated = size_bytes
+    def extend(end: SegmentEnd, size_bytes_min: int) -> None:
+        size_bytes = -(-size_bytes_min // end._extend_bytes) * end._extend_bytes
+        end._files.preallocate(end._file, end._allocated, size_bytes - end._allocated)
+        end._allocated = size_bytes
 
-    monkeypatch.setattr(Wal, "_extend", extend)
+    monkeypatch.setattr(SegmentEnd, "_extend", extend)
     assert "refuses its log then" in grown()
 
 

@@ -9,6 +9,7 @@ import pytest
 from replog.engine import Engine
 from replog.plugins import engine_names
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.checks import Violation
 from replog.testing.cluster import Cluster
 from replog.testing.shrink import shrink
@@ -22,7 +23,7 @@ def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(cluster: Cluster, node_id: NodeId, recovered: Recovered) -> Engine:
         if cluster.now:
-            recovered = Recovered(recovered.hard_state, ())
+            recovered = Recovered(recovered.hard_state, HeldLog())
         return right(cluster, node_id, recovered)
 
     patch.setattr(Cluster, "_make_engine", wrong)

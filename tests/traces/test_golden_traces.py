@@ -20,6 +20,7 @@ from golden import golden_text
 from replog.envelope import pack_envelope
 from replog.limits import Limits
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.cluster import Cluster
 from replog.testing.nodes import Outcome
 from replog.types import Entry, EntryKind, HardState, NodeId, Term, entry_body
@@ -56,7 +57,7 @@ def disk(terms: Sequence[Term], term: Term, voted_for: NodeId) -> Recovered:
         )
         for index, entry_term in enumerate(terms, 1)
     ]
-    return Recovered(hard_state=HardState(1, term, voted_for), entries=tuple(entries))
+    return Recovered(HardState(1, term, voted_for), HeldLog(tuple(entries)))
 
 
 def election() -> Cluster:

@@ -15,6 +15,7 @@ from golden import golden_text
 from replog.envelope import pack_envelope
 from replog.limits import Limits
 from replog.storage.protocol import Recovered
+from replog.stored_log import HeldLog
 from replog.testing.cluster import Cluster
 from replog.testing.network import Flight
 from replog.testing.nodes import Outcome
@@ -153,7 +154,7 @@ def disk(votes: Sequence[tuple[int, int]], promised: tuple[int, int]) -> Recover
     """A disk with one vote per (round, owner) of ``votes``, and a promise."""
     entries = [vote(slot, ballot_of(*ballot)) for slot, ballot in enumerate(votes, 1)]
     ballot = ballot_of(*promised)
-    return Recovered(HardState(1, ballot, owner_of(ballot)), entries)
+    return Recovered(HardState(1, ballot, owner_of(ballot)), HeldLog(entries))
 
 
 def vote(slot: int, ballot: Term) -> Entry:

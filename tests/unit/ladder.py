@@ -44,6 +44,9 @@ LADDER = (
         (
             "replog.quorum",
             "replog.progress",
+            "replog.runs",
+            "replog.stored_log",
+            "replog.tail",
             "replog_raft.logview",
             "replog.jitter",
             "replog.epoch",

@@ -718,3 +718,29 @@ def test_help_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main([*arguments, "--help"])
     assert "\n  python -m replog_bench " in capsys.readouterr().out
+
+
+def test_storage_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Groups of three sizes are compared with bare writes, and a long log is opened and read."""
+    words = [
+        "storage",
+        "--entries",
+        "3000",
+        "--groups",
+        "3",
+        "--directory",
+        str(tmp_path),
+        "--json",
+    ]
+    assert main([*words, "--directory", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["what"] for row in rows] == [
+        "group of 1",
+        "group of 64",
+        "group of 1024",
+        "recovery",
+        "reading back",
+    ]
+    assert all(row["value"] > 0 for row in rows)
+    assert [row["ratio_to_bare"] is None for row in rows] == [False, False, False, True, True]
+    assert not list(tmp_path.iterdir())

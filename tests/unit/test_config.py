@@ -246,6 +246,7 @@ def test_load_wrong_value(tmp_path: Path, added: str, problem: str) -> None:
         ('"fake"', '"fakke"', "cluster.engine: no engine named 'fakke' is installed (installed: "),
         ('"tally"', '"tal"', "cluster.state_machine: no state machine named 'tal' is installed"),
         ('"tally"', '"tally"\nstorage = "wall"', "cluster.storage: no storage named 'wall'"),
+        ('"tally"', '"tally"\nsync = "never"', 'cluster.sync: must be "always" or "os", not'),
         ('"tally"', '"tally"\nnodes = 3', "cluster.nodes: is unknown"),
         ("id = 1", "", "node[1].id: is missing; write for example id = 1"),
         ("id = 1", "id = 0", "node[1].id: must be 1 to 65535, not 0"),

@@ -20,6 +20,7 @@ from replog.storage.directory import (
     open_directory,
 )
 from replog.storage.files import RealFiles
+from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.identity import (
     FoundingRecord,
     new_founding,
@@ -29,6 +30,7 @@ from replog.storage.identity import (
 )
 from replog.storage.protocol import Write
 from replog.storage.segment import segment_name
+from replog.stored_log import all_entries
 from replog.testing.files import (
     Crashed,
     ForgetfulFiles,
@@ -81,7 +83,7 @@ def test_init_durable(keep):
         assert directory.identity.incarnation == 71
         recovered = directory.open_storage().recover()
     assert recovered.hard_state is None
-    assert recovered.entries == []
+    assert all_entries(recovered.log) == ()
 
 
 def test_init_durable_unsynced():
@@ -123,7 +125,7 @@ def test_init_crashed(keep):
             init_directory(files, NODE, FOUNDING, 1)
         files.crash(KeepNothing())
         with opened(files) as directory:
-            assert directory.open_storage().recover().entries == []
+            assert all_entries(directory.open_storage().recover().log) == ()
 
 
 def test_init_real_disk(tmp_path):
@@ -134,7 +136,12 @@ def test_init_real_disk(tmp_path):
         identity = init_directory(RealFiles(), path, FOUNDING, 2)
         assert (identity.node_id, identity.incarnation) == (2, 72)
         assert path.stat().st_mode & 0o777 == 0o700
-        assert sorted(os.listdir(path)) == [IDENTITY_NAME, LOCK_NAME, segment_name(1)]
+        assert sorted(os.listdir(path)) == [
+            SECOND_COPY_NAME,
+            IDENTITY_NAME,
+            LOCK_NAME,
+            segment_name(1),
+        ]
         assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o600}
         opened(None, path, node_id=2).close()
     assert made.parent.stat().st_mode & 0o777 == 0o700
@@ -167,7 +174,7 @@ def test_init_used_log():
         storage.persist(storage.encode([Write(HardState(1, 1, 1), None, [])]))
     files.remove(NODE / IDENTITY_NAME)
     assert "would forget what it voted" in init_refused(files)
-    assert "holds 'lock' but no identity" in refused(files)
+    assert "holds 'hard-state' but no identity" in refused(files)
 
 
 def test_init_no_voter():

@@ -18,7 +18,7 @@ from replog.storage.segment import (
 )
 from replog.storage.wal import FOUNDING_BYTES, found_log
 from replog.testing.files import ForgetfulFiles
-from replog.types import Entry, EntryKind, HardState, entry_body
+from replog.types import Entry, EntryId, EntryKind, HardState, entry_body
 
 
 def founded_log():
@@ -62,6 +62,14 @@ def test_format_hint_frozen():
     group, _ = pack_group([write], 1, 0, 0)
     record = "040000001600000001000000000000000200030000000000000009"
     assert group[28:-1].hex() == record
+
+
+def test_format_base_frozen():
+    """A base stands before the truncation and the entries of its write."""
+    write = Write(None, 9, (), EntryId(1, 2, 7))
+    group, _ = pack_group([write], 1, 0, 0)
+    base = "05000000140000000100000000000000020000000000000007"
+    assert group[28:-1].hex() == base + "02000000080000000000000009"
 
 
 def test_format_founding():

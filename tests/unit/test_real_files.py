@@ -14,6 +14,7 @@ import pytest
 
 from replog.storage import files as files_module
 from replog.storage.files import RealFiles
+from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Write
 from replog.storage.wal import Wal, found_log
@@ -144,13 +145,18 @@ def test_persist_syncs_each_group(spy, tmp_path):
 
 
 def test_recover_syncs_before_it_reports(spy, tmp_path):
-    """Recovery on the real disk ends with a sync of the log: what it reports is durable."""
+    """Recovery on the real disk ends with syncs of all that it reports: of the log, its name, and
+    the second copy of the hard state."""
     home = StorageHome(RealFiles(), tmp_path, "demo", 1, 77)
     found_log(home)
     sync = spied_sync(spy)
     wal = Wal(home)
     spy.take()
     wal.recover()
-    log = identity(wal.path.stat())
-    assert spy.take() == [("pwrite", log), (sync, log)]
+    log, copy = identity(wal.path.stat()), identity((tmp_path / SECOND_COPY_NAME).stat())
+    folder = identity(tmp_path.stat())
+    calls = spy.take()
+    assert calls[:2] == [("pwrite", log), (sync, log)]
+    assert calls[2][1] == folder
+    assert calls[3:] == [("pwrite", copy), (sync, copy)]
     wal.close()

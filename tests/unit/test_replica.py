@@ -25,6 +25,7 @@ from replog.limits import Limits
 from replog.machine import ApplyContext, DumpPage
 from replog.plugins import engine_names, find_engine
 from replog.replica import Replica
+from replog.stored_log import HeldLog
 from replog.types import (
     Entry,
     EntryKind,
@@ -429,7 +430,7 @@ def test_replica_over_engine(engine: str, machine: Journal, outcomes: Outcomes) 
     plugin = find_engine(engine)
     options = plugin.options()
     epoch = Epoch(1, engine, (Voter(1, 101),), 1, tuple(plugin.agreed(options, 1).items()))
-    setup = EngineSetup(1, epoch, HardState(1, 0, 0), (), Limits(), options, 7)
+    setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7)
     replica = Replica(plugin.create(setup), machine, Limits())
     replica.campaign()
     while (ready := replica.ready()) is not None:

@@ -9,6 +9,7 @@ import pytest
 from replog.storage.memory import MEMORY, MemoryStorage
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Write
+from replog.stored_log import all_entries
 from replog.testing.files import ForgetfulFiles
 from replog.types import Entry, EntryKind, HardState, entry_body
 
@@ -25,7 +26,7 @@ def test_recover_new():
     """A new storage holds nothing."""
     recovered = MemoryStorage().recover()
     assert recovered.hard_state is None
-    assert recovered.entries == []
+    assert all_entries(recovered.log) == ()
 
 
 def test_recover_persisted():
@@ -36,7 +37,7 @@ def test_recover_persisted():
     persist(storage, Write(HardState(1, 2, 0), 2, [entry(2, 2)]), Write(None, None, [entry(9, 2)]))
     recovered = storage.recover()
     assert recovered.hard_state == HardState(1, 2, 0)
-    assert recovered.entries == [entry(1), entry(2, 2), entry(9, 2)]
+    assert all_entries(recovered.log) == (entry(1), entry(2, 2), entry(9, 2))
 
 
 def test_recover_encoded_only():
@@ -45,9 +46,9 @@ def test_recover_encoded_only():
     storage.recover()
     persist(storage, Write(None, None, [entry(1)]))
     storage.encode([Write(None, None, [entry(2)])])
-    assert storage.recover().entries == [entry(1)]
+    assert all_entries(storage.recover().log) == (entry(1),)
     persist(storage, Write(None, None, [entry(3)]))
-    assert storage.recover().entries == [entry(1), entry(3)]
+    assert all_entries(storage.recover().log) == (entry(1), entry(3))
 
 
 def test_persist_out_of_order():

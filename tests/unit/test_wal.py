@@ -23,6 +23,7 @@ from replog.storage.segment import (
     segment_name,
 )
 from replog.storage.wal import FOUNDING_BYTES, Wal, found_log
+from replog.stored_log import all_entries
 from replog.testing.files import ForgetfulFiles, KeepNothing
 from replog.types import Entry, EntryKind, HardState, entry_body
 
@@ -45,7 +46,7 @@ def founded(**options):
 
 
 def opened(files, **owner):
-    wal = Wal(home_on(files, **owner), EXTEND_BYTES)
+    wal = Wal(home_on(files, **owner), extend_bytes=EXTEND_BYTES)
     return wal, wal.recover()
 
 
@@ -65,10 +66,11 @@ def three_groups(last_data=b"z" * 700):
     """A log with three groups behind the opening one, the bytes of its file, and their offsets."""
     files = founded()
     wal, _ = opened(files)
-    offsets = [wal._end]
+    offsets = [wal.end]
     for number, data in enumerate((b"a" * 40, b"b" * 40, last_data), start=1):
-        persist(wal, Write(HardState(1, number, 1), None, [entry(number, number, data)]))
-        offsets.append(wal._end)
+        # The last group says nothing new of the term, of which there is a second copy.
+        persist(wal, Write(HardState(1, min(number, 2), 1), None, [entry(number, 2, data)]))
+        offsets.append(wal.end)
     wal.close()
     return files, files.read(LOG), offsets
 
@@ -94,7 +96,7 @@ def test_recover_founded():
     """A log that was founded and never written holds nothing, not even a hard state."""
     _, recovered = opened(founded())
     assert recovered.hard_state is None
-    assert recovered.entries == []
+    assert all_entries(recovered.log) == ()
 
 
 def test_recover_twice():
@@ -108,7 +110,7 @@ def test_recover_twice():
         wal, recovered = opened(files)
         wal.close()
         assert recovered.hard_state == HardState(1, 2, 3)
-        assert recovered.entries == [entry(1), entry(2), entry(3, 2), entry(4, 2, b"")]
+        assert all_entries(recovered.log) == (entry(1), entry(2), entry(3, 2), entry(4, 2, b""))
 
 
 def test_recover_continued():
@@ -116,7 +118,7 @@ def test_recover_continued():
     files = founded()
     for index in range(1, 6):
         wal, recovered = opened(files)
-        assert [held.index for held in recovered.entries] == list(range(1, index))
+        assert [held.index for held in all_entries(recovered.log)] == list(range(1, index))
         persist(wal, put(entry(index)))
         wal.close()
 
@@ -127,7 +129,12 @@ def test_recover_overwritten():
     wal, _ = opened(files)
     persist(wal, put(entry(1), entry(2), entry(9)))
     persist(wal, put(entry(2, 5, b"new"), entry(4, 5)))
-    assert opened(files)[1].entries == [entry(1), entry(2, 5, b"new"), entry(4, 5), entry(9)]
+    assert list(all_entries(opened(files)[1].log)) == [
+        entry(1),
+        entry(2, 5, b"new"),
+        entry(4, 5),
+        entry(9),
+    ]
 
 
 @pytest.mark.parametrize("gap", [0, 1_000_000_000_000])
@@ -137,7 +144,7 @@ def test_recover_truncated(gap):
     wal, _ = opened(files)
     persist(wal, put(entry(1), entry(2), entry(3), entry(4 + gap)))
     persist(wal, Write(None, 2, [entry(3, 7)]), Write(None, 5, []))
-    assert opened(files)[1].entries == [entry(1), entry(3, 7)]
+    assert list(all_entries(opened(files)[1].log)) == [entry(1), entry(3, 7)]
 
 
 def test_persist_short_writes():
@@ -146,7 +153,7 @@ def test_persist_short_writes():
     wal, _ = opened(files)
     persist(wal, put(entry(1, data=b"y" * 100)))
     files.crash(KeepNothing())
-    assert opened(files)[1].entries == [entry(1, data=b"y" * 100)]
+    assert list(all_entries(opened(files)[1].log)) == [entry(1, data=b"y" * 100)]
 
 
 def test_persist_real_disk(tmp_path):
@@ -162,7 +169,10 @@ def test_persist_real_disk(tmp_path):
     again = Wal(home)
     recovered = again.recover()
     again.close()
-    assert (recovered.hard_state, recovered.entries) == (HardState(1, 4, 1), [entry(1, 4)])
+    assert (recovered.hard_state, all_entries(recovered.log)) == (
+        HardState(1, 4, 1),
+        (entry(1, 4),),
+    )
     assert wal.path.stat().st_mode & 0o777 == 0o600
 
 
@@ -275,12 +285,12 @@ def test_recover_torn_at_every_byte():
         replaced(files, data[:kept].ljust(len(data), b"\0"))
         wal, recovered = opened(files)
         assert recovered.hard_state == HardState(1, 2, 1), kept
-        assert [held.index for held in recovered.entries] == [1, 2]
+        assert [held.index for held in all_entries(recovered.log)] == [1, 2]
         assert not any(files.read(LOG)[start:])
         persist(wal, put(entry(3, 9)))
         wal.close()
         files.crash(KeepNothing())
-        assert opened(files)[1].entries[2] == entry(3, 9)
+        assert all_entries(opened(files)[1].log)[2] == entry(3, 9)
 
 
 def test_recover_lost_sectors():
@@ -296,7 +306,7 @@ def test_recover_lost_sectors():
                 lost_end = min(end, (sector + 1) * SECTOR_BYTES)
                 torn[lost_start:lost_end] = bytes(lost_end - lost_start)
         replaced(files, bytes(torn))
-        assert [held.index for held in opened(files)[1].entries] == [1, 2], bin(lost)
+        assert [held.index for held in all_entries(opened(files)[1].log)] == [1, 2], bin(lost)
         files.crash(KeepNothing())
         assert not any(files.read(LOG)[start:])
 
@@ -310,7 +320,7 @@ def test_recover_torn_around_foreign_log():
     boundary = (start // SECTOR_BYTES + 1) * SECTOR_BYTES
     replaced(files, data[:start] + bytes(boundary - start) + data[boundary:])
     assert foreign in files.read(LOG)
-    assert [held.index for held in opened(files)[1].entries] == [1, 2]
+    assert [held.index for held in all_entries(opened(files)[1].log)] == [1, 2]
 
 
 # Damaged: refused
@@ -378,7 +388,7 @@ def test_recover_cut_file():
         replaced(files, data[:size])
         refused(files)
     replaced(files, data[: offsets[-1] + SECTOR_BYTES])
-    assert len(opened(files)[1].entries) == 3
+    assert len(all_entries(opened(files)[1].log)) == 3
 
 
 def test_recover_missing_empty_garbage():
@@ -443,7 +453,7 @@ def with_body(body, sequence=5):
 
 def test_recover_no_records():
     """A group without any record is legal."""
-    assert len(opened(with_body(b""))[1].entries) == 3
+    assert opened(with_body(b""))[1].log.runs.last_index == 3
 
 
 def test_recover_misnumbered_group():

@@ -29,6 +29,7 @@ from replog.engine import Engine, EnginePlugin, EngineSetup
 from replog.envelope import pack_envelope
 from replog.errors import NotDone
 from replog.limits import Limits
+from replog.stored_log import HeldLog
 from replog.types import (
     NO_NODE,
     Entry,
@@ -260,7 +261,7 @@ class LocalModel:
                 node_id=node_id,
                 epoch=self._epoch,
                 hard_state=hard_state or HardState(self._epoch.number, 0, NO_NODE),
-                entries=entries,
+                log=HeldLog(entries),
                 limits=Limits(),
                 options=self._options,
                 seed=0,

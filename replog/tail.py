@@ -1,0 +1,311 @@
+"""The end of a log in memory, and what is older where it is stored: one log to whoever reads it.
+
+An engine works at the end of its log, and now and then tells a slow peer what is older.  So the
+end is held here, and what was handed out to be applied and is durable may be *evicted* once it
+takes more than ``limits.log_cache_bytes_max``: then it is read from the
+:class:`~replog.stored_log.StoredLog`, a stretch at a time.
+
+The rules this module keeps:
+
+* From ``first_index`` on everything is held, up to ``last_index``; below it the storage holds it.
+  A slot with nothing in it is a :data:`HOLE`.
+* What is not durable, or not handed out yet, is never evicted: so what is truncated or written
+  anew is held, but for a log that was just recovered, of which no more is held than is worth it.
+
+Whether something may be put or truncated is the caller's affair; this module only holds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
+from replog.limits import MIB
+from replog.stored_log import StoredLog
+from replog.types import Entry, LogIndex, Term
+
+HOLE: Final = Entry(0, 0, 0, b"")
+"""Stands where nothing is; its term is below every other."""
+
+RECOVERED_COUNT_MAX: Final = 4096
+"""So many of the entries that were recovered are held at first, if their bytes allow it."""
+
+READ_BYTES: Final = 1 * MIB
+"""How much is read at a time of a longer stretch."""
+
+
+class Tail:
+    """The entries of one epoch."""
+
+    __slots__ = (
+        "_bytes_max",
+        "_entries",
+        "_log",
+        "_released_bytes",
+        "_released_index",
+        "_slice",
+        "_slice_span",
+        "_within_asked",
+        "_within_bytes",
+        "_within_span",
+        "first_index",
+        "last_index",
+    )
+
+    def __init__(
+        self, log: StoredLog, base_index: LogIndex, known_index: LogIndex, bytes_max: int
+    ) -> None:
+        """Hold the end of what was recovered: all that is above ``known_index``, and what is
+        below as far as ``bytes_max`` allows."""
+        self._log = log
+        self._bytes_max = bytes_max
+        self.last_index: LogIndex = max(base_index, log.runs.last_index)
+        """The highest index at which there is something; the base's where there is nothing."""
+        self.first_index: LogIndex = self.last_index + 1
+        """Everything from here on is in memory."""
+        self._entries: list[Entry] = []
+        self._released_index: LogIndex = base_index
+        self._released_bytes = 0
+        """Of what is held and was released."""
+        self._forget_slices()
+        self._hold_recovered(base_index, known_index)
+
+    def _hold_recovered(self, base_index: LogIndex, known_index: LogIndex) -> None:
+        last, count = self.last_index, RECOVERED_COUNT_MAX
+        while count:
+            first = max(base_index + 1, last + 1 - count)
+            held = self._read_slots(first, last, self._bytes_max)
+            if len(held) == last + 1 - first:
+                break
+            count //= 4
+        else:
+            first, held = last + 1, []
+        if first > known_index + 1:
+            held = self._read_slots(known_index + 1, first - 1, 1 << 62) + held
+            first = known_index + 1
+        self._entries, self.first_index = held, first
+
+    def _read_slots(self, first: LogIndex, last: LogIndex, bytes_max: int) -> list[Entry]:
+        """What the storage holds from ``first`` to ``last``, holes included; cut off where it takes
+        more than ``bytes_max``."""
+        found: list[Entry] = []
+        for entry in chain.from_iterable(self._stored(first, last)):
+            bytes_max -= len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
+            if bytes_max < 0:
+                return found
+            found += [HOLE] * (entry.index - first - len(found))
+            found.append(entry)
+        return found + [HOLE] * (last + 1 - first - len(found))
+
+    def _stored(self, first: LogIndex, last: LogIndex) -> Iterator[Sequence[Entry]]:
+        """What the storage holds from ``first`` to ``last``, a stretch at a time, without the
+        holes."""
+        log = self._log
+        while first <= last:
+            run = log.runs.next_from(first)
+            if run is None or run.first > last:
+                return
+            entries = log.read(max(first, run.first), min(last, run.last), READ_BYTES)
+            yield entries
+            first = entries[-1].index + 1
+
+    def _forget_slices(self) -> None:
+        self._slice: tuple[Entry, ...] = ()
+        self._slice_span: tuple[LogIndex, LogIndex] = (0, 0)
+        self._within_asked = (0, 0, 0)
+        self._within_span: tuple[LogIndex, LogIndex] = (0, 0)
+        self._within_bytes = 0
+
+    # -- reading --
+
+    def at(self, index: LogIndex) -> Entry:
+        """What is at ``index``; :data:`HOLE` where there is nothing.  Below ``first_index`` it is
+        read from the storage."""
+        if self.first_index <= index <= self.last_index:
+            return self._entries[index - self.first_index]
+        if index > self.last_index or self._log.runs.at(index) is None:
+            return HOLE
+        (entry,) = self._log.read(index, index, 1)
+        return entry
+
+    def term_at(self, index: LogIndex) -> Term:
+        """The term of what is at ``index``; 0 where there is nothing."""
+        if self.first_index <= index <= self.last_index:
+            return self._entries[index - self.first_index].term
+        return self._log.runs.term_at(index) if index < self.first_index else 0
+
+    def last_index_at_most(self, index: LogIndex, term: Term) -> LogIndex:
+        """The highest index not above ``index`` whose term is not above ``term``, 0 if there is
+        none; only for terms that never fall along the log, as Raft's do."""
+        first = self.first_index
+        count = max(0, min(index, self.last_index) - first + 1)
+        at = bisect_right(self._entries, term, hi=count, key=_term_of)
+        if at:
+            return first + at - 1
+        return self._log.runs.last_at_most(min(index, first - 1), term)
+
+    def slice(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
+        """The entries from ``first`` to ``last``, both included, among which there is no hole.
+
+        A leader asks for the same stretch once per peer and once for its disk; the last answer is
+        kept, so that all of them share one object, which is encoded once.
+        """
+        assert first <= last <= self.last_index
+        span = (first, last)
+        if self._slice_span != span:
+            origin = self.first_index
+            if first >= origin:
+                self._slice = tuple(self._entries[first - origin : last - origin + 1])
+            else:
+                self._slice = self._mixed(first, last)
+            self._slice_span = span
+        return self._slice
+
+    def _mixed(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
+        """A stretch that begins below what is held."""
+        origin = self.first_index
+        found: list[Entry] = []
+        for entries in self._stored(first, min(last, origin - 1)):
+            found += entries
+        if last >= origin:
+            found += self._entries[: last - origin + 1]
+        return tuple(found)
+
+    def slice_within(
+        self, first: LogIndex, last: LogIndex, bytes_max: int
+    ) -> tuple[tuple[Entry, ...], int]:
+        """The entries from ``first`` to at most ``last`` that fit into ``bytes_max`` as they
+        travel, at least one, and how many bytes they take at most; there is no hole among them."""
+        asked = (first, last, bytes_max)
+        if self._within_asked == asked and self._slice_span == self._within_span:
+            return self._slice, self._within_bytes
+        origin = self.first_index
+        if first < origin:
+            return self._stored_within(first, min(last, origin - 1), bytes_max)
+        size_bytes = 0
+        end = first - 1
+        for at in range(first - origin, last - origin + 1):
+            entry_bytes = len(self._entries[at].body) + ENTRY_OVERHEAD_BYTES_MAX
+            if size_bytes + entry_bytes > bytes_max and end >= first:
+                break
+            size_bytes += entry_bytes
+            end += 1
+        entries = self.slice(first, end)
+        self._within_asked, self._within_span = asked, (first, end)
+        self._within_bytes = size_bytes
+        return entries, size_bytes
+
+    def _stored_within(
+        self, first: LogIndex, last: LogIndex, bytes_max: int
+    ) -> tuple[tuple[Entry, ...], int]:
+        entries = self._log.read(first, last, bytes_max)
+        return entries, sum([len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX for entry in entries])
+
+    def found_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], LogIndex]:
+        """The entries from ``first`` on that fit into ``bytes_max``, at least one if there is one,
+        without the holes; and the index up to which that is all, 0 if it is all there is."""
+        found: list[Entry] = []
+        size_bytes = 0
+        for entry in self._found(first):
+            size_bytes += len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
+            if size_bytes > bytes_max and found:
+                return tuple(found), entry.index - 1
+            found.append(entry)
+        return tuple(found), 0
+
+    def _found(self, first: LogIndex) -> Iterator[Entry]:
+        yield from chain.from_iterable(self._stored(first, self.first_index - 1))
+        for at in range(max(0, first - self.first_index), len(self._entries)):
+            if (entry := self._entries[at]) is not HOLE:
+                yield entry
+
+    def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
+        """The bytes of the bodies from ``first`` to ``last``, both included, which are held."""
+        origin = self.first_index
+        assert first >= origin
+        return sum([len(entry.body) for entry in self._entries[first - origin : last - origin + 1]])
+
+    # -- changing --
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Put entries at contiguous indexes, in place of what was there; all of it is held, or
+        behind the last."""
+        first, last = entries[0].index, entries[-1].index
+        behind = self.last_index + 1
+        if first >= behind:
+            if first > behind:
+                self._entries += [HOLE] * (first - behind)
+            self._entries += entries
+            self.last_index = last
+            return
+        origin = self.first_index
+        assert first >= origin
+        self._entries[first - origin : last - origin + 1] = entries
+        self.last_index = max(self.last_index, last)
+        self._forget_slices()
+
+    def truncate(self, from_index: LogIndex) -> None:
+        """Void everything at and above ``from_index``."""
+        del self._entries[max(0, from_index - self.first_index) :]
+        self.first_index = min(self.first_index, from_index)
+        self.last_index = from_index - 1
+        self._forget_slices()
+
+    def release(self, entries: Sequence[Entry], durable_index: LogIndex) -> None:
+        """``entries`` were handed out to be applied, behind those that were before; what is up to
+        ``durable_index`` can be read back.  Of what is both the oldest go, above the limit."""
+        held = entries
+        if entries[0].index < self.first_index:
+            held = [entry for entry in entries if entry.index >= self.first_index]
+        self._released_bytes += sum([len(entry.body) for entry in held])
+        self._released_index = entries[-1].index
+        if self._released_bytes > self._bytes_max:
+            self._evict(min(self._released_index, durable_index))
+
+    def _evict(self, upto: LogIndex) -> None:
+        """Down to three quarters of the limit, so that it is not done for every entry."""
+        enough = self._bytes_max * 3 // 4
+        count = 0
+        while self.first_index + count <= upto and self._released_bytes > enough:
+            self._released_bytes -= len(self._entries[count].body)
+            count += 1
+        del self._entries[:count]
+        self.first_index += count
+
+    def trim(self, upto: LogIndex) -> None:
+        """Forget everything up to ``upto``: a snapshot stands for it."""
+        held = self._entries[: max(0, upto + 1 - self.first_index)]
+        for index, entry in enumerate(held, self.first_index):
+            if index <= self._released_index:
+                self._released_bytes -= len(entry.body)
+        del self._entries[: len(held)]
+        self.first_index = max(self.first_index, upto + 1)
+        self.last_index = max(self.last_index, upto)
+        self._released_index = max(self._released_index, upto)
+        self._forget_slices()
+
+    def clone(self) -> Tail:
+        """An independent copy over the same storage."""
+        copy: Tail = object.__new__(Tail)
+        copy._log, copy._bytes_max = self._log, self._bytes_max
+        copy._entries = self._entries.copy()
+        copy.first_index, copy.last_index = self.first_index, self.last_index
+        copy._released_index = self._released_index
+        copy._released_bytes = self._released_bytes
+        copy._forget_slices()
+        return copy
+
+    def key(self) -> Hashable:
+        """Equal for two tails of the same entries, of which they hold the same.
+
+        Reads what is not held: for logs that fit into memory, where all is.
+        """
+        below = tuple(chain.from_iterable(self._stored(1, self.first_index - 1)))
+        return (below, tuple(self._entries), self.first_index, self._released_bytes)
+
+
+def _term_of(entry: Entry) -> Term:
+    return entry.term
