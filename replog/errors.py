@@ -107,6 +107,15 @@ class Compacted(CallerError):
         )
 
 
+class SnapshotFailed(CallerError):
+    """A snapshot could not be written for lack of room; what was written of it was removed, and the
+    node goes on with its log and the snapshots that it has."""
+
+
+class SnapshotGone(CallerError):
+    """A snapshot that was listed was removed or replaced by another one since; take the newest."""
+
+
 class OutcomeUnknown(CallerError):
     """The command may or may not have been done: the leader was lost or the deadline passed."""
 
@@ -156,12 +165,29 @@ class HandshakeError(PeerError):
     """The other side is not who we want to talk to; the message says why."""
 
 
+class SnapshotMisplaced(PeerError):
+    """A piece of a snapshot does not go on where the last one ended; ``offset`` says where to go
+    on."""
+
+    def __init__(self, sentence: str, offset: int) -> None:
+        self.offset = offset
+        super().__init__(sentence)
+
+
 class FatalError(ReplogError):
     """Going on would endanger safety: the node stops."""
 
 
 class LogDamaged(FatalError):
     """The log holds damage that is not a torn, unacknowledged tail."""
+
+
+class SnapshotDamaged(FatalError):
+    """A snapshot is not what was written; no state machine was touched.
+
+    The one error of this family that may be caught, by whoever receives a snapshot from a peer:
+    what had arrived is removed then, and nothing on this node rested on it.
+    """
 
 
 class StorageFailed(FatalError):

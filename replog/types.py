@@ -188,6 +188,21 @@ class Epoch:
 
 
 @record
+class SnapshotMeta:
+    """What a snapshot stands for; the same on every node that makes one of the same entry."""
+
+    last: EntryId
+    """The last entry that it holds; everything up to its index is in it."""
+    epoch: Epoch
+    """The epoch in force at ``last.index + 1``."""
+    time_ms: int
+    """The replicated time at ``last``, in milliseconds; no node's own clock."""
+    machine: str
+    """The name of the state machine; a snapshot of another one is refused by whoever would install
+    it."""
+
+
+@record
 class HardState:
     """What an engine must find again after a crash, as one atomic durable record.
 

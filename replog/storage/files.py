@@ -50,6 +50,9 @@ class FileLayer(Protocol):
     def read_at(self, descriptor: Descriptor, offset: int, size_bytes: int) -> bytes:
         """At most so many bytes from ``offset`` on; fewer only at the end of the file."""
 
+    def size_bytes(self, descriptor: Descriptor) -> int:
+        """How long a file is."""
+
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """Write at ``offset``; how many bytes were taken."""
 
@@ -163,6 +166,10 @@ class RealFiles:
     def read_at(self, descriptor: Descriptor, offset: int, size_bytes: int) -> bytes:
         """See :meth:`FileLayer.read_at`."""
         return os.pread(descriptor, size_bytes, offset)
+
+    def size_bytes(self, descriptor: Descriptor) -> int:
+        """See :meth:`FileLayer.size_bytes`."""
+        return os.fstat(descriptor).st_size
 
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """See :meth:`FileLayer.write`."""

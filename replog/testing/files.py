@@ -208,6 +208,12 @@ class ForgetfulFiles:
         self._count("read", path)
         return bytes(file.data[offset : offset + size_bytes])
 
+    def size_bytes(self, descriptor: Descriptor) -> int:
+        """See :meth:`replog.storage.files.FileLayer.size_bytes`."""
+        path, file = self._opened(descriptor)
+        self._count("size_bytes", path)
+        return len(file.data)
+
     def write(self, descriptor: Descriptor, data: bytes | memoryview, offset: int) -> int:
         """See :meth:`replog.storage.files.FileLayer.write`."""
         path, file = self._opened(descriptor)
