@@ -1,8 +1,8 @@
 """Find engines, state machines, storages and commands by the names that a configuration uses.
 
 A plugin is an object behind an *entry point* of an installed distribution.  What replog brings
-itself comes in the same way, except for its storages, which must be there even where no
-distribution is installed, as in a source tree.
+itself comes in the same way, except for the storages ``memory`` and ``wal``, which must be there
+even where no distribution is installed, as in a source tree.
 
 =========================  ======================================================================
 group                      what the entry point names

@@ -1,9 +1,9 @@
 """The storage ``memory``: for tests, trials and measurements.  It promises nothing.
 
 It keeps the contract of :mod:`replog.storage.protocol` within the life of its object, so that it
-is a twin of the real log: what was persisted is recovered by a second ``recover``, what was only
-encoded is not.  With the process everything is lost, so a node must not start on it twice
-(:mod:`replog.storage.directory` sees to that).
+is a twin of the real log: what was encoded can be read, what was persisted is recovered by a second
+``recover``, what was only encoded is not.  With the process everything is lost, so a node must not
+start on it twice (:mod:`replog.storage.directory` sees to that).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage, Write
 from replog.storage.replay import Replay
+from replog.stored_log import HeldLog
 
 
 class MemoryStorage:
@@ -23,29 +24,39 @@ class MemoryStorage:
     durable = False
 
     def __init__(self) -> None:
-        self._replay = Replay()
+        self._persisted = Replay()
+        """Of whoever persists, but for ``recover``."""
+        self._live = Replay()
+        """What can be read: what was encoded counts."""
         self._encoded: deque[tuple[int, Sequence[Write]]] = deque()
         self._encoded_count = 0
 
     def recover(self) -> Recovered:
         """What was persisted; what was only encoded is forgotten, as by a crash."""
         self._encoded.clear()
-        return self._replay.recovered()
+        self._live = Replay()
+        self._live.hard_state = self._persisted.hard_state
+        log = self._persisted.log
+        self._live.log = HeldLog((log.entries[index] for index in sorted(log.entries)), log.base)
+        return self._live.recovered()
 
     def encode(self, writes: Sequence[Write]) -> int:
         """A ticket for the writes: nothing has to become bytes in order to stay in memory."""
         self._encoded_count += 1
         ticket = self._encoded_count
         self._encoded.append((ticket, tuple(writes)))
+        for write in writes:
+            self._live.apply(write)
         return ticket
 
     def persist(self, group: object) -> None:
         """Apply the writes of the ticket ``group``."""
-        ticket, writes = self._encoded.popleft()
+        ticket, writes = self._encoded[0]
         if group != ticket:
             raise AssertionError("groups are persisted in the order in which they were encoded")
+        self._encoded.popleft()
         for write in writes:
-            self._replay.apply(write)
+            self._persisted.apply(write)
 
     def close(self) -> None:
         """Nothing is held but memory."""

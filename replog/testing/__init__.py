@@ -5,7 +5,8 @@
 * :func:`simulate` runs whole clusters under faults, from one seed (:mod:`replog.testing.sim`), and
   :mod:`replog.testing.model` walks every order of events within small bounds (``docs/testing.md``).
 * :func:`check_history` judges whether a history of clients is linearizable.
-* :mod:`replog.testing.conformance` is what every engine must pass.
+* :mod:`replog.testing.conformance` is what every engine must pass,
+  :mod:`replog.testing.storage_conformance` what every storage must.
 * :mod:`replog.testing.files` is a disk in memory that forgets what was not synced.
 * :func:`freeze_records` makes records truly frozen for a test session.
 

@@ -51,13 +51,25 @@ def test_recover_encoded_only():
     assert all_entries(storage.recover().log) == (entry(1), entry(3))
 
 
-def test_persist_out_of_order():
-    """Groups are persisted in the order in which they were encoded."""
+def test_read_encoded():
+    """What was encoded can be read before it is persisted."""
     storage = MemoryStorage()
-    storage.encode([Write(None, None, [entry(1)])])
+    log = storage.recover().log
+    storage.encode([Write(None, None, [entry(1), entry(2)]), Write(None, 2, ())])
+    assert all_entries(log) == (entry(1),)
+
+
+def test_persist_out_of_order():
+    """Groups are persisted in the order in which they were encoded; a refused one changes
+    nothing."""
+    storage = MemoryStorage()
+    first = storage.encode([Write(None, None, [entry(1)])])
     second = storage.encode([Write(None, None, [entry(2)])])
     with pytest.raises(AssertionError, match="in the order"):
         storage.persist(second)
+    storage.persist(first)
+    storage.persist(second)
+    assert all_entries(storage.recover().log) == (entry(1), entry(2))
 
 
 def test_durable_never():
