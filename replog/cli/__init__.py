@@ -74,6 +74,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "demo": "run a cluster here, kill its leader, and check that nothing is lost",
     "sim": "simulate clusters under faults, seed by seed, and judge all that they do",
     "check": "explore every state of an engine's model within bounds, and judge each",
+    "inspect": "show what a node's directory holds, and whether it is damaged",
     "config": "print an example configuration, or check one",
     "plugins": "list what is installed: engines, state machines, storages, commands",
 }

@@ -213,7 +213,7 @@ def open_directory(
     files = files or RealFiles()
     plugin = _find_plugin(storage, plugin)
     try:
-        identity = _read_identity(files, path)
+        identity = read_identity(files, path)
         _check_identity(path, identity, cluster_id, node_id, engine, storage)
         mode = files.mode(path)
         if mode & 0o077:
@@ -235,8 +235,11 @@ def open_directory(
     return NodeDirectory(home, identity, plugin, lock)
 
 
-def _read_identity(files: FileLayer, path: Path) -> Identity:
-    """Tell a missing directory from an uninitialised one and from a node's."""
+def read_identity(files: FileLayer, path: Path) -> Identity:
+    """Whose directory it is: a missing one is told from an uninitialised one and from a node's.
+
+    Raises :class:`~replog.errors.DirectoryError`.
+    """
     try:
         names = files.names(path)
     except FileNotFoundError as error:

@@ -38,6 +38,9 @@ class FileLayer(Protocol):
     def open(self, path: Path) -> Descriptor:
         """Open an existing file to write in it."""
 
+    def open_to_read(self, path: Path) -> Descriptor:
+        """Open an existing file to read pieces of it, and never write."""
+
     def create(self, path: Path) -> Descriptor:
         """Make a new file of mode 0600; ``FileExistsError`` when there is one."""
 
@@ -150,6 +153,10 @@ class RealFiles:
     def open(self, path: Path) -> Descriptor:
         """See :meth:`FileLayer.open`."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def open_to_read(self, path: Path) -> Descriptor:
+        """See :meth:`FileLayer.open_to_read`."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def create(self, path: Path) -> Descriptor:
         """See :meth:`FileLayer.create`."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -63,6 +63,13 @@ RECORD_TRUNCATE: Final = 2
 RECORD_PUT: Final = 3
 RECORD_HINTED_STATE: Final = 4
 RECORD_BASE: Final = 5
+RECORD_NAMES: Final[Mapping[int, str]] = {
+    RECORD_HARD_STATE: "hard_state",
+    RECORD_TRUNCATE: "truncate",
+    RECORD_PUT: "put",
+    RECORD_HINTED_STATE: "hinted_state",
+    RECORD_BASE: "base",
+}
 _RECORD: Final = struct.Struct(">BI")
 _HARD_STATE: Final = struct.Struct(">IQH")
 _INDEX: Final = struct.Struct(">Q")
@@ -240,13 +247,25 @@ def unpack_head(data: bytes) -> GroupHead:
 
 def unpack_puts(body: bytes) -> Iterator[bytes]:
     """The contents of the records of an intact group that put entries."""
+    for kind, start, end in _records(body):
+        if kind == RECORD_PUT:
+            yield body[start:end]
+
+
+def record_kinds(body: bytes) -> Iterator[int]:
+    """The types of the records of an intact group."""
+    for kind, _, _ in _records(body):
+        yield kind
+
+
+def _records(body: bytes) -> Iterator[tuple[int, int, int]]:
+    """Of each record of an intact group: its type, and where its content begins and ends."""
     at = 0
     while at < len(body):
         kind, length = _RECORD.unpack_from(body, at)
         start = at + _RECORD.size
         at = start + length
-        if kind == RECORD_PUT:
-            yield body[start:at]
+        yield kind, start, at
 
 
 def replay_records(body: bytes, sink: Sink) -> None:

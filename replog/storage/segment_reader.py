@@ -144,7 +144,7 @@ class SegmentReader:
                 if segment not in self._descriptors:
                     if len(self._descriptors) == DESCRIPTORS_MAX:
                         self._files.close(self._descriptors.pop(next(iter(self._descriptors))))
-                    self._descriptors[segment] = self._files.open(path)
+                    self._descriptors[segment] = self._files.open_to_read(path)
                 self._chunk = self._files.read_at(
                     self._descriptors[segment], offset, max(READ_BYTES, size_bytes)
                 )

@@ -229,7 +229,7 @@ class SnapshotReader:
 def open_file(files: FileLayer, path: Path) -> Descriptor:
     """Open a snapshot, which may be removed at any time for a newer one."""
     try:
-        return files.open(path)
+        return files.open_to_read(path)
     except FileNotFoundError as error:
         raise SnapshotGone(
             f"{path} was removed, for a newer snapshot replaces it; take the newest"

@@ -30,17 +30,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from replog.errors import DirectoryError, LogDamaged, StorageFailed
+from replog.errors import DirectoryError, StorageFailed
 from replog.limits import MIB
 from replog.storage.files import Descriptor, write_all
 from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.hard_state import SecondCopy, Vouched
+from replog.storage.log_reading import check_whole, read_log, read_second_copy
 from replog.storage.log_state import LogState
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage, Write
-from replog.storage.recovery import TAIL_BYTES, Scanned, check_sealed, scan_groups
+from replog.storage.recovery import TAIL_BYTES, Scanned
 from replog.storage.segment import (
-    DAMAGE_REMEDY,
     HEAD_BYTES,
     SegmentHeader,
     header_salt,
@@ -49,7 +49,6 @@ from replog.storage.segment import (
     replay_records,
     segment_name,
     segment_number,
-    unpack_header,
 )
 from replog.storage.segment_end import SegmentEnd, publish_segment
 from replog.storage.segment_reader import SegmentReader
@@ -130,82 +129,16 @@ class Wal:
         :class:`~replog.errors.UnknownFormat` and :class:`~replog.errors.StorageFailed`.
         """
         assert self._end is None, "recover is called once"
-        numbers = self._segment_numbers()
-        state, scanned, data = self._state, None, b""
-        for number in numbers:
-            path = self._path(number)
-            data = self._read(path)
-            header = unpack_header(path, data)
-            self._check_owner(path, header, number)
-            if scanned is not None:
-                check_sealed(self._path(number - 1), scanned, header, path)
-            scanned = scan_groups(path, data, header, state)
-        assert scanned is not None, "there is one segment at least"
-        if numbers[0] > 1 and not state.places.base.index:
-            raise LogDamaged(
-                f"{self._home.path}: the segments before {segment_name(numbers[0])} are missing, "
-                f"and nothing says that a snapshot stands for them; {DAMAGE_REMEDY}"
-            )
-        problem = self._recover_second_copy().problem(state.hard_state, numbers[-1])
-        if problem:
-            raise LogDamaged(f"{self._home.path}: {problem}; {DAMAGE_REMEDY}")
-        self._open_end(self._path(numbers[-1]), data, scanned)
-        if scanned.last_sequence == 1:
+        segment = read_log(self._home, self._state)
+        check_whole(self._home, self._state, read_second_copy(self._second_copy))
+        self._open_end(segment.path, segment.data, segment.scanned)
+        if segment.scanned.last_sequence == 1:
             # Only the founding's own group: nobody has voted or written here.
             return Recovered(None, self._reader)
-        return Recovered(state.hard_state, self._reader)
+        return Recovered(self._state.hard_state, self._reader)
 
     def _path(self, segment: int) -> Path:
         return self._home.path / segment_name(segment)
-
-    def _segment_numbers(self) -> list[int]:
-        """The segments that there are, ascending and without a gap."""
-        path = self._home.path
-        try:
-            names = self._files.names(path)
-        except OSError as error:
-            raise StorageFailed(f"{path} cannot be read: {error.strerror}") from error
-        numbers = sorted(filter(None, map(segment_number, names)))
-        wanted = range(numbers[0], numbers[-1] + 1) if numbers else (1,)
-        for number in wanted:
-            if number not in numbers:
-                raise LogDamaged(
-                    f"{self._path(number)} is missing, although the log was written with it; put "
-                    "the file back if it was moved (not an older copy of it), and if it is lost, "
-                    "keep this node stopped: without its log it must not vote"
-                )
-        return numbers
-
-    def _read(self, path: Path) -> bytes:
-        try:
-            data = self._files.read(path)
-        except OSError as error:
-            raise StorageFailed(f"{path} cannot be read: {error.strerror}") from error
-        if not data:
-            raise LogDamaged(
-                f"{path} is empty, although a segment has a header from its beginning on; "
-                f"{DAMAGE_REMEDY}"
-            )
-        return data
-
-    def _recover_second_copy(self) -> Vouched:
-        try:
-            return self._second_copy.recover()
-        except OSError as error:
-            path = self._second_copy.path
-            raise StorageFailed(f"{path} cannot be read: {error.strerror}") from error
-
-    def _check_owner(self, path: Path, header: SegmentHeader, segment: int) -> None:
-        home = self._home
-        found = (header.cluster_id, header.node_id, header.incarnation, header.segment)
-        if found == (home.cluster_id, home.node_id, home.incarnation, segment):
-            return
-        raise DirectoryError(
-            f"{path} is segment {header.segment} of the log of node {header.node_id}, "
-            f"incarnation {header.incarnation}, of cluster {header.cluster_id!r}, and this "
-            f"directory is that of node {home.node_id}, incarnation {home.incarnation}, of cluster "
-            f"{home.cluster_id!r}; put the right file back, and never copy a log between nodes"
-        )
 
     def _open_end(self, path: Path, data: bytes, scanned: Scanned) -> None:
         """Settle the last segment and get ready to write behind it."""

@@ -177,6 +177,10 @@ class ForgetfulFiles:
         self._count("open", path)
         return self._open_file(path, self._file(path))
 
+    def open_to_read(self, path: Path) -> Descriptor:
+        """See :meth:`~replog.storage.files.FileLayer.open_to_read`."""
+        return self.open(path)
+
     def create(self, path: Path) -> Descriptor:
         """See :meth:`replog.storage.files.FileLayer.create`."""
         self._count("create", path)
