@@ -1,6 +1,6 @@
 """The storage ``sqlite``, as far as it is special: its file, its damage, its disk, and its end.
 
-What it shares with every storage is in ``tests/conformance/test_storages.py``.
+What it shares with every storage is in ``test_storages.py``.
 """
 
 from __future__ import annotations
