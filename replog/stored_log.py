@@ -2,7 +2,8 @@
 
 An engine holds the end of its log in memory; what is older it reads here, when a peer is behind.
 It is synchronous: what is read was written a while ago and stands in the page cache mostly, and
-whoever asks has a frame to fill.  How long that takes is in ``docs/log-format.md``.
+whoever asks has a frame to fill.  How long that takes is in
+``docs/decisions/0015-old-entries-are-read-back.md``.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Tail:
         self._hold_recovered(base_index, known_index)
 
     def _hold_recovered(self, base_index: LogIndex, known_index: LogIndex) -> None:
+        known_index = max(known_index, base_index)
         last, count = self.last_index, RECOVERED_COUNT_MAX
         while count:
             first = max(base_index + 1, last + 1 - count)
@@ -86,6 +87,7 @@ class Tail:
         if first > known_index + 1:
             held = self._read_slots(known_index + 1, first - 1, 1 << 62) + held
             first = known_index + 1
+        assert first > base_index
         self._entries, self.first_index = held, first
 
     def _read_slots(self, first: LogIndex, last: LogIndex, bytes_max: int) -> list[Entry]:

@@ -143,7 +143,9 @@ def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> None:
     for entry in entries:
         index = entry.index
         if index < slots.first_held_index:
-            continue  # known as chosen: the answer says that it is chosen, and counts as no vote
+            # Known as chosen: the answer says so, and counts as no vote.  The values are not
+            # compared, for that would take a read; whoever holds the vote in memory does.
+            continue
         vote = slots.at(index)
         if vote.term == entry.term or index <= engine.commit_index or index in engine.chosen:
             check_same_value(engine, vote, entry)

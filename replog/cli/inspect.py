@@ -84,6 +84,7 @@ def document(found: Inspection) -> Mapping[str, object]:
             "term": found.vouched.term,
             "voted_for": found.vouched.voted_for,
             "segment": found.vouched.segment,
+            "oldest_segment": found.vouched.oldest_segment,
         },
         "base": None if not base.index else {"index": base.index, "term": base.term},
         "entries": sum(run.last - run.first + 1 for run in runs),

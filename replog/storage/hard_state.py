@@ -1,13 +1,15 @@
 """The second copy of the hard state: what the log must not be older than.  File ``hard-state``.
 
 A log that lost its end looks like one that was never written further, when the end looks torn or
-the last segment is gone.  A node that goes on from there may vote a second time.  So what must
-never be forgotten is kept once more: the term, the vote, and the number of the newest segment.
+the last segment is gone; and one that lost its oldest segments looks as if they had been removed.
+A node that goes on from there may vote a second time, or lack what it acknowledged.  So what must
+never be forgotten is kept once more: the term, the vote, and the numbers of the oldest and the
+newest segment.
 
 Two slots of a sector each are written in turn, so that one is intact whatever a crash tears:
 ``docs/log-format.md`` has the bytes.  A slot is written *after* the group that says the same is
-durable, and before the node says anything of it.  So the log is as new as the newest slot, or by
-one group newer; if it is older, it lost something.
+durable, and before the node says anything of it, or removes a segment.  So the hard state in the
+log is as new as the newest slot, or newer; if it is older, the log lost something.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SLOTS: Final = 2
 FORMAT_VERSION: Final = 1
 
 _MAGIC: Final = b"RPLGHST\n"
-_SLOT: Final = struct.Struct(">8sHHQQIQHQ")
+_SLOT: Final = struct.Struct(">8sHHQQIQHQQ")
 _CHECKSUM: Final = struct.Struct(">I")
 _CHECKSUM_OFFSET: Final = SECTOR_BYTES - _CHECKSUM.size
 
@@ -41,14 +43,21 @@ class Vouched:
     voted_for: NodeId
     segment: int
     """The number of the newest segment."""
+    oldest_segment: int
+    """That of the oldest one; those before it were removed, or are about to be."""
 
-    def problem(self, hard_state: HardState | None, segment: int) -> str:
-        """What is wrong with a log that ends in ``segment`` with this hard state; empty: nothing,
-        for it is as new as this, or newer."""
-        if segment < self.segment:
+    def problem(self, hard_state: HardState | None, oldest: int, newest: int) -> str:
+        """What is wrong with a log of the segments ``oldest`` to ``newest`` that comes to this hard
+        state; empty: nothing, for it is as new as this, or newer."""
+        if newest < self.segment:
             return (
-                f"the log ends with segment {segment}, and had {self.segment} already: the last "
+                f"the log ends with segment {newest}, and had {self.segment} already: the last "
                 "ones are missing"
+            )
+        if oldest > self.oldest_segment:
+            return (
+                f"the log begins with segment {oldest}, and only those before "
+                f"{self.oldest_segment} were removed: the others are missing"
             )
         if hard_state is None:
             found, vote = (0, 0), 0
@@ -91,6 +100,18 @@ class SecondCopy:
             self.write(vouched)
         finally:
             self.close()
+
+    def is_written(self) -> bool:
+        """Whether there is a file, and a slot in it that says more than a founding does, whosever
+        it is."""
+        if self.path.name not in self._files.names(self.path.parent):
+            return False
+        data = self._files.read(self.path)
+        numbers = [
+            _SLOT.unpack_from(data, at)[4]
+            for at in range(0, len(data) - SECTOR_BYTES + 1, SECTOR_BYTES)
+        ]
+        return max(numbers, default=0) > 1
 
     def recover(self) -> Vouched:
         """What the newest intact slot says.  Raises :class:`~replog.errors.LogDamaged` when the
@@ -151,6 +172,7 @@ class SecondCopy:
             vouched.term,
             vouched.voted_for,
             vouched.segment,
+            vouched.oldest_segment,
         )
         block = fields.ljust(_CHECKSUM_OFFSET, b"\0")
         block += _CHECKSUM.pack(zlib.crc32(block))

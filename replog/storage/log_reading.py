@@ -73,7 +73,7 @@ def check_whole(home: StorageHome, state: LogState, vouched: Vouched) -> None:
             f"{home.path}: the segments before {segment_name(numbers[0])} are missing, and nothing "
             f"says that a snapshot stands for them; {DAMAGE_REMEDY}"
         )
-    problem = vouched.problem(state.hard_state, numbers[-1])
+    problem = vouched.problem(state.hard_state, numbers[0], numbers[-1])
     if problem:
         raise LogDamaged(f"{home.path}: {problem}; {DAMAGE_REMEDY}")
 

@@ -20,12 +20,14 @@ from replog.types import EntryId, HardState, LogIndex
 class SegmentState:
     """One segment of the log."""
 
-    __slots__ = ("first_sequence", "number", "put_index_max")
+    __slots__ = ("first_sequence", "number", "put_index_max", "salt")
 
-    def __init__(self, number: int, first_sequence: int) -> None:
+    def __init__(self, number: int, first_sequence: int, salt: int) -> None:
         self.number = number
         self.first_sequence = first_sequence
         """Of its first group."""
+        self.salt = salt
+        """From which the checksum of every head in it starts."""
         self.put_index_max: LogIndex = 0
         """No group of it puts an entry above this."""
 
@@ -46,9 +48,9 @@ class LogState:
 
     # -- what is told --
 
-    def begin_segment(self, number: int, first_sequence: int) -> None:
+    def begin_segment(self, number: int, first_sequence: int, salt: int) -> None:
         """The groups that follow are in this segment."""
-        self.segments.append(SegmentState(number, first_sequence))
+        self.segments.append(SegmentState(number, first_sequence, salt))
 
     def begin_group(self, sequence: int, offset: int) -> None:
         """The records that follow are of this group, which begins at ``offset``."""
@@ -77,8 +79,13 @@ class LogState:
         """What must never be forgotten of all this."""
         hard_state = self.hard_state
         assert hard_state is not None, "every log opens with it"
-        segment = self.segments[-1].number
-        return Vouched(hard_state.epoch, hard_state.term, hard_state.voted_for, segment)
+        return Vouched(
+            hard_state.epoch,
+            hard_state.term,
+            hard_state.voted_for,
+            self.segments[-1].number,
+            self.segments[0].number,
+        )
 
     def stand(self, sequence: int) -> tuple[SegmentState, int]:
         """The segment of a group, and where it begins there."""

@@ -61,8 +61,8 @@ class Scanned:
 def scan_groups(path: Path, data: bytes, header: SegmentHeader, state: LogState) -> Scanned:
     """Tell ``state`` every group of the segment ``data``; raises ``LogDamaged`` as the module
     says."""
-    state.begin_segment(header.segment, header.first_sequence)
     salt = header_salt(data)
+    state.begin_segment(header.segment, header.first_sequence, salt)
     content_end = find_content_end(data)
     sequence = header.first_sequence - 1
     chain = header.chain

@@ -76,11 +76,10 @@ class SegmentEnd:
         self._files.sync(self._file)
         self._allocated = size_bytes
 
-    def seal(self) -> None:
-        """Another segment follows: make all of it durable, so that only the last can be torn."""
+    def make_durable(self) -> None:
+        """Sync what was not synced group by group."""
         if not self.is_synced:
             self._files.sync(self._file)
-        self.close()
 
     def close(self) -> None:
         """Release the file."""

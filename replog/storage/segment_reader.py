@@ -24,8 +24,8 @@ from replog.storage.log_state import LogState
 from replog.storage.segment import (
     DAMAGE_REMEDY,
     HEAD_BYTES,
+    read_head,
     segment_name,
-    unpack_head,
     unpack_puts,
 )
 from replog.stored_log import check_stored
@@ -122,8 +122,8 @@ class SegmentReader:
             return held[HEAD_BYTES:-1]
         segment, offset = self._state.stand(sequence)
         for _ in range(2):
-            head = unpack_head(self._bytes(segment.number, offset, HEAD_BYTES))
-            if head.sequence == sequence:
+            head = read_head(self._bytes(segment.number, offset, HEAD_BYTES), 0, segment.salt)
+            if head is not None and head.sequence == sequence:
                 body = self._bytes(segment.number, offset + HEAD_BYTES, head.body_bytes)
                 if len(body) == head.body_bytes and zlib.crc32(body) == head.body_checksum:
                     return body

@@ -95,6 +95,8 @@ class Wal:
         self._extend_bytes = extend_bytes
         self.durable = home.is_synced
         self._failure: str | None = None
+        """Set by whoever persists, once and for all."""
+        self._is_open = False
         # Of the event loop.
         self._state = LogState()
         self._reader = SegmentReader(home.files, home.path, self._state)
@@ -151,6 +153,7 @@ class Wal:
         except OSError as error:
             self._fail(path, "its end again", error)
         self._end = self._new_end(file, scanned.end, len(data))
+        self._is_open = True
         self._persisted_sequence = self._sequence = scanned.last_sequence
         self._chain = scanned.chain
         self._salt = header_salt(data)
@@ -221,7 +224,7 @@ class Wal:
         self._salt = header_salt(header)
         group, self._chain = pack_group(writes, sequence, self._chain, self._salt)
         self._sequence = sequence
-        state.begin_segment(number, sequence)
+        state.begin_segment(number, sequence, self._salt)
         state.begin_group(sequence, len(header))
         opening = header + group
         self._encoded_end = len(opening)
@@ -232,54 +235,59 @@ class Wal:
     def persist(self, group: object) -> None:
         """Write and sync one group; see :meth:`~replog.storage.protocol.Storage.persist`."""
         assert isinstance(group, Group)
-        end = self._check_usable()
+        self._check_usable()
+        end = self._end
+        assert end is not None, "between recover and close"
         step = 2 if group.opening else 1
         if group.sequence != self._persisted_sequence + step:
             # Not an assert: out of order the groups would be refused at the next recovery.
             raise AssertionError("groups are persisted in the order in which they were encoded")
         try:
             if group.opening:
-                end = self._change_segment(group)
+                end = self._end = self._changed_segment(group, end)
             end.append(group.data)
+            if group.obsolete:
+                end.make_durable()  # at every level: what the segments held goes with them
             if group.vouched is not None:
                 self._second_copy.write(group.vouched)
             for segment in group.obsolete:
                 # One after the other: a crash must not keep one and lose a later one.
                 self._files.remove(self._path(segment))
                 self._files.sync_directory(self._home.path)
-        except OSError as error:
+        except BaseException as error:
             self._fail(self._path(group.segment), f"group {group.sequence}", error)
         self._persisted_sequence = group.sequence
         self._reader.release(group.sequence)
 
-    def _change_segment(self, group: Group) -> SegmentEnd:
-        """Publish the segment that a group begins, and go on there."""
-        if self._end is not None:
-            end, self._end = self._end, None
-            end.seal()
+    def _changed_segment(self, group: Group, full: SegmentEnd) -> SegmentEnd:
+        """Publish the segment that a group begins, and let go of the full one."""
+        full.make_durable()  # at every level, so that only the last segment can be torn
         path = self._path(group.segment)
         file = publish_segment(self._files, path, group.opening, self._extend_bytes)
+        full.close()
         size_bytes = max(self._extend_bytes, len(group.opening) + TAIL_BYTES)
-        self._end = self._new_end(file, len(group.opening), size_bytes)
-        return self._end
+        return self._new_end(file, len(group.opening), size_bytes)
 
-    def _check_usable(self) -> SegmentEnd:
+    def _check_usable(self) -> None:
         if self._failure is not None:
             raise StorageFailed(self._failure)
-        assert self._end is not None, "between recover and close"
-        return self._end
+        assert self._is_open, "between recover and close"
 
-    def _fail(self, path: Path, what: str, error: OSError) -> NoReturn:
+    def _fail(self, path: Path, what: str, error: BaseException) -> NoReturn:
         """Poison the log: nothing is retried, for a failed sync may have dropped its pages."""
+        reason = (error.strerror or error) if isinstance(error, OSError) else repr(error)
         self._failure = (
-            f"{path}: writing {what} failed ({error.strerror or error}), so what is on "
-            "disk is not known any more and the node stops; repair the disk, or free some space on "
-            "it, and start the node again"
+            f"{path}: writing {what} failed ({reason}), so what is on disk is not known any more "
+            "and the node stops; repair the disk, or free some space on it, and start the node "
+            "again"
         )
+        if not isinstance(error, OSError):
+            raise error
         raise StorageFailed(self._failure) from error
 
     def close(self) -> None:
         """Release the files; may be called again."""
+        self._is_open = False
         self._reader.close()
         self._second_copy.close()
         if self._end is not None:
@@ -300,16 +308,20 @@ def found_log(home: StorageHome) -> None:
     opening = Write(HardState(_FIRST_EPOCH, 0, NO_NODE), None, ())
     group, _ = pack_group([opening], sequence=1, chain=0, salt=header_salt(header))
     content = header + group
-    if path.name in home.files.names(home.path):
-        if any(home.files.read(path)[len(content) :]):
-            raise DirectoryError(
-                f"{path} is a log that was written to, in a directory without an identity; a node "
-                "made anew would forget what it voted: put the identity back, or choose another "
-                "directory"
-            )
-        home.files.remove(path)
+    names = home.files.names(home.path)
     second_copy = SecondCopy(home.files, home.path, home.node_id, home.incarnation)
-    second_copy.found(Vouched(_FIRST_EPOCH, 0, NO_NODE, 1))
+    is_written = any(segment_number(name) > 1 for name in names) or second_copy.is_written()
+    if path.name in names:
+        is_written = is_written or any(home.files.read(path)[len(content) :])
+    if is_written:
+        raise DirectoryError(
+            f"{path} belongs to a log that was written to, in a directory without an identity; a "
+            "node made anew would forget what it voted: put the identity back, or choose another "
+            "directory"
+        )
+    if path.name in names:
+        home.files.remove(path)
+    second_copy.found(Vouched(_FIRST_EPOCH, 0, NO_NODE, 1, 1))
     file = home.files.create(path)
     try:
         write_all(home.files, file, content.ljust(FOUNDING_BYTES, b"\0"), 0)

@@ -72,6 +72,12 @@ SIZE_BYTES: Final = 4
 REHEARSED_SHARE: Final = 1 / 8
 """How many of the writes are rehearsed by which the file grows."""
 
+OPENING_SHARE: Final = 1 / 2
+"""How many of those that open a segment, ..."""
+
+EVERYTHING_CHANCE: Final = 0.3
+"""... and how often all that was written stays, synced or not."""
+
 REHEARSALS: Final = 16
 """How often the recovery from a torn log is rehearsed, ..."""
 
@@ -201,8 +207,9 @@ class LogDisk:
         return recovered
 
     def rehearse_write(self, group: Group, seed: int) -> str:
-        """Now and then, have a write by which the file grows crash at a sync, on copies of the
-        files, of which some sectors stay: what is wrong, if the log is refused then."""
+        """Now and then, have a write by which the file grows, and half of those that open a
+        segment, crash at a sync, on copies of the files, of which some sectors stay or all: what is
+        wrong, if the log is refused then, or loses something to a power cut after its recovery."""
         if self.files.fault is not None:
             return ""
         packed = group.data
@@ -210,16 +217,19 @@ class LogDisk:
         data = self.files.read(self.path)
         random = Random(f"{seed}/{self._home.node_id}/{group.number}/{len(data)}")
         size_bytes = len(data.rstrip(b"\0")) + len(packed.data) + TAIL_BYTES
-        is_growing = size_bytes > len(data) or packed.opening
-        if not is_growing or random.random() >= REHEARSED_SHARE:
+        if packed.opening:
+            share, syncs_max = OPENING_SHARE, 4
+        else:
+            share, syncs_max = (REHEARSED_SHARE if size_bytes > len(data) else 0.0), 2
+        if random.random() >= share:
             return ""
         log, files = deepcopy((self._log, self.files))
         assert log is not None
-        syncs_left = random.randrange(2)
+        syncs_left = random.randrange(syncs_max)
 
         def crash(_: int, operation: str, path: Path) -> None:
             nonlocal syncs_left
-            if operation == "sync":
+            if operation in ("sync", "sync_directory"):
                 if not syncs_left:
                     raise Crashed(f"{operation} of {path}")
                 syncs_left -= 1
@@ -227,11 +237,14 @@ class LogDisk:
         files.fault = crash
         with suppress(Crashed):
             log.persist(group.data)
-        files.crash(KeepSectors(random.randrange(1 << 30)))
+        sectors = KeepSectors(random.randrange(1 << 30))
+        files.crash(KeepEverything() if random.random() < EVERYTHING_CHANCE else sectors)
         try:
-            self._log_on(files).recover()
+            found = self._log_on(files).recover()
         except LogDamaged as damaged:
             return f"crashes as it writes a group, and refuses its log then: {damaged}"
+        if not self._outlasts_power_cut(files, found):
+            return "crashes as it writes a group, and recovers what a power cut takes away again"
         return ""
 
     def outlasts_power_cut(self, found: Recovered) -> bool:
@@ -239,6 +252,9 @@ class LogDisk:
         files, loses nothing of it."""
         files = deepcopy(self.files)
         files.fault = None
+        return self._outlasts_power_cut(files, found)
+
+    def _outlasts_power_cut(self, files: ForgetfulFiles, found: Recovered) -> bool:
         files.crash(KeepNothing())
         try:
             again = self._log_on(files).recover()

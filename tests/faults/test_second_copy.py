@@ -77,10 +77,11 @@ def test_format_frozen() -> None:
     wal, _ = opened(files)
     vote(wal, 5, 3)
     slot = files.read(COPY)[SECTOR_BYTES:]
-    assert slot[:50].hex() == (
+    assert slot[:58].hex() == (
         "52504c474853540a" "0001" "0001" "0000000000000007"  # magic, version, node, incarnation
         "0000000000000003"  # the number: founding, start, vote
-        "00000001" "0000000000000005" "0003" "0000000000000001"  # epoch, term, vote, segment
+        "00000001" "0000000000000005" "0003"  # epoch, term, vote
+        "0000000000000001" "0000000000000001"  # newest and oldest segment
     )  # fmt: skip
     assert slot[508:] == zlib.crc32(slot[:508]).to_bytes(4)
     assert len(files.read(COPY)) == 2 * SECTOR_BYTES
@@ -193,7 +194,7 @@ def test_copy_of_another_node_refused() -> None:
     """The file of another incarnation says nothing of this log."""
     files = voted(1)
     other = founded()
-    SecondCopy(other, NODE, 1, 8).found(Vouched(1, 0, 0, 1))
+    SecondCopy(other, NODE, 1, 8).found(Vouched(1, 0, 0, 1, 1))
     files.corrupt(COPY, 0, other.read(COPY))
     with pytest.raises(LogDamaged, match="neither of its two copies of the hard state is intact"):
         opened(files)

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from replog.errors import Compacted, InvariantViolated, LogDamaged, StorageFailed
+from replog.errors import Compacted, DirectoryError, InvariantViolated, LogDamaged, StorageFailed
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Write
 from replog.storage.replay import Replay
@@ -359,3 +359,84 @@ def test_sync_level_os_seals_segments() -> None:
     kept = [each.index for each in all_entries(opened(files)[1])]
     assert kept == list(range(1, len(kept) + 1))
     assert len(kept) > 40
+
+
+def test_oldest_segments_missing() -> None:
+    """Segments that no base removed are missed, also where a base is in force."""
+    files, wal, _ = long_log()
+    persist(wal, cut(15))
+    wal.close()
+    oldest = names(files)[0]
+    assert oldest != segment_name(1)
+    files.remove(NODE / oldest)
+    with pytest.raises(LogDamaged, match="the others are missing"):
+        opened(files)
+
+
+def test_base_durable_before_removal() -> None:
+    """With the sync level ``os``, too, nothing is removed before the base that allows it is
+    durable."""
+    files = founded()
+    wal = Wal(replace(home_on(files), is_synced=False), SEGMENT_BYTES, extend_bytes=1000)
+    wal.recover()
+    persist(wal, Write(HardState(1, 1, 1), None, ()))
+    for index in range(1, 40):
+        persist(wal, put(entry(index)))
+    persist(wal, cut(35))
+    assert segment_name(1) not in names(files)
+    files.crash(KeepNothing())
+    log = opened(files)[1]
+    assert log.base.index == 35
+    assert [each.index for each in all_entries(log)] == [36, 37, 38, 39]
+
+
+def test_encode_while_a_segment_is_published() -> None:
+    """The event loop encodes on while the thread that persists changes the segment."""
+    files, wal, log = long_log(10)
+    groups = [wal.encode([put(entry(index))]) for index in range(11, 40)]
+    more: list[object] = []
+
+    def note(count: int, operation: str, path: Path) -> None:
+        if operation == "rename":
+            more.append(wal.encode([put(entry(40 + len(more)))]))
+
+    files.fault = note
+    for group in groups:
+        wal.persist(group)
+    files.fault = None
+    assert more
+    for group in more:
+        wal.persist(group)
+    assert [each.index for each in all_entries(opened(files)[1])] == list(range(1, 40 + len(more)))
+    assert all_entries(log) == all_entries(opened(files)[1])
+
+
+def test_any_error_poisons() -> None:
+    """An error that is none of the disk's poisons the log as well: what is on disk is unknown."""
+    files, wal, _ = long_log(3)
+
+    def fail(count: int, operation: str, path: Path) -> None:
+        raise MemoryError
+
+    group = wal.encode([put(entry(4))])
+    files.fault = fail
+    with pytest.raises(MemoryError):
+        wal.persist(group)
+    files.fault = None
+    with pytest.raises(StorageFailed, match="what is on disk is not known"):
+        wal.persist(group)
+
+
+@pytest.mark.parametrize("kept", ["log-0000000000000002.seg", "hard-state"])
+def test_founding_over_a_written_log_refused(kept: str) -> None:
+    """What is left of a written log is never replaced by a new one."""
+    files, wal, _ = long_log()
+    wal.close()
+    for name in files.names(NODE):
+        if name != kept:
+            files.remove(NODE / name)
+    before = files.read(NODE / kept)
+    with pytest.raises(DirectoryError, match="would forget what it voted"):
+        found_log(home_on(files))
+    assert files.read(NODE / kept) == before
+    assert files.names(NODE) == [kept]

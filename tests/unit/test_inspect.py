@@ -94,6 +94,7 @@ def test_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "term": 3,
         "voted_for": 1,
         "segment": len(segments),
+        "oldest_segment": 1,
     }
     assert sum(segment["records"].get("put", 0) for segment in segments) == 40
     assert segments[0]["records"]["hard_state"] == 2

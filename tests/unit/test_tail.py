@@ -156,3 +156,12 @@ def test_key_of_all_entries() -> None:
     assert stored.first_index == other.first_index == 5
     assert stored.key() == Tail(HeldLog(entries), 0, 4, 1).key() == stored.clone().key()
     assert stored.key() != other.key()
+
+
+def test_base_above_what_is_known() -> None:
+    """Nothing at or below the base is held, however little was known when the base was written."""
+    for log in (HeldLog([entry(6, 1)], EntryId(1, 1, 5)), HeldLog((), EntryId(1, 1, 5_000_000))):
+        for known in (0, log.base.index - 1, log.base.index):
+            tail = Tail(log, log.base.index, known, 1 << 20)
+            assert tail.first_index == log.base.index + 1
+            assert tail.last_index == max(log.base.index, log.runs.last_index)
