@@ -14,7 +14,7 @@ COMMA := ,
 
 # The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test mutants sim-deep check-deep lint format bench clean
+.PHONY: help demo test mutants sim-deep check-deep crash-deep lint format bench clean
 
 define CHECK_PYTHON
 @"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -46,6 +46,10 @@ check-deep: $(RUNNABLE) ## walk the larger spaces of the model checker
 	.venv/bin/replog check --crashes 2
 	.venv/bin/replog check --commands 2 --crashes 0
 	.venv/bin/replog check --in-flight 3
+
+# Some minutes for each engine.
+crash-deep: $(RUNNABLE) ## strike every operation on a node's files in every way
+	$(PY) -m replog.testing.every_write --deep
 
 mutants: $(RUNNABLE) ## plant every fault of tests/mutants, and say what finds it
 	$(PY) tests/mutants/run.py

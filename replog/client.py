@@ -10,7 +10,8 @@ Every command ends in exactly one of three outcomes:
 * **done**: its result is returned, or raised as :class:`~replog.errors.CommandFailed` when it is an
   error that the state machine declares;
 * **definitely not done**: a :class:`~replog.errors.NotDone`.  What another node may do better (a
-  node that does not lead) or later (an overloaded leader) was tried again until the deadline;
+  node that does not lead) or later (a leader that is overloaded, or whose disk is full) was tried
+  again until the deadline;
 * **unknown**: :class:`~replog.errors.OutcomeUnknown`, when the connection or the patience ended
   after the command had left and before its reply came.  It is never sent again behind the caller's
   back: it might be done twice.

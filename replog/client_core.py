@@ -35,8 +35,10 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from replog.cbor import strict_loads
 from replog.errors import (
     BadCommand,
+    CallerError,
     CommandFailed,
     CommandTooLarge,
+    DiskFull,
     DumpUnavailable,
     EntryReplaced,
     FrameError,
@@ -47,6 +49,8 @@ from replog.errors import (
     Overloaded,
     PeerError,
     SchemaError,
+    SnapshotFailed,
+    SnapshotUnavailable,
 )
 from replog.frames import (
     CLIENT_PROTOCOL_VERSION,
@@ -307,8 +311,12 @@ HANDLERS: Final[Mapping[ConnectionState, Mapping[int, _Handler]]] = {
 
 # --- What a reply means to the caller -----------------------------------------------------------
 
-_NOT_DONE: Final[Mapping[str, type[NotDone] | type[DumpUnavailable]]] = {
-    made.__name__: made for made in (BadCommand, DumpUnavailable, EntryReplaced, Overloaded)
+_NOT_DONE: Final[Mapping[str, type[CallerError]]] = {
+    made.__name__: made
+    for made in (
+        *(BadCommand, DiskFull, EntryReplaced, Overloaded),
+        *(DumpUnavailable, SnapshotFailed, SnapshotUnavailable),
+    )
 }
 """The errors that are made of a sentence alone, by the code in a reply."""
 
@@ -316,9 +324,9 @@ _NOT_DONE: Final[Mapping[str, type[NotDone] | type[DumpUnavailable]]] = {
 def failure_of(reply: Reply, node_id: NodeId, body_bytes: int) -> Exception:
     """The error that a reply of ``node_id`` to a request with ``body_bytes`` stands for.
 
-    What is definitely not done is a :class:`~replog.errors.NotDone` (or
-    :class:`~replog.errors.DumpUnavailable`), also when a newer node gives a code that is not known
-    here.
+    What is definitely not done is a :class:`~replog.errors.NotDone` (or, where no command was sent,
+    the like of :class:`~replog.errors.DumpUnavailable`), also when a newer node gives a code that
+    is not known here.
     """
     assert reply.outcome is not Outcome.DONE, "a result is no failure"
     if reply.outcome is Outcome.FAILED:

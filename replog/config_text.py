@@ -108,6 +108,7 @@ def config_toml(config: Config) -> str:
         f"engine = {_string(config.engine)}",
         f"state_machine = {_string(config.state_machine)}",
         f"storage = {_string(config.storage)}",
+        f"sync = {_string(config.sync)}",
     ]
     for node in config.nodes:
         lines += ["", "[[node]]", f"id = {node.id}"]

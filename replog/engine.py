@@ -13,7 +13,8 @@ The rules of the contract:
   :class:`~replog.types.Ready`, whose fields stand in the order of the duties:
 
   1. ``messages`` may leave at once: they state only what is already durable, or promise nothing.
-  2. ``hard_state``, ``truncate_from`` and ``entries`` are made durable, as one atomic write.
+  2. ``hard_state``, ``base``, ``truncate_from`` and ``entries`` are made durable, as one atomic
+     write.
   3. ``advance(ready)`` is called when they are.  Several Readys may be on their way to disk; they
      are advanced in order, on the engine that issued them.  A Ready that writes nothing is
      advanced too, in its turn.
@@ -32,6 +33,11 @@ The rules of the contract:
 * **Commit and notice.**  A Ready that hands out committed entries may hold back the bare notice
   of the new commit index to the peers until the next ``ready()``: what the driver proposes in
   between carries it for nothing.  The driver calls ``ready()`` until it returns ``None``.
+* **The past goes into snapshots.**  What a durable snapshot holds may be trimmed (``trim``); a node
+  that lacks what others trimmed says so (``Status.wanted_index``), is given a snapshot by whoever
+  has one, and installs it (``install``).  The bytes of a snapshot never enter an engine.  A
+  snapshot is a *fact*, and travels with the term of its sender: the receiver enters that term
+  first, durably (``observe_term``), or a late message of a lower term could pass its promises.
 * **Entries travel as they are.**  A message holds :class:`~replog.types.Entry` records; their
   bodies were encoded once and are spliced, never decoded, on the way.
 * **Role variables die with the role**: one record per role, replaced at each change.
@@ -55,15 +61,19 @@ from typing import Protocol
 from replog.limits import Limits
 from replog.stored_log import StoredLog
 from replog.types import (
+    NO_ENTRY,
     Entry,
+    EntryId,
     EntryKind,
     Epoch,
     HardState,
+    LogIndex,
     NodeId,
     Ready,
     SoftState,
     Status,
     Term,
+    Voter,
     record,
 )
 
@@ -78,6 +88,10 @@ class Engine(Protocol):
     @property
     def soft_state(self) -> SoftState:
         """The role and the known leader, as of now."""
+
+    @property
+    def learners(self) -> Sequence[Voter]:
+        """Who counts in no quorum; see :meth:`set_learners`."""
 
     def step(self, message: object) -> None:
         """Take one message from a peer.  Stale ones are answered or ignored, never an error."""
@@ -108,6 +122,29 @@ class Engine(Protocol):
     def advance(self, ready: Ready) -> None:
         """The writes of ``ready`` and of every earlier one are durable."""
 
+    def snapshot_id(self, index: LogIndex) -> EntryId:
+        """The name of a snapshot of everything up to ``index``, which was handed out to be applied
+        and is not below the base: the same at every node."""
+
+    def trim(self, upto: LogIndex) -> LogIndex:
+        """Forget entries up to ``upto`` at most, which a durable snapshot holds, and return up to
+        where that is done; the disk is told by the next ``ready``.  What is not durable in the log
+        yet is kept."""
+
+    def observe_term(self, term: Term) -> None:
+        """A fact is to come from a node that has this term: enter it, if it is a higher one."""
+
+    def install(self, last: EntryId) -> None:
+        """A durable snapshot holds everything up to ``last``, which is committed, and so does the
+        machine; it came from a node of a term that is durable here.  Goes on behind it: nothing up
+        to there is handed out any more.  The log stays if as much of it is known as committed."""
+
+    def set_learners(self, learners: Sequence[Voter]) -> None:
+        """From now on these nodes count in no quorum, whatever they say; the voters among them are
+        lost, and quorums stay as large as they were.  What was known of one that is new, or of
+        another incarnation than before, is forgotten: its disk is.  A node that is one of them
+        itself follows and does not vote, promise or campaign."""
+
     def status(self) -> Status:
         """A read-only picture; ``applied_index`` is what was handed out to be applied."""
 
@@ -128,22 +165,25 @@ class FieldKind(Enum):
     U16 = "u16"
     """A node id."""
     U32 = "u32"
-    """An epoch number."""
+    """An epoch number or a checksum."""
     U64 = "u64"
     """A term, an index or a count."""
     ENTRIES = "entries"
     """A sequence of entries, ascending by index; spliced behind the other fields."""
     RANGES = "ranges"
     """A tuple of (first, last) pairs of indexes, both included: ascending, disjoint and not
-    adjacent.  A message has at most one field of entries or ranges."""
+    adjacent."""
+    BYTES = "bytes"
+    """Bytes that nobody looks into on the way.  A message has at most one field of entries, ranges
+    or bytes."""
 
 
 @record
 class MessageSpec:
-    """How one message of an engine travels."""
+    """How one message between nodes travels."""
 
     number: int
-    """1 to 63, fixed for ever within the engine's protocol."""
+    """Fixed for ever within its protocol: 1 to 63 for an engine's, 80 to 95 for replog's own."""
     record: type
     """The record class; its fields are exactly those of ``fields``, in the same order.
 
@@ -152,6 +192,16 @@ class MessageSpec:
     fields: Mapping[str, FieldKind]
     bytes_max: int | None
     """The largest frame content; ``None``: ``limits.frame_bytes_max`` (carries entries)."""
+
+
+def entries_fields(specs: Sequence[MessageSpec]) -> Mapping[type, str]:
+    """The messages that can carry entries, each with the name of the field that holds them."""
+    return {
+        spec.record: name
+        for spec in specs
+        for name, kind in spec.fields.items()
+        if kind is FieldKind.ENTRIES
+    }
 
 
 @record
@@ -171,6 +221,15 @@ class EngineSetup:
     """An instance of the plugin's ``options`` class."""
     seed: int
     """Salt for the jitter of timeouts."""
+    snapshot: EntryId = NO_ENTRY
+    """What the newest durable snapshot ends with, which is not before the log's base;
+    ``NO_ENTRY``: there is none.  Where the log may not hold the very entries up to there, the
+    engine installs it."""
+    applied_index: LogIndex = 0
+    """What the state machine holds already, the log's base included: nothing up to here is handed
+    out."""
+    learners: tuple[Voter, ...] = ()
+    """Who counts in no quorum, as of ``applied_index``; the node itself may be one of them."""
 
 
 class EnginePlugin(Protocol):

@@ -12,6 +12,11 @@ Stale messages are not errors.
 
 from __future__ import annotations
 
+from typing import Final
+
+REJOIN_REMEDY: Final = "move the node's directory away and bring it back with `replog rejoin`"
+"""What to do with a node whose log forgot something: it must not vote any more."""
+
 
 class ReplogError(Exception):
     """The root of every error that replog raises on purpose."""
@@ -64,6 +69,11 @@ class Overloaded(NotDone):
     """The leader's limits are reached; try again a little later."""
 
 
+class DiskFull(Overloaded):
+    """The leader's disk has no room for more entries; try again a little later: another node leads
+    then, if one has room."""
+
+
 class CommandTooLarge(NotDone):
     """The command exceeds ``limits.command_bytes_max``."""
 
@@ -83,6 +93,17 @@ class EntryReplaced(NotDone):
     """Another entry was committed at the index of the proposal."""
 
 
+class NodeActive(NotDone):
+    """A node is to be taken in anew that is there under its present incarnation."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = node_id
+        super().__init__(
+            f"node {node_id} was heard a moment ago, so it is not lost: stop it, and if its "
+            "directory is to be given up, remove that"
+        )
+
+
 class Unavailable(NotDone):
     """No node could be reached, or none leads, within the deadline; nothing was sent."""
 
@@ -93,6 +114,10 @@ class Refused(Unavailable):
 
 class DumpUnavailable(CallerError):
     """The state machine cannot show its state; the message says what to add to it."""
+
+
+class SnapshotUnavailable(CallerError):
+    """The state machine cannot be snapshotted as it is; the message says what to add to it."""
 
 
 class Compacted(CallerError):
@@ -107,6 +132,11 @@ class Compacted(CallerError):
         )
 
 
+class StorageFull(CallerError):
+    """The disk has no room for a group of writes.  Nothing of it counts, nothing is poisoned: it
+    stays the next group to be persisted, and is persisted again when there is room."""
+
+
 class SnapshotFailed(CallerError):
     """A snapshot could not be written for lack of room; what was written of it was removed, and the
     node goes on with its log and the snapshots that it has."""
@@ -114,6 +144,11 @@ class SnapshotFailed(CallerError):
 
 class SnapshotGone(CallerError):
     """A snapshot that was listed was removed or replaced by another one since; take the newest."""
+
+
+class BackupError(CallerError):
+    """A backup cannot be written where it was asked for, or a file is none, or not one for this
+    cluster; nothing was made."""
 
 
 class OutcomeUnknown(CallerError):
@@ -165,6 +200,18 @@ class HandshakeError(PeerError):
     """The other side is not who we want to talk to; the message says why."""
 
 
+class DirectoryRemade(HandshakeError):
+    """A node comes with another directory than the one under which it was met: it has forgotten
+    what the first one voted and acknowledged."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = node_id
+        super().__init__(
+            f"node {node_id}'s directory was made anew: it has forgotten what it voted; bring it "
+            "back with `replog rejoin`"
+        )
+
+
 class SnapshotMisplaced(PeerError):
     """A piece of a snapshot does not go on where the last one ended; ``offset`` says where to go
     on."""
@@ -190,12 +237,20 @@ class SnapshotDamaged(FatalError):
     """
 
 
+class MachineDamaged(FatalError):
+    """What a state machine keeps on its own disk is damaged, or does not fit the node's log."""
+
+
 class StorageFailed(FatalError):
     """A write or a sync failed: what is on disk is not known any more."""
 
 
 class UnknownFormat(FatalError):
     """An entry, envelope or file has a kind or version that this release does not know."""
+
+
+class Replaced(FatalError):
+    """The cluster has taken another incarnation of this node in: this one takes part no more."""
 
 
 class StateMachineCrashed(FatalError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -49,25 +49,14 @@ def found_cluster(
     :class:`~replog.errors.ConfigError` for options of the engine that do not fit the cluster.
     """
     agreed = agreed_options(config)
-    node_ids = [node.id for node in config.nodes] if node_id is None else [node_id]
-    wanted = [(each, config.node(each).directory) for each in node_ids]
-    plugin = plugins.find_storage(config.storage)
-    _check_apart(wanted)
-    for _, path in wanted:
-        _check_usable(path, plugin)
-    if os.path.lexists(record_path):
-        who = "ID, for one node at a time" if node_id is None else str(node_id)
-        raise DirectoryError(
-            f"{record_path} exists already, and a founding record is made once; to make a "
-            f"directory from it, add {_joining(record_path)} {who}"
-        )
+    wanted = check_foundable(config, record_path, node_id)
     founding = new_founding(
         config.cluster_id, config.engine, config.storage, [node.id for node in config.nodes], agreed
     )
     record_path.parent.mkdir(parents=True, exist_ok=True)
     write_founding(record_path, founding)
     try:
-        return [_make_directory(config, founding, each) for each in node_ids]
+        return [_make_directory(config, founding, each) for each, _ in wanted]
     except BaseException as error:
         made = [each for each, path in wanted if os.path.lexists(path / IDENTITY_NAME)]
         if not made:
@@ -76,23 +65,59 @@ def found_cluster(
             raise DirectoryError(
                 f"{error}; what was made stays ({record_path} and the directory of node "
                 f"{', '.join(map(str, made))}), so when this is mended, make the others with "
-                f"{_joining(record_path)} ID"
+                f"{joining(record_path)} ID"
             ) from error
         raise
 
 
+def check_foundable(
+    config: Config, record_path: Path, node_id: NodeId | None, leftovers: Collection[str] = ()
+) -> list[MadeDirectory]:
+    """Which directories a founding would make, where it can; makes nothing.
+
+    ``leftovers`` are names that may be in them already.  Raises what :func:`found_cluster` raises
+    before it makes anything.
+    """
+    node_ids = [node.id for node in config.nodes] if node_id is None else [node_id]
+    wanted = [(each, config.node(each).directory) for each in node_ids]
+    plugin = plugins.find_storage(config.storage)
+    _check_apart(wanted)
+    for _, path in wanted:
+        check_usable(path, plugin, leftovers)
+    if os.path.lexists(record_path):
+        who = "ID, for one node at a time" if node_id is None else str(node_id)
+        raise DirectoryError(
+            f"{record_path} exists already, and a founding record is made once; to make a "
+            f"directory from it, add {joining(record_path)} {who}"
+        )
+    return wanted
+
+
 def join_founding(config: Config, record_path: Path, node_id: NodeId) -> MadeDirectory:
     """Make one node's directory from a record that was made elsewhere."""
+    founding = read_matching(config, record_path)
+    return _make_directory(config, founding, node_id)
+
+
+def read_matching(config: Config, record_path: Path) -> FoundingRecord:
+    """The founding record of the cluster that a configuration describes; raises
+    :class:`~replog.errors.DirectoryError`."""
     founding = read_founding(record_path)
+    check_matching(config, founding, str(record_path))
+    return founding
+
+
+def check_matching(config: Config, founding: FoundingRecord, name: str) -> None:
+    """Raise :class:`~replog.errors.DirectoryError` unless the record, called ``name``, is of the
+    cluster that the configuration describes."""
     ours = (config.cluster_id, config.engine, config.storage)
     theirs = (founding.cluster_id, founding.engine, founding.storage)
     if ours != theirs:
         raise DirectoryError(
-            f"{record_path} founds cluster {theirs[0]!r} with engine {theirs[1]!r} and storage "
+            f"{name} founds cluster {theirs[0]!r} with engine {theirs[1]!r} and storage "
             f"{theirs[2]!r}, but {config.source} describes {ours[0]!r} with {ours[1]!r} and "
             f"{ours[2]!r}; correct one of the two"
         )
-    return _make_directory(config, founding, node_id)
 
 
 def bootstrap_cluster(config: Config, node_id: NodeId) -> None:
@@ -115,7 +140,7 @@ def bootstrap_cluster(config: Config, node_id: NodeId) -> None:
                 raise DirectoryError(
                     f"{own} is not the directory of a node although node {node.id} of the cluster "
                     f"has one ({node.directory}); a node that lost its directory must not vote as "
-                    "if it were new"
+                    "if it were new: bring it back with `replog rejoin`"
                 )
         if record_path.exists():
             for node in config.nodes:
@@ -153,7 +178,7 @@ def _check_apart(wanted: Sequence[MadeDirectory]) -> None:
             )
 
 
-def _check_usable(path: Path, plugin: StoragePlugin) -> None:
+def check_usable(path: Path, plugin: StoragePlugin, leftovers: Collection[str] = ()) -> None:
     """Raise if ``path`` can certainly not be made a node's directory; makes nothing."""
     existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not existing.is_dir():
@@ -172,10 +197,10 @@ def _check_usable(path: Path, plugin: StoragePlugin) -> None:
             "another path, or have the directory made and given to this user"
         )
     if existing == path:
-        check_unpopulated(RealFiles(), path, plugin)
+        check_unpopulated(RealFiles(), path, plugin, leftovers)
 
 
-def _joining(record_path: Path) -> str:
+def joining(record_path: Path) -> str:
     """The options that make a directory from a record, up to the node's id."""
     return f"--founding {shlex.quote(str(record_path))} --node"
 

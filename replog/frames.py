@@ -6,8 +6,8 @@ bounded only by the limit of the frame.
 
 A conversation begins with the hello of the side that connects, and nothing may follow that hello
 until it is answered, by a welcome (between nodes), a server hello (to a client) or a refusal.  The
-layout of the handshake never changes: it is how two releases find out that they do not speak the
-same version.
+layout of the handshake never changes from the first release on: it is how two releases find out
+that they do not speak the same version.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import cbor2
 
 from replog.cbor import strict_loads
 from replog.errors import CallerError, SchemaError
+from replog.formation import Meeting
 from replog.limits import KIB, Limits
 from replog.types import NODE_ID_MAX, EpochNumber, LogIndex, NodeId, record
 from replog.wire import pack_frame
@@ -57,10 +58,10 @@ class PeerHello:
     """Whom the sender means to have called."""
     engine: str
     epoch: EpochNumber
-    fresh: bool
-    """The sender's directory has not yet heard from every other founding voter."""
-    met: tuple[NodeId, ...]
-    """The nodes that the sender's directory has ever heard from."""
+    birth: int
+    """Of the sender's very directory; see :mod:`replog.formation`."""
+    met: tuple[Meeting, ...]
+    """Whom the sender's directory has met, durably, and under which birth; ascending."""
 
 
 @record
@@ -71,9 +72,9 @@ class PeerWelcome:
     """The highest that both sides speak."""
     sender: NodeId
     incarnation: int
-    fresh: bool
-    met_you: bool
-    """The answering directory has heard from the caller before."""
+    birth: int
+    met: tuple[Meeting, ...]
+    """As in the hello; the caller is among them."""
 
 
 @record
@@ -153,6 +154,7 @@ OwnFrame: TypeAlias = (
 )
 
 SENTENCE_CHARS_MAX: Final = 1000
+_BIRTH_MAX: Final = (1 << 63) - 1
 
 
 class _Kind(NamedTuple):
@@ -167,11 +169,15 @@ class _Kind(NamedTuple):
     """From what CBOR yields to what the record holds; ValueError when it cannot be."""
 
 
-def _node_ids(values: list[object]) -> tuple[NodeId, ...]:
+def _meetings(values: list[object]) -> tuple[Meeting, ...]:
+    before = 0
     for value in values:
-        if type(value) is not int or not 1 <= value <= NODE_ID_MAX:
+        if type(value) is not list or list(map(type, value)) != [int, int]:
             raise ValueError
-    return tuple(values)  # type: ignore[arg-type]
+        if not before < value[0] <= NODE_ID_MAX or not 1 <= value[1] <= _BIRTH_MAX:
+            raise ValueError
+        before = value[0]
+    return tuple(map(tuple, values))  # type: ignore[arg-type]
 
 
 def _members(values: list[object]) -> tuple[tuple[NodeId, str], ...]:
@@ -183,7 +189,6 @@ def _members(values: list[object]) -> tuple[tuple[NodeId, str], ...]:
     return tuple(map(tuple, values))  # type: ignore[arg-type]
 
 
-_BOOL: Final = _Kind(bool)
 _TEXT: Final = _Kind(str)
 _SENTENCE: Final = _Kind(str, most=SENTENCE_CHARS_MAX)
 _BYTES: Final = _Kind(bytes)
@@ -193,7 +198,8 @@ _U64: Final = _Kind(int, most=(1 << 64) - 1)
 _NODE: Final = _Kind(int, least=1, most=NODE_ID_MAX)
 _NODE_OR_NONE: Final = _Kind(int, most=NODE_ID_MAX)
 _OUTCOME: Final = _Kind(int, most=max(Outcome), convert=tuple(Outcome).__getitem__)
-_NODES: Final = _Kind(list, convert=_node_ids)
+_BIRTH: Final = _Kind(int, least=1, most=_BIRTH_MAX)
+_MEETINGS: Final = _Kind(list, convert=_meetings)
 _MEMBERS: Final = _Kind(list, convert=_members)
 
 
@@ -266,10 +272,13 @@ _OWN_LAYOUTS: Final = (
         FrameType.PEER_HELLO,
         PeerHello,
         _HANDSHAKE_BYTES,
-        *(_U16, _U16, _TEXT, _NODE, _U64, _NODE, _TEXT, _U32, _BOOL, _NODES),
+        *(_U16, _U16, _TEXT, _NODE, _U64, _NODE, _TEXT, _U32, _BIRTH, _MEETINGS),
     ),
     _OwnLayout(
-        FrameType.PEER_WELCOME, PeerWelcome, _HANDSHAKE_BYTES, _U16, _NODE, _U64, _BOOL, _BOOL
+        FrameType.PEER_WELCOME,
+        PeerWelcome,
+        _HANDSHAKE_BYTES,
+        *(_U16, _NODE, _U64, _BIRTH, _MEETINGS),
     ),
     _OwnLayout(FrameType.REFUSAL, Refusal, _REFUSAL_BYTES, _SENTENCE),
     _OwnLayout(FrameType.CLIENT_HELLO, ClientHello, _HANDSHAKE_BYTES, _U16, _U16, _TEXT),

@@ -42,6 +42,17 @@ class Limits:
     """Open client connections per node."""
     client_requests_max: int = 4096
     """Requests in flight per client connection."""
+    snapshot_entries: int = 1_000_000
+    """A snapshot is taken when so many entries were applied since the last one, ..."""
+    snapshot_log_bytes: int = 256 * MIB
+    """... or so many bytes were written to the log."""
+    trim_margin_entries: int = 50_000
+    """How many entries in front of a snapshot's last are kept in the log, for slow peers."""
+    snapshot_chunk_bytes: int = 1 * MIB
+    """Bytes of a snapshot in one message to another node."""
+    snapshot_bytes_per_second_max: int = 256 * MIB
+    """Bytes of snapshots that a node reads to send them, for all peers together; at least one chunk
+    leaves in each tick."""
     handshake_ms: int = 5_000
     """How long a new connection may take to say who it is."""
     connection_idle_ms: int = 10_000
@@ -64,6 +75,16 @@ class Limits:
             found.append(
                 f"message_bytes_max: {self.message_bytes_max} plus one command of "
                 f"{self.command_bytes_max} do not fit into frame_bytes_max = {self.frame_bytes_max}"
+            )
+        if self.snapshot_chunk_bytes + overhead > self.frame_bytes_max:
+            found.append(
+                f"snapshot_chunk_bytes: {self.snapshot_chunk_bytes} and {overhead} bytes of "
+                f"overhead do not fit into frame_bytes_max = {self.frame_bytes_max}"
+            )
+        if self.snapshot_chunk_bytes > self.snapshot_bytes_per_second_max:
+            found.append(
+                f"snapshot_bytes_per_second_max: {self.snapshot_bytes_per_second_max} is less than "
+                f"one chunk (snapshot_chunk_bytes = {self.snapshot_chunk_bytes})"
             )
         if self.frame_bytes_max > self.peer_queue_bytes_max:
             found.append(

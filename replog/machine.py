@@ -1,4 +1,5 @@
-"""What a node needs of a state machine: three methods, and nothing of how commands are written.
+"""What a node needs of a state machine: three methods, and nothing of how commands are written;
+and what a machine offers beyond that, so that the log need not be kept for ever.
 
 The replica hands each committed payload to :meth:`Machine.apply`, in the order of the log, and
 never looks inside it.  :class:`replog.statemachine.StateMachine` implements this protocol for
@@ -15,16 +16,34 @@ The rules of a machine:
 * **Synchronous and short.**  ``apply`` runs on the node's event loop; while it runs, no heartbeat
   leaves.
 
-What is left to others: sessions and envelopes (the replica), encoding of results (the wire).
+A machine that can be *snapshotted* is of one of three kinds, told apart by the methods it has
+(:func:`machine_kind`): :class:`SnapshotMachine`, :class:`ConcurrentMachine`,
+:class:`DurableMachine`.  The rules of snapshots:
+
+* **The bytes count, the cuts between chunks do not.**  A snapshot is stored and sent in blocks of
+  its own, so ``restore`` is given the same bytes in the same order, cut elsewhere.
+  :mod:`replog.chunks` puts records together again, and notices what is not whole.
+* **The same bytes on every replica** of the same applied index, as far as the machine can: sort
+  what has no order of its own.  Then a transfer that broke off goes on with another node's copy.
+* **Everything that later commands depend on is in it**, and nothing else: what is restored goes on
+  exactly as what was snapshotted.
+* **Chunks of moderate size**, up to about a MiB: each is in memory as a whole.
+
+What is left to others: sessions and envelopes (the replica), encoding of results (the wire), when
+a snapshot is taken and where it lies (the node, :mod:`replog.storage.snapshots`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from replog.types import LogIndex, record
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(slots=True)
@@ -80,3 +99,125 @@ class Machine(Protocol):
         diagnostic, never a replicated result; it changes nothing.  Raises
         :class:`~replog.errors.DumpUnavailable`.
         """
+
+
+@runtime_checkable
+class SnapshotMachine(Machine, Protocol):
+    """A machine in memory, which stands still while its snapshot is written."""
+
+    def snapshot(self) -> Iterable[bytes]:
+        """The whole state, to be consumed at once: nothing is applied before its end.
+
+        Called between two commands; changes nothing.  Raises
+        :class:`~replog.errors.SnapshotUnavailable`, from the call or from any chunk on.
+        """
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the whole state by the one that was snapshotted.
+
+        The machine may be new, or may have applied anything before; nothing of that is left.
+        Called between two commands.  Raises :class:`~replog.errors.SnapshotDamaged` or
+        :class:`~replog.errors.UnknownFormat` for chunks that no snapshot of this machine is made
+        of, and then keeps its old state or must not be used any more.
+        """
+
+
+@runtime_checkable
+class ConcurrentMachine(Machine, Protocol):
+    """A machine in memory, which goes on while its snapshot is written."""
+
+    def freeze(self) -> Iterable[bytes]:
+        """The whole state as of this call, to be consumed while later commands are applied.
+
+        Called between two commands, and quick, for the event loop waits for it.  What it returns is
+        consumed in another thread, at most once, or dropped half-way; no later command shows in
+        it, and consuming it changes nothing.  Each step to the next chunk should be short: it may
+        hold the interpreter's lock.
+        """
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """See :meth:`SnapshotMachine.restore`."""
+
+
+@record
+class Opened:
+    """Up to where a machine on its own disk came, as :meth:`DurableMachine.open` found it."""
+
+    applied_index: LogIndex
+    """The highest index that was applied and is durable; 0: the machine holds nothing."""
+    time_ms: int
+    """The replicated time as of that index, which goes on from here; 0 with index 0."""
+
+
+NOTHING_APPLIED: Final = Opened(applied_index=0, time_ms=0)
+"""What a machine without any content reports."""
+
+
+@runtime_checkable
+class DurableMachine(Machine, Protocol):
+    """A machine that keeps its state in files of its own, and finds it again after a restart.
+
+    It stores ``context.index`` and ``context.time_ms`` *with* the state, in one transaction, so
+    that what it reports is never more nor less than what it holds.  It need not make each command
+    durable: what it lost behind the index that it reports is offered again, from the log.
+
+    Only commands are given to ``apply``, so its index may lag behind the log's by entries of other
+    kinds.  After a restart every entry behind the reported index is gone through again; the
+    commands among them are offered to ``apply``, and the machine must not have them: an index
+    that lags behind the *state* would apply a command twice.
+    """
+
+    def open(self, directory: Path) -> Opened:
+        """Open the files in a directory of its own, or make them; called once, before all else.
+
+        What it reports is durable on return, even if an earlier process was killed in the midst of
+        a write.  Raises :class:`~replog.errors.MachineDamaged` for files that it cannot trust, and
+        :class:`~replog.errors.StorageFailed`.
+        """
+
+    def freeze(self) -> Iterable[bytes]:
+        """See :meth:`ConcurrentMachine.freeze`."""
+
+    def restore(self, chunks: Iterable[bytes], index: LogIndex, time_ms: int) -> None:
+        """Replace everything by what was snapshotted as of ``index``, atomically and durably.
+
+        A crash leaves the old state, under the old index, or the new one; on return it is the new
+        one for ever.  ``time_ms`` is the replicated time as of ``index``.  Errors as of
+        :meth:`SnapshotMachine.restore`, and the old state stays then.
+        """
+
+    def close(self) -> None:
+        """Release the files; may be called again, and also where ``open`` failed or never was."""
+
+
+class MachineKind(Enum):
+    """What a machine offers to snapshots, from nothing upwards."""
+
+    PLAIN = "plain"
+    """No snapshots: its log is kept for ever, and applied again at each start."""
+    IN_MEMORY = "in memory"
+    """A :class:`SnapshotMachine`."""
+    CONCURRENT = "concurrent"
+    """A :class:`ConcurrentMachine`."""
+    DURABLE = "durable"
+    """A :class:`DurableMachine`."""
+
+
+_OFFERS: Final = (
+    (MachineKind.DURABLE, ("open", "freeze", "restore", "close")),
+    (MachineKind.CONCURRENT, ("freeze", "restore")),
+    (MachineKind.IN_MEMORY, ("snapshot", "restore")),
+)
+
+
+def machine_kind(machine: Machine) -> MachineKind:
+    """The kind of a machine; of one that offers several, the last in the order of the kinds.
+
+    The methods are looked for on the class.  A *command* named ``open`` or ``freeze`` offers
+    nothing: on its class it is not a function but the record of a call.
+    """
+    cls = type(machine)
+    for kind, methods in _OFFERS:
+        if all(callable(getattr(cls, name, None)) for name in methods):
+            return kind
+    return MachineKind.PLAIN

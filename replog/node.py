@@ -14,54 +14,71 @@ Nothing here knows which engine decides, or what the state machine means.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from os import PathLike
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar, cast
 
 import structlog
 import trio
 
 from replog import plugins
-from replog.config import SYNC_LEVELS, Config, load_config, options_error
-from replog.engine import EngineSetup
+from replog.config import SYNC_LEVELS, Config, load_config
 from replog.errors import (
+    BadCommand,
     CommandTooLarge,
-    ConfigError,
-    DirectoryError,
+    DumpUnavailable,
     FatalError,
+    NodeActive,
     OutcomeUnknown,
     Unavailable,
-    UnknownFormat,
 )
+from replog.failures import main_error
 from replog.founding import bootstrap_cluster
-from replog.machine import Machine
-from replog.replica import Replica
+from replog.jobs import Jobs
+from replog.loading import close_machine
+from replog.machine import DumpPage, Machine
+from replog.opening import OpenedState, check_voters, open_state
 from replog.server import ClientServer
+from replog.snapshots import (
+    Snapshots,
+    SnapshotSetup,
+    SnapshotsPicture,
+    SnapshotSurroundings,
+    SnapshotTaken,
+)
 from replog.statemachine import Call
 from replog.storage.directory import NodeDirectory, open_directory
-from replog.storage.protocol import Recovered, Storage, Write
+from replog.storage.identity import FoundingRecord, Identity
+from replog.storage.protocol import Storage, Write
+from replog.storage.snapshot_writer import SnapshotInfo
 from replog.sync_thread import SyncThread
+from replog.transfer_messages import TRANSFER_SPECS
+from replog.transfer_outlet import Job
+from replog.transport.meetings import Meetings
 from replog.transport.protocol import Transport
 from replog.transport.tcp import Member, TcpTransport
-from replog.turns import Surroundings, Turns
+from replog.turns import Surroundings, Turns, apart_sentence
 from replog.types import (
-    NO_NODE,
     Applied,
-    Epoch,
-    EpochNumber,
-    HardState,
     LogIndex,
     NodeId,
     Role,
     RoleChange,
     SoftState,
     Status,
+    Voter,
     Waiter,
 )
 from replog.wakeup import Wakeup
 from replog.wire import MessageCodec
+
+WAITING_SECONDS_MIN: Final = 5.0
+"""After so long a node says for the first time whom it waits for, ..."""
+
+WAITING_SECONDS_MAX: Final = 60.0
+"""... and in the end so often."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +88,12 @@ class Node:
     """A running node of a cluster; made by :func:`open_node`."""
 
     def __init__(
-        self, config: Config, directory: NodeDirectory, storage: Storage, machine: Machine
+        self,
+        config: Config,
+        directory: NodeDirectory,
+        storage: Storage,
+        machine: Machine,
+        state: OpenedState,
     ) -> None:
         identity = directory.identity
         self.node_id: NodeId = identity.node_id
@@ -84,42 +106,24 @@ class Node:
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger("replog").bind(
             cluster=config.cluster_id, node=self.node_id
         )
-        epoch = Epoch(
-            number=1,
-            engine=identity.engine,
-            voters=identity.founding.voters,
-            start_index=1,
-            agreed=identity.founding.agreed,
-        )
-        recovered = storage.recover()
-        check_epoch(directory.path, recovered, epoch.number)
-        plugin = plugins.find_engine(identity.engine)
-        setup = EngineSetup(
-            node_id=self.node_id,
-            epoch=epoch,
-            hard_state=recovered.hard_state or HardState(epoch.number, 0, NO_NODE),
-            log=recovered.log,
-            limits=config.limits,
-            options=config.engine_options,
-            seed=identity.incarnation,
-        )
-        try:
-            engine = plugin.create(setup)
-        except ConfigError as error:
-            raise options_error(config, error) from error
-        self._replica = Replica(engine, machine, config.limits)
+        self._replica = state.replica
         self._wakeup = Wakeup()
+        self._formation = state.formation
+        self._formed = trio.Event()
         self._transport: Transport = TcpTransport(
-            Member(config.cluster_id, self.node_id, identity.incarnation, epoch),
+            _member_of(identity, state),
             config.node(self.node_id).peer_listen,
             {node.id: node.peer for node in config.nodes},
-            MessageCodec(plugin.messages, config.limits),
+            MessageCodec(state.messages, config.limits, TRANSFER_SPECS),
             config.limits,
-            self._replica.step,
+            self._step,
             self._turn,
+            Meetings(self._formation, directory.open_met().save, self._maybe_begin),
             self._log,
         )
         self._server = ClientServer(self, config, self._log)
+        self._jobs = Jobs()
+        self._transfer_jobs = Jobs()
         self._turns = Turns(
             self.node_id,
             self._replica,
@@ -132,11 +136,28 @@ class Node:
                 answer=self._server.flush,
                 report_role=self._report_role,
                 time_ms=lambda: int(time.time() * 1000),
+                is_full=lambda: storage.is_full,
+                report_full=self._report_full,
             ),
+            self._made_snapshots(state.snapshots),
+            state.messages,
         )
+        self._turns.waits_for = self._formation.waits_for
+        self._replica.handle_learners = self._handle_learners
         self._syncs: SyncThread | None = None
         self._is_running = False
         self._role_changed = trio.Event()
+
+    def _made_snapshots(self, setup: SnapshotSetup) -> Snapshots:
+        surroundings = SnapshotSurroundings(
+            send=self._transport.send,
+            start_job=self._jobs.start,
+            start_transfer=self._transfer_jobs.start,
+            written_bytes=lambda: self._storage.written_bytes,
+            report=self._report_snapshot,
+        )
+        limits = self.config.limits
+        return Snapshots(self.node_id, self._replica, limits, setup, surroundings)
 
     # -- for the embedding program --
 
@@ -213,6 +234,97 @@ class Node:
         """A read-only picture of the node."""
         return self._replica.status()
 
+    def snapshots(self) -> SnapshotsPicture:
+        """A read-only picture of the node's snapshots."""
+        return self._turns.snapshots.picture
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the disk has no room for more entries; the node goes on by itself when it has."""
+        return self._storage.is_full
+
+    @property
+    def waits_for(self) -> Sequence[NodeId]:
+        """The nodes that must know this one's directory before it takes part; empty: it does."""
+        return self._formation.waits_for
+
+    async def take_snapshot(self) -> SnapshotInfo:
+        """Take a snapshot of what this node has applied, or find that there is one already; on
+        return it is durable.
+
+        Raises :class:`~replog.errors.SnapshotUnavailable` and
+        :class:`~replog.errors.SnapshotFailed` (no room on the disk), and
+        :class:`~replog.errors.Unavailable` when the node stops.
+        """
+        ended = trio.Event()
+        taken: SnapshotInfo | None = None
+        failure: Exception | None = None
+
+        def end_wait(info: SnapshotInfo | None, error: Exception | None) -> None:
+            nonlocal taken, failure
+            taken, failure = info, error
+            ended.set()
+
+        self.submit_snapshot(end_wait)
+        await ended.wait()
+        if failure is not None:
+            raise failure
+        assert taken is not None
+        return taken
+
+    def submit_snapshot(self, asker: SnapshotTaken) -> None:
+        """Take a snapshot without waiting; see :meth:`replog.snapshots.Snapshots.take`."""
+        if not self._is_running:
+            raise Unavailable(f"node {self.node_id} is not running (any more)")
+        self._turns.snapshots.take(asker)
+
+    @property
+    def learners(self) -> Sequence[Voter]:
+        """Who takes part without a vote, each in the place of a voter that was lost; by node id."""
+        return self._replica.learners
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node counts in quorums: it is no learner."""
+        return self._directory.identity.is_founding
+
+    @property
+    def founding(self) -> FoundingRecord:
+        """The record of the cluster."""
+        return self._directory.identity.founding
+
+    def submit_learner(self, learner: Voter, waiter: Waiter) -> None:
+        """Have an incarnation of a node taken in as a learner, without waiting; see
+        :meth:`check_lost` and :meth:`replog.turns.Turns.admit`."""
+        if not self._is_running:
+            raise Unavailable(f"node {self.node_id} is not running (any more)")
+        self.check_lost(learner)
+        self._turns.admit(learner, waiter)
+        self._wakeup.set()
+
+    def check_lost(self, learner: Voter) -> None:
+        """Raise :class:`~replog.errors.NodeActive` if the node whose place a learner is to have
+        calls this one, or did a moment ago, :class:`~replog.errors.ConfigError` for a node that
+        the cluster does not have, and :class:`~replog.errors.BadCommand` for a founding voter."""
+        self.config.node(learner.node_id)
+        if learner in self.founding.voters:
+            raise BadCommand(f"{learner} is a founding voter; nobody comes back as that")
+        if learner not in self.learners and self._transport.is_called_by(learner.node_id):
+            raise NodeActive(learner.node_id)
+
+    def dump(self, cursor: bytes, items_max: int) -> DumpPage:
+        """A page of this replica's own state; see :meth:`replog.machine.Machine.dump`."""
+        if self._turns.snapshots.is_installing:
+            raise DumpUnavailable(
+                f"node {self.node_id} is being filled from a snapshot just now; ask again later"
+            )
+        return self.machine.dump(cursor, items_max)
+
+    async def wait_formed(self) -> None:
+        """Wait until this node takes part: every other founding voter knows its directory."""
+        if self._turns.waits_for:
+            await self._formed.wait()
+
     async def wait_leader(self) -> NodeId:
         """Wait until this node knows a leader, and return the leader's id."""
         while not (leader_id := self._replica.engine.soft_state.leader_id):
@@ -234,14 +346,23 @@ class Node:
             yield change
 
     def transfer(self, to: NodeId) -> None:
-        """Hand leadership to node ``to``; raises ``NotLeader`` or ``CallerError``."""
+        """Hand leadership to node ``to``; raises ``NotLeader`` or another ``CallerError``."""
+        self._check_takes_part()
         self._replica.transfer(to)
         self._wakeup.set()
 
     def campaign(self) -> None:
-        """Try to become leader now, without waiting for a timeout."""
+        """Try to become leader now, without waiting for a timeout.
+
+        Raises :class:`~replog.errors.Unavailable` while the node takes no part.
+        """
+        self._check_takes_part()
         self._replica.campaign()
         self._wakeup.set()
+
+    def _check_takes_part(self) -> None:
+        if not self._turns.takes_part:
+            raise Unavailable(apart_sentence(self.node_id, self.waits_for))
 
     def wake(self) -> None:
         """Have the loop take a turn: something arrived."""
@@ -263,7 +384,7 @@ class Node:
         except BaseException:
             self._transport.close()
             raise
-        self._syncs = SyncThread(self._storage.persist)
+        self._syncs = SyncThread(self._storage)
         own = self.config.node(self.node_id)
         self._log.info(
             "node_started",
@@ -279,12 +400,16 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_turns)
                 nursery.start_soon(self._run_ticks)
+                nursery.start_soon(self._run_formation)
                 nursery.start_soon(self._run_syncs, self._syncs)
+                nursery.start_soon(self._jobs.run, self._handle_job)
+                nursery.start_soon(self._transfer_jobs.run, self._handle_job)
+                nursery.start_soon(self._end_snapshots)
                 nursery.start_soon(self._transport.run)
                 nursery.start_soon(self._server.run)
                 task_status.started()
         except BaseExceptionGroup as group:
-            failure = _main_error(group)
+            failure = main_error(group)
             if isinstance(failure, FatalError):
                 # With the cause: of a state machine's crash it names the author's own line.
                 self._log.critical(
@@ -295,11 +420,12 @@ class Node:
             self._is_running = False
             self._turns.end(
                 OutcomeUnknown("the node stopped before the outcome of the command was known"),
-                Unavailable("the node stopped before the command was proposed"),
+                Unavailable("the node stopped before it was done"),
             )
             self._server.flush()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._syncs.stop)
+                await trio.to_thread.run_sync(self._turns.snapshots.close)
             self._log.info("node_stopped")
 
     async def _run_ticks(self) -> None:
@@ -308,8 +434,31 @@ class Node:
             # One tick per wake-up, however late: a process that was paused must first hear
             # what its peers sent meanwhile.
             await trio.sleep(seconds)
-            self._replica.tick()
+            self._turns.tick()
             self._turn()
+
+    async def _run_formation(self) -> None:
+        """Say now and then whom the node waits for, until it takes part."""
+        seconds = WAITING_SECONDS_MIN
+        while not self._turns.takes_part:
+            with trio.move_on_after(seconds):
+                await self._formed.wait()
+                return
+            self._log.warning(
+                "waiting_for",
+                nodes=list(self.waits_for),
+                reason=apart_sentence(self.node_id, self.waits_for),
+            )
+            seconds = min(2 * seconds, WAITING_SECONDS_MAX)
+
+    def _maybe_begin(self) -> None:
+        """Something of the formation has become durable: it may have been the last of it."""
+        if not self._turns.waits_for:
+            return
+        self._turns.waits_for = self._formation.waits_for
+        if self._formation.is_formed:
+            self._log.info("node_formed", birth=self._formation.birth)
+            self._formed.set()
 
     async def _run_turns(self) -> None:
         """Take turns for what does not come in batches: proposals, ticks, clients' requests."""
@@ -325,6 +474,22 @@ class Node:
                 self._turns.handle_synced()
                 self._turn()
 
+    async def _end_snapshots(self) -> None:
+        """Have the job that runs come to its end as soon as the node is told to stop."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._turns.snapshots.give_up()
+
+    def _handle_job(self, job: Job) -> None:
+        """Something of a snapshot was read or written."""
+        self._turns.handle_job(job)
+        self._turn()
+
+    def _step(self, message: object) -> None:
+        """Take one message from a peer."""
+        self._turns.step(message)
+
     def _turn(self) -> None:
         """Carry out everything that the replica is ready for.
 
@@ -337,6 +502,23 @@ class Node:
         """Hand a group to the sync thread, which has none on its way."""
         assert self._syncs is not None
         self._syncs.submit(self._storage.encode(writes))
+
+    def _report_snapshot(self, event: str, index: LogIndex, reason: str) -> None:
+        if reason:
+            self._log.warning(event, index=index, reason=reason)
+        else:
+            self._log.info(event, index=index)
+
+    def _handle_learners(self) -> None:
+        self._transport.close_replaced()
+        self._log.info("learners_changed", learners=[each.node_id for each in self.learners])
+
+    def _report_full(self, is_full: bool) -> None:
+        directory = str(self._directory.path)
+        if is_full:
+            self._log.warning("disk_full", directory=directory)
+        else:
+            self._log.info("disk_has_room", directory=directory)
 
     def _report_role(self, soft_state: SoftState) -> None:
         event = "leader_elected" if soft_state.role is Role.LEADER else "role_changed"
@@ -384,65 +566,31 @@ async def open_node(
         storage=config.storage,
         plugin=plugins.find_storage(config.storage),
     ) as directory:
-        _check_voters(config, directory)
+        check_voters(config, directory)
         storage = directory.open_storage(is_synced=config.sync == SYNC_LEVELS[0])
         try:
-            running = Node(config, directory, storage, machine)
+            # Reading a long log, or filling the machine, would hold up the program's other tasks.
+            state = await trio.to_thread.run_sync(open_state, config, directory, storage, machine)
+            running = Node(config, directory, storage, machine, state)
             try:
                 async with trio.open_nursery() as nursery:
                     await nursery.start(running.run)
                     yield running
                     nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
-                error = _main_error(group)
+                error = main_error(group)
                 raise error from error.__cause__
         finally:
             storage.close()
+            close_machine(machine)
 
 
-def _check_voters(config: Config, directory: NodeDirectory) -> None:
-    """Refuse a configuration that describes other nodes than the cluster was founded with."""
-    described = sorted(node.id for node in config.nodes)
-    founded = [voter.node_id for voter in directory.identity.founding.voters]
-    if described != founded:
-        raise DirectoryError(
-            f"{directory.path} belongs to a cluster that was founded with the nodes "
-            f"{', '.join(map(str, founded))}, but {config.source} describes the nodes "
-            f"{', '.join(map(str, described))}; correct the configuration: the members of a "
-            "cluster cannot be changed yet"
-        )
-
-
-def check_epoch(path: Path, recovered: Recovered, epoch: EpochNumber) -> None:
-    """Stop at state of another epoch, which only a later release can have written.
-
-    Raises :class:`~replog.errors.UnknownFormat`.
-    """
-    hard_state = recovered.hard_state
-    found = {run.epoch for run in recovered.log.runs} - {epoch}
-    if hard_state is not None and hard_state.epoch != epoch:
-        found.add(hard_state.epoch)
-    if found:
-        raise UnknownFormat(
-            f"{path} holds state of epoch {max(found)}, and this release knows epoch {epoch} "
-            "alone; upgrade this node"
-        )
-
-
-def _main_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended the block: what stopped the node, else the only error, else all of them.
-
-    When a node stops, whoever waits on it inside the block fails as well; that is no news.
-    """
-    leaves: list[BaseException] = []
-    groups = [group]
-    while groups:
-        for error in groups.pop().exceptions:
-            if isinstance(error, BaseExceptionGroup):
-                groups.append(error)
-            else:
-                leaves.append(error)
-    for error in leaves:
-        if isinstance(error, FatalError):
-            return error
-    return leaves[0] if len(leaves) == 1 else group
+def _member_of(identity: Identity, state: OpenedState) -> Member:
+    return Member(
+        identity.cluster_id,
+        identity.node_id,
+        identity.incarnation,
+        state.snapshots.epoch,
+        identity.founding.voters,
+        lambda: state.replica.learners,
+    )

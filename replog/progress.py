@@ -6,6 +6,8 @@ All transitions are here:
   ``next_index`` back or turns the peer to *replicate*.
 * **replicate**: pipelined.  ``next_index`` moves on when a message is *sent* (optimistic), bounded
   by a window of messages and of bytes.
+* **snapshot**: what comes next for the peer was trimmed.  Nothing is sent until it says that it
+  holds something again; how a snapshot gets to it is no affair of the leader's.
 
 The rules: ``match_index`` never falls (a stale or duplicated answer cannot take back what is
 durable); ``match_index < next_index`` always; an answer that is older than what is known changes
@@ -16,9 +18,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from typing import Final
 
 from replog.limits import Limits
 from replog.types import LogIndex, NodeId, PeerState, PeerStatus
+
+STORED_MESSAGES_MAX: Final = 3
+"""Unanswered messages of entries that were read back from the storage.  One costs tens of
+milliseconds to read and pack, in which the leader says nothing to anybody: a whole window at once
+would take longer than an election timeout, and the others would elect somebody, perhaps the very
+peer that has nothing.  With three, one is on its way while the peer works on another."""
 
 
 class Progress:
@@ -54,9 +63,15 @@ class Progress:
         """Whether nothing may be sent until an answer (or a heartbeat's answer) has come."""
         if self.state is PeerState.PROBE:
             return self._probe_sent
-        return (
+        return self.state is PeerState.SNAPSHOT or (
             len(self._in_flight) >= self._limits.in_flight_messages_max
             or self._in_flight_bytes >= self._limits.in_flight_bytes_max
+        )
+
+    def pauses_below(self, held_index: LogIndex) -> bool:
+        """The same, where everything below ``held_index`` has to be read from the storage."""
+        return self.is_paused or (
+            self.next_index < held_index and len(self._in_flight) >= STORED_MESSAGES_MAX
         )
 
     def handle_sent(self, last_index: LogIndex, size_bytes: int) -> None:
@@ -79,9 +94,14 @@ class Progress:
             self.match_index = match_index
         if self.next_index <= self.match_index:
             self.next_index = self.match_index + 1
-        if self.state is PeerState.PROBE and match_index + 1 >= self.next_index:
+        is_reached = self.state is PeerState.PROBE and match_index + 1 >= self.next_index
+        if is_reached or (is_news and self.state is PeerState.SNAPSHOT):
             self._become(PeerState.REPLICATE)
         return is_news
+
+    def handle_trimmed(self) -> None:
+        """What is at ``next_index`` was trimmed: only a snapshot can help the peer."""
+        self._become(PeerState.SNAPSHOT)
 
     def handle_apart(self, first: LogIndex, last: LogIndex) -> None:
         """The peer took in the messages that end within ``first..last``, and lacks something
@@ -103,6 +123,8 @@ class Progress:
         if self.state is PeerState.PROBE and rejected_index != self.next_index - 1:
             return False
         if self.state is PeerState.REPLICATE and rejected_index >= self.next_index:
+            return False
+        if self.state is PeerState.SNAPSHOT:
             return False
         self._become(PeerState.PROBE)
         self.next_index = max(self.match_index + 1, min(rejected_index, next_index))

@@ -47,6 +47,28 @@ class Majority:
 
 
 @record
+class Without:
+    """Another quorum system of which some voters are lost: they are voters still, so a quorum is as
+    large as ever, and must be found among the others."""
+
+    system: QuorumSystem
+    lost: tuple[NodeId, ...]
+
+    def is_quorum(self, nodes: Collection[NodeId]) -> bool:
+        """Whether the nodes that are not lost are a quorum."""
+        return self.system.is_quorum([node for node in nodes if node not in self.lost])
+
+    def is_blocked(self, refused: Collection[NodeId]) -> bool:
+        """Whether no quorum is left outside of ``refused`` and those that are lost."""
+        return self.system.is_blocked((*refused, *self.lost))
+
+    def committed_index(self, match: Mapping[NodeId, LogIndex]) -> LogIndex:
+        """See :class:`QuorumSystem`; what is lost holds nothing."""
+        held = {node: index for node, index in match.items() if node not in self.lost}
+        return self.system.committed_index(held)
+
+
+@record
 class Threshold:
     """At least ``size`` of the voters; two such systems meet when their sizes add up to more than
     there are voters (FPaxos §3)."""

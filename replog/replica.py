@@ -18,10 +18,11 @@ depends on who leads or on a local clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from replog.control import check_not_replaced, unpack_learner, with_learner
 from replog.engine import Engine
 from replog.envelope import (
     ENVELOPE_HEAD,
@@ -49,13 +50,20 @@ from replog.types import (
     NodeId,
     Ready,
     Role,
+    SnapshotMeta,
     SoftState,
     Status,
+    Voter,
     Waiter,
 )
 
 _NOOP: Final = int(EntryKind.NOOP)
 _COMMAND: Final = int(EntryKind.COMMAND)
+_CONTROL: Final = int(EntryKind.CONTROL)
+_LOST_IN_SNAPSHOT: Final = (
+    "a snapshot from another node took the place of the entries among which the command may be; it "
+    "may or may not be done: look, or repeat it only if repeating does no harm"
+)
 _unpack_envelope: Final = ENVELOPE_HEAD.unpack_from
 
 
@@ -65,20 +73,44 @@ class Replica:
     __slots__ = (
         "_command_bytes_max",
         "_context",
+        "_is_voter",
+        "_learners_index",
+        "_own",
         "_waits",
         "applied_index",
         "engine",
+        "handle_learners",
+        "learners",
         "machine",
     )
 
     def __init__(
-        self, engine: Engine, machine: Machine, limits: Limits, applied_index: LogIndex = 0
+        self,
+        engine: Engine,
+        machine: Machine,
+        limits: Limits,
+        applied_index: LogIndex = 0,
+        time_ms: int = 0,
+        learners: tuple[Voter, ...] = (),
+        own: Voter | None = None,
+        is_voter: bool = True,
+        learners_index: LogIndex = 0,
     ) -> None:
+        """``applied_index``, ``time_ms`` and ``learners``: what the machine holds already, and the
+        replicated time and the learners as of there.  ``own``: which incarnation of which node this
+        is (``None``: that does not matter), and whether it ``is_voter`` of the epoch."""
         self.engine = engine
         self.machine = machine
         self.applied_index = applied_index
         """Everything up to here was applied."""
-        self._context = ApplyContext(applied_index, 0)
+        self.learners = learners
+        """Who takes part without counting in a quorum, as of ``learners_index``."""
+        self.handle_learners: Callable[[], None] = _do_nothing
+        """Called when ``learners`` has changed."""
+        self._learners_index = learners_index
+        self._own = own
+        self._is_voter = is_voter
+        self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
         self._waits: deque[tuple[Entry, Waiter]] = deque()
         """What was proposed here and has no outcome yet, ascending by index."""
@@ -133,6 +165,29 @@ class Replica:
         assert not self._waits or self._waits[-1][0].index < first_index
         self._waits.extend(zip(entries, waiters, strict=True))
         return first_index
+
+    def propose_control(self, data: bytes, waiter: Waiter) -> LogIndex:
+        """Propose a control entry (:mod:`replog.control`) and return its index; ``waiter`` as of
+        :meth:`propose_batch`, with the result None.
+
+        Raises a :class:`~replog.errors.NotDone` when nothing was proposed.
+        """
+        entry = self.engine.propose(data, EntryKind.CONTROL)
+        assert not self._waits or self._waits[-1][0].index < entry.index
+        self._waits.append((entry, waiter))
+        return entry.index
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """The machine was filled from a snapshot, which is durable: go on behind it."""
+        assert meta.last.index > self.applied_index
+        if meta.last.index > self._learners_index:
+            self._set_learners(meta.learners)
+        while self._waits and self._waits[0][0].index <= meta.last.index:
+            _, waiter = self._waits.popleft()
+            waiter(0, None, OutcomeUnknown(_LOST_IN_SNAPSHOT))
+        self.applied_index = self._context.index = meta.last.index
+        self._context.time_ms = max(self._context.time_ms, meta.time_ms)
+        self.engine.install(meta.last)
 
     # -- what is to be done --
 
@@ -199,6 +254,8 @@ class Replica:
                         f"the state machine raised {type(crash).__name__}: {crash} at entry "
                         f"{index}; mend it and start the node again, which applies the entry again"
                     ) from crash
+            elif body[0] == _CONTROL:
+                self._apply_control(entry)
             elif body[0] != _NOOP:
                 raise UnknownFormat(
                     f"entry {index} is of kind {body[0]}, which this release cannot apply; "
@@ -212,6 +269,33 @@ class Replica:
                     waiter(index, result, error)
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
+
+    def _apply_control(self, entry: Entry) -> None:
+        """Take a learner in; raises :class:`~replog.errors.Replaced` where it is this node, in
+        another incarnation.
+
+        What ``learners`` count in already is read once more and changes nothing: they never go
+        back, neither for who is heard nor for whether this node was replaced.
+        """
+        learner = unpack_learner(entry)
+        if entry.index > self._learners_index:
+            self._set_learners(with_learner(self.learners, learner))
+
+    @property
+    def learners_index(self) -> LogIndex:
+        """Up to which entry ``learners`` say who was taken in: ``applied_index``, or more where a
+        machine on its own disk lags behind the newest snapshot."""
+        return max(self.applied_index, self._learners_index)
+
+    def _set_learners(self, learners: tuple[Voter, ...]) -> None:
+        before, self.learners = self.learners, learners
+        if self._own is not None:
+            check_not_replaced(self._own, self._is_voter or self._own in before, learners)
+            if not self._is_voter:
+                # It was made as a learner, and the entry that says so may be still to come.
+                learners = with_learner(learners, self._own)
+        self.engine.set_learners(learners)
+        self.handle_learners()
 
     def end_waits(self, error: Exception) -> None:
         """Call every waiter with ``error``: the node stops, or leads no more."""
@@ -228,3 +312,7 @@ class Replica:
     def status(self) -> Status:
         """A read-only picture."""
         return replace(self.engine.status(), applied_index=self.applied_index)
+
+
+def _do_nothing() -> None:
+    """Nobody has to know."""

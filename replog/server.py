@@ -45,7 +45,8 @@ from replog.frames import (
     ServerHello,
     refusal_of_first,
 )
-from replog.machine import Machine
+from replog.storage.identity import pack_founding
+from replog.storage.snapshot_writer import SnapshotInfo
 from replog.transport.connection import Connection, closing, take_over
 from replog.transport.listening import (
     Refusals,
@@ -53,7 +54,7 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
-from replog.types import NO_NODE, LogIndex, Status, Waiter
+from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, Voter, Waiter
 from replog.wire import FrameReader, pack_frame
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ class ClientServer:
             "propose": self._propose,
             "status": self._status,
             "dump": self._dump,
+            "snapshot": self._snapshot,
+            "founding": self._founding,
+            "rejoin": self._rejoin,
         }
 
     def flush(self) -> None:
@@ -243,17 +247,39 @@ class ClientServer:
         return end_wait
 
     def _status(self, session: _Session, request: Request) -> None:
-        status = status_map(self._node.status(), self._node.is_durable)
-        self._reply(session, request.request_id, 0, status)
+        self._reply(session, request.request_id, 0, status_map(self._node))
+
+    def _founding(self, session: _Session, request: Request) -> None:
+        """Send the cluster's founding record, as it is in a file, to a node that is lost."""
+        self._node.check_lost(_learner_in(request))
+        self._reply(session, request.request_id, 0, pack_founding(self._node.founding))
+
+    def _rejoin(self, session: _Session, request: Request) -> None:
+        """Have an incarnation of a node taken in as a learner; answered when that is applied."""
+        waiter = self._waiter(session, request.request_id)
+        self._node.submit_learner(_learner_in(request), waiter)
+
+    def _snapshot(self, session: _Session, request: Request) -> None:
+        """Have the node take a snapshot; answered when it is durable."""
+
+        def end_wait(info: SnapshotInfo | None, error: Exception | None) -> None:
+            if info is None:
+                assert error is not None
+                self._reply_error(session, request.request_id, 0, error)
+            else:
+                self._reply(session, request.request_id, info.meta.last.index, snapshot_map(info))
+
+        if request.body:
+            raise SchemaError("a request for a snapshot has an empty body")
+        self._node.submit_snapshot(end_wait)
 
     def _dump(self, session: _Session, request: Request) -> None:
         asked = strict_loads(request.body)
         if not isinstance(asked, list) or list(map(type, asked)) != [bytes, int]:
             raise SchemaError("a dump request is an array of a cursor and a count of items")
         cursor, items_max = asked
-        machine: Machine = self._node.machine
         try:
-            page = machine.dump(cursor, max(1, min(items_max, _DUMP_ITEMS_MAX)))
+            page = self._node.dump(cursor, max(1, min(items_max, _DUMP_ITEMS_MAX)))
         except CallerError:
             raise
         except Exception as error:
@@ -303,6 +329,17 @@ class ClientServer:
         self._replied[session] = None
 
 
+def _learner_in(request: Request) -> Voter:
+    """Who is to come back.  Raises :class:`~replog.errors.SchemaError`."""
+    asked = strict_loads(request.body)
+    if not isinstance(asked, list) or list(map(type, asked)) != [int, int]:
+        raise SchemaError(f"a request {request.verb!r} is an array of a node id and an incarnation")
+    node_id, incarnation = asked
+    if not (1 <= node_id <= NODE_ID_MAX and 1 <= incarnation < 1 << 63):
+        raise SchemaError(f"a request {request.verb!r} came with numbers out of range")
+    return Voter(node_id, incarnation)
+
+
 def outcome_of(error: Exception) -> Outcome:
     """Which of the outcomes an error stands for."""
     if isinstance(error, StateMachineError):
@@ -313,8 +350,24 @@ def outcome_of(error: Exception) -> Outcome:
     return Outcome.NOT_DONE
 
 
-def status_map(status: Status, is_durable: bool) -> dict[str, object]:
+def snapshot_map(info: SnapshotInfo) -> dict[str, object]:
+    """A snapshot as it is told to a client and as ``--json`` prints it."""
+    last = info.meta.last
+    return {
+        "file": info.path.name,
+        "bytes": info.size_bytes,
+        "checksum": f"{info.checksum:08x}",
+        "index": last.index,
+        "term": last.term,
+        "time_ms": info.meta.time_ms,
+        "machine": info.meta.machine,
+    }
+
+
+def status_map(node: Node) -> dict[str, object]:
     """A node's status as it travels and as ``replog status --json`` prints it."""
+    status, snapshots = node.status(), node.snapshots()
+    arriving, leaving = snapshots.transfer.arriving, snapshots.transfer.leaving
     return {
         "node": status.node_id,
         "engine": status.engine,
@@ -327,7 +380,35 @@ def status_map(status: Status, is_durable: bool) -> dict[str, object]:
         "commit_index": status.commit_index,
         "applied_index": status.applied_index,
         "commit_quorum": status.commit_quorum,
-        "durable": is_durable,
+        "election_quorum": status.election_quorum,
+        "durable": node.is_durable,
+        "base_index": status.base_index,
+        "snapshot_index": snapshots.newest_index,
+        "snapshot_arriving": None
+        if arriving is None
+        else {
+            "index": arriving.last_index,
+            "bytes": arriving.offset,
+            "size_bytes": arriving.size_bytes,
+            "source": arriving.source or None,
+        },
+        "snapshots_leaving": [
+            {
+                "node": sent.to,
+                "index": sent.last_index,
+                "bytes": sent.offset,
+                "size_bytes": sent.size_bytes,
+            }
+            for sent in leaving
+        ],
+        "snapshot_problem": snapshots.problem or None,
+        "disk_full": node.is_disk_full,
+        "waits_for": list(node.waits_for),
+        "voter": node.is_voter,
+        "learners": [
+            {"node": learner.node_id, "incarnation": learner.incarnation}
+            for learner in node.learners
+        ],
         "peers": [
             {
                 "node": peer.node_id,

@@ -47,6 +47,11 @@ Queries travel through the log like commands, which makes them linearizable.  A 
 change state; that cannot be enforced here, and one that does will break when queries are answered
 without an entry.
 
+Its snapshot is its attributes, so a machine whose attributes are None, bools, ints, floats, strs,
+bytes, lists and dicts needs nothing more.  Any other writes ``snapshot`` and ``restore``, or
+``freeze`` and ``restore`` (:mod:`replog.machine` has their rules, :mod:`replog.chunks` the pieces).
+A machine on its own disk derives from :class:`CommandMachine`.
+
 The payload of a call is a CBOR array: the name, then the arguments in the order of the signature.
 Names and orders are therefore for ever; a parameter may be added at the end, with a default, and
 entries that lack it are applied with the default.
@@ -55,7 +60,7 @@ entries that lack it are applied with the default.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import (
     ClassVar,
@@ -82,11 +87,22 @@ from replog.argument_kinds import (
     plain_run_of_two,
     plain_shapes,
 )
+from replog.attributes import CONTEXT_NAME, pack_attributes, unpack_attributes
 from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, SchemaError
-from replog.machine import ApplyContext, DumpPage
+from replog.machine import NOTHING_APPLIED, ApplyContext, DumpPage, Opened
 
-__all__ = ["ApplyContext", "Call", "DumpPage", "StateMachine", "command", "query"]
+__all__ = [
+    "NOTHING_APPLIED",
+    "ApplyContext",
+    "Call",
+    "CommandMachine",
+    "DumpPage",
+    "Opened",
+    "StateMachine",
+    "command",
+    "query",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -235,11 +251,11 @@ def query(function: Callable[Concatenate[S, P], R]) -> Call[P, R]:
     return Call(function, is_query=True)
 
 
-class StateMachine:
-    """The base of a state machine: implements :class:`~replog.machine.Machine` by table.
+class CommandMachine:
+    """The commands of a state machine: implements :class:`~replog.machine.Machine` by table.
 
-    A subclass needs no ``super().__init__()``.  Commands are inherited, also from plain mixins; an
-    override is decorated again and may call ``super()``.
+    The base of a machine on its own disk, which adds the methods of
+    :class:`~replog.machine.DurableMachine`; every other one derives from :class:`StateMachine`.
     """
 
     context: ApplyContext = ApplyContext(index=0, time_ms=0)
@@ -257,6 +273,7 @@ class StateMachine:
         super().__init_subclass__()
         cls.calls = _collect_calls(cls)
         cls._runs = {name: call.plain_run() for name, call in cls.calls.items()}
+        _check_snapshot_methods(cls)
 
     def apply(self, context: ApplyContext, payload: bytes) -> object:
         """Apply one command and return its result; see :meth:`replog.machine.Machine.apply`.
@@ -319,7 +336,9 @@ class StateMachine:
         ``context`` is left out, and attributes in ``__slots__`` are not seen.
         """
         assert items_max >= 1
-        names = sorted(name for name in vars(self) if name != "context" and name.encode() > cursor)
+        names = sorted(
+            name for name in vars(self) if name != CONTEXT_NAME and name.encode() > cursor
+        )
         items = [[name, self._picture(name)] for name in names[:items_max]]
         more = len(names) > items_max
         return DumpPage(items=items, cursor=names[items_max - 1].encode() if more else None)
@@ -335,15 +354,34 @@ class StateMachine:
             ) from None
 
 
-_BASE_NAMES: Final = frozenset(vars(StateMachine)) | frozenset(vars(object))
+def _check_snapshot_methods(cls: type[CommandMachine]) -> None:
+    """Refuse methods of which one could not read what the other wrote.
+
+    ``restore`` reads what ``freeze`` made, and where there is none, what ``snapshot`` made; so one
+    class defines both of them, and no class below it replaces only one.
+    """
+    places: dict[str, int] = {}
+    for name in ("snapshot", "freeze", "restore"):
+        place = next((n for n, owner in enumerate(cls.__mro__) if name in vars(owner)), None)
+        # A command of that name takes no snapshot.
+        if place is not None and not isinstance(vars(cls.__mro__[place])[name], Call):
+            places[name] = place
+    nowhere = len(cls.__mro__)
+    restored_at = places.get("restore", nowhere)
+    snapshot_at = places.get("snapshot", nowhere)
+    # A snapshot() below the other two would never be called.
+    if places.get("freeze", snapshot_at) != restored_at or snapshot_at < restored_at:
+        raise TypeError(
+            f"{cls.__name__} has snapshot(), freeze() or restore() from different classes, and one "
+            "could not read what the other wrote; define restore() in the same class body as "
+            "freeze(), or as snapshot() where there is no freeze()"
+        )
 
 
-def _collect_calls(cls: type[StateMachine]) -> dict[str, Call[..., object]]:
+def _collect_calls(cls: type[CommandMachine]) -> dict[str, Call[..., object]]:
     """The table of a class; raises ``TypeError`` for names that would not mean what they say."""
     table: dict[str, Call[..., object]] = {}
     for owner in reversed(cls.__mro__):
-        if owner is StateMachine or owner is object:
-            continue
         for name, value in vars(owner).items():
             if not isinstance(value, Call):
                 if name in table:
@@ -364,6 +402,39 @@ def _collect_calls(cls: type[StateMachine]) -> dict[str, Call[..., object]]:
                 )
             table[name] = value
     return table
+
+
+class StateMachine(CommandMachine):
+    """The base of a state machine in memory: commands, and snapshots of its attributes.
+
+    A subclass needs no ``super().__init__()``.  Commands are inherited, also from plain mixins; an
+    override is decorated again and may call ``super()``.
+    """
+
+    def snapshot(self) -> Iterable[bytes]:
+        """All attributes but ``context``; see :meth:`replog.machine.SnapshotMachine.snapshot`.
+
+        Raises :class:`~replog.errors.SnapshotUnavailable` for an attribute that CBOR would not give
+        back as the very same (:mod:`replog.attributes`), and for ``__slots__``.
+        """
+        return pack_attributes(self)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace all attributes but ``context`` by those of a snapshot; one that it lacks is gone.
+
+        Raises :class:`~replog.errors.SnapshotDamaged` and :class:`~replog.errors.UnknownFormat`,
+        and changes nothing then.
+        """
+        found = unpack_attributes(chunks)
+        attributes = vars(self)
+        for name in [name for name in attributes if name != CONTEXT_NAME]:
+            del attributes[name]
+        attributes.update(found)
+
+
+_BASE_NAMES: Final = frozenset(
+    name for base in (StateMachine, CommandMachine, object) for name in vars(base)
+)
 
 
 def _check_unique(function: object) -> None:

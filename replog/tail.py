@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
@@ -259,21 +259,26 @@ class Tail:
     def release(self, entries: Sequence[Entry], durable_index: LogIndex) -> None:
         """``entries`` were handed out to be applied, behind those that were before; what is up to
         ``durable_index`` can be read back.  Of what is both the oldest go, above the limit."""
-        held = entries
-        if entries[0].index < self.first_index:
-            held = [entry for entry in entries if entry.index >= self.first_index]
-        self._released_bytes += sum([len(entry.body) for entry in held])
-        self._released_index = entries[-1].index
+        last, origin = entries[-1].index, self.first_index
+        # From where the last ones ended: those in between were applied without being handed out.
+        first = max(origin, self._released_index + 1)
+        if first <= last:
+            held = self._entries[first - origin : last - origin + 1]
+            self._released_bytes += sum([len(entry.body) for entry in held])
+        self._released_index = last
         if self._released_bytes > self._bytes_max:
             self._evict(min(self._released_index, durable_index))
 
     def _evict(self, upto: LogIndex) -> None:
         """Down to three quarters of the limit, so that it is not done for every entry."""
         enough = self._bytes_max * 3 // 4
-        count = 0
-        while self.first_index + count <= upto and self._released_bytes > enough:
-            self._released_bytes -= len(self._entries[count].body)
+        released_bytes, count = self._released_bytes, 0
+        for entry in islice(self._entries, max(0, upto + 1 - self.first_index)):
+            if released_bytes <= enough:
+                break
+            released_bytes -= len(entry.body)
             count += 1
+        self._released_bytes = released_bytes
         del self._entries[:count]
         self.first_index += count
 

@@ -8,11 +8,25 @@ A *turn* carries out what the replica is ready for, after something arrived:
 3. what was queued for clients leaves.
 
 When a group has become durable (:meth:`Turns.handle_synced`) its Readys are advanced, the messages
-that waited for it leave, and a turn follows.
+that waited for it leave, and a turn follows; and likewise when a job has run that reads or writes a
+snapshot (:meth:`Turns.handle_job`).
 
 So a batch costs one turn, one write, one sync and one frame per peer, and it grows by itself with
 the load: what is submitted until the next turn is proposed as one batch, and what comes up while a
 group is on its way to disk makes the next group.
+
+**A full disk** stops no node.  While it has no room for more entries, the node proposes nothing,
+and drops what brings entries, as a lossy network would: whoever sent it sends it again.  All else
+goes on: it votes, promises, answers heartbeats, sends its own, applies what is committed, and is
+given snapshots.  A leader hands over after a second, to the furthest voter; if it leads on, or
+leads again, to the next one after two more, then four, up to a minute.  That is as safe as any
+transfer, for an order to begin an election wins none.  It gets rarer because a leader cannot know
+who has room: where nobody has, each election writes a little to disks that have kept little.
+
+A full node may win an election: who may lead is the engine's affair, and one whose time stood still
+would not vote either, for it would go on hearing a leader that is gone.  What the engine then
+writes of its own (a no-op, open slots that are proposed again) goes to the disk, which has kept
+room, or refuses the group until it has some; and the new leader hands over like any other.
 
 The trio node (:mod:`replog.node`) and the simulator both drive *this* object, each with
 :class:`Surroundings` of its own: what the simulator finds in it is found in every node.
@@ -21,14 +35,34 @@ The trio node (:mod:`replog.node`) and the simulator both drive *this* object, e
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Final, cast
 
-from replog.errors import CommandTooLarge, NotDone, Overloaded
+from replog.control import pack_learner
+from replog.engine import MessageSpec, entries_fields
+from replog.errors import (
+    CommandTooLarge,
+    DiskFull,
+    NodeActive,
+    NotDone,
+    NotLeader,
+    Overloaded,
+    Unavailable,
+)
 from replog.limits import Limits
+from replog.machine import MachineKind, machine_kind
 from replog.replica import Replica
+from replog.snapshots import Snapshots
 from replog.storage.protocol import Write
-from replog.types import NodeId, Ready, SoftState, Waiter, record
+from replog.transfer_messages import TRANSFER_TYPES, TransferMessage
+from replog.transfer_outlet import Job
+from replog.types import Entry, LogIndex, NodeId, Ready, Role, SoftState, Voter, Waiter, record
+
+HAND_OVER_MS: Final = 1000
+"""After so long a leader whose disk is full hands over, ..."""
+HAND_OVER_DOUBLINGS: Final = 6
+"""... and if it leads then, after twice as long, so many times."""
 
 
 @record
@@ -49,25 +83,38 @@ class Surroundings:
     """The role or the known leader changed."""
     time_ms: Callable[[], int]
     """The local time that is stamped on proposals."""
+    is_full: Callable[[], bool]
+    """Whether the disk has no room for more entries; asked once in a turn."""
+    report_full: Callable[[bool], None]
+    """The disk is full, or has room again."""
 
 
 class Turns:
     """Takes the turns of one replica; see the module."""
 
     __slots__ = (
+        "_entries_fields",
+        "_full_ticks",
         "_groups",
         "_groups_max",
+        "_hand_over_count",
+        "_is_full",
+        "_is_sync_first",
         "_is_turning",
         "_limits",
         "_node_id",
         "_payloads",
+        "_set_apart",
         "_submitted_bytes",
+        "_submitted_bytes_max",
         "_surroundings",
         "_unapplied",
         "_unsynced",
         "_unwritten",
         "_waiters",
         "replica",
+        "snapshots",
+        "waits_for",
     )
 
     def __init__(
@@ -76,9 +123,17 @@ class Turns:
         replica: Replica,
         limits: Limits,
         surroundings: Surroundings,
+        snapshots: Snapshots,
+        messages: Sequence[MessageSpec],
         groups_max: int = 1,
     ) -> None:
         self.replica = replica
+        self.snapshots = snapshots
+        self.waits_for: Sequence[NodeId] = ()
+        """The nodes of which the owner must hear before this one may take part."""
+        self._is_sync_first = machine_kind(replica.machine) is MachineKind.DURABLE
+        """Whether an entry is applied only when it is durable here, or a machine on its own disk
+        might hold what this node's log does not."""
         self._node_id = node_id
         self._limits = limits
         self._surroundings = surroundings
@@ -97,20 +152,64 @@ class Turns:
         self._waiters: list[Waiter] = []
         self._submitted_bytes = 0
         self._is_turning = False
+        self._entries_fields = entries_fields(messages)
+        self._is_full = False
+        """What the disk said of itself at the last turn; with it change the next two, so that a
+        node with room asks nothing more than before."""
+        self._submitted_bytes_max = limits.uncommitted_bytes_max
+        """What may be submitted between two turns; below 0 while the disk is full."""
+        self._set_apart = TRANSFER_TYPES
+        """The messages that do not simply go to the replica."""
+        self._full_ticks = 0
+        """How long this node leads on a full disk, since it last tried to hand over, ..."""
+        self._hand_over_count = 0
+        """... and how often it did since the disk was full."""
 
     # -- what arrives --
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the node is one of the cluster: until then it hears nothing, answers nothing, and
+        knows no time (:mod:`replog.formation`)."""
+        return not self.waits_for
+
+    def step(self, message: object) -> None:
+        """Take one message from a peer; a turn must follow."""
+        kind = type(message)
+        if self.waits_for:
+            return
+        if kind not in self._set_apart:
+            self.replica.step(message)
+        elif kind in TRANSFER_TYPES:
+            self.snapshots.transfer.step(cast(TransferMessage, message))
+        elif not getattr(message, self._entries_fields[kind]):
+            self.replica.step(message)
+        # Else it brings entries to a full disk: as if it had been lost on the way.
+
+    def tick(self) -> None:
+        """One unit of time has passed; a turn must follow."""
+        if self.waits_for:
+            return
+        self.replica.tick()
+        self.snapshots.tick()
+        if self._is_full:
+            self._tick_full()
 
     def submit(self, payload: bytes, waiter: Waiter) -> None:
         """Have a command proposed, together with all that come up until the next turn.
 
         See :meth:`replog.node.Node.submit`.
         """
+        if self.waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
         size_bytes = len(payload)
         if size_bytes > self._limits.command_bytes_max:
             raise CommandTooLarge(size_bytes, self._limits.command_bytes_max)
         self._submitted_bytes += size_bytes
-        if self._submitted_bytes > self._limits.uncommitted_bytes_max:
+        if self._submitted_bytes > self._submitted_bytes_max:
             self._submitted_bytes -= size_bytes
+            if self._is_full:
+                raise self._refusal_of_full()
             raise Overloaded(
                 f"node {self._node_id} holds {self._submitted_bytes} bytes of commands that were "
                 "submitted and not proposed yet; try again a little later"
@@ -119,6 +218,28 @@ class Turns:
         self._waiters.append(waiter)
         if not self._is_turning:
             self._surroundings.wake()
+
+    def admit(self, learner: Voter, waiter: Waiter) -> None:
+        """Have an incarnation of a node taken in as a learner, in the place of the one that takes
+        part now; a turn must follow.  Who was taken in already is so again.
+
+        ``waiter`` as of :meth:`submit`, with the result None.  Raises a
+        :class:`~replog.errors.NotDone` when nothing was proposed.
+        """
+        if self.waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        replica = self.replica
+        soft_state = replica.engine.soft_state
+        if soft_state.role is not Role.LEADER:
+            raise NotLeader(self._node_id, soft_state.leader_id)
+        if learner in replica.learners:
+            waiter(replica.applied_index, None, None)
+            return
+        if learner.node_id == self._node_id:
+            raise NodeActive(learner.node_id)
+        if self._is_full:
+            raise self._refusal_of_full()
+        replica.propose_control(pack_learner(learner), waiter)
 
     def handle_synced(self) -> None:
         """The oldest group on its way is durable; a turn must follow."""
@@ -133,9 +254,16 @@ class Turns:
         if self._unapplied:
             self._apply_next()
 
+    def handle_job(self, job: Job) -> None:
+        """A job that the snapshots have asked for has run; a turn must follow."""
+        job.done()
+        if self._unapplied:
+            self._apply_next()
+
     def end(self, of_proposed: Exception, of_submitted: Exception) -> None:
         """The node stops: answer everybody who waits."""
         self.replica.end_waits(of_proposed)
+        self.snapshots.end(of_submitted)
         waiters = self._waiters
         self._payloads, self._waiters, self._submitted_bytes = [], [], 0
         for waiter in waiters:
@@ -146,8 +274,11 @@ class Turns:
     def turn(self) -> None:
         """Carry out everything that the replica is ready for."""
         self._is_turning = True
-        if len(self._unapplied) > 1:
-            self._apply_next()  # a backlog that had to wait for the disk
+        if self._surroundings.is_full() is not self._is_full:
+            self._handle_fullness(not self._is_full)
+        waiting = len(self._unapplied)
+        if waiting > 1 or (waiting and (self._is_sync_first or not self._groups)):
+            self._apply_next()  # a backlog that had to wait, for the disk or for a snapshot
         self._propose_submitted()
         while (ready := self.replica.ready()) is not None:
             self._carry_out(ready)
@@ -157,6 +288,8 @@ class Turns:
                 self._surroundings.wake()
                 break
         self._is_turning = False
+        # Not every message comes with a Ready: a snapshot is asked for, and sent, without one.
+        self._surroundings.flush()
         self._surroundings.answer()
 
     def _propose_submitted(self) -> None:
@@ -166,6 +299,8 @@ class Turns:
         payloads, waiters = self._payloads, self._waiters
         self._payloads, self._waiters, self._submitted_bytes = [], [], 0
         try:
+            if self._is_full:
+                raise self._refusal_of_full()
             self.replica.propose_batch(payloads, self._surroundings.time_ms(), waiters)
         except NotDone as refusal:
             for waiter in waiters:
@@ -180,7 +315,7 @@ class Turns:
         for message in ready.messages:
             surroundings.send(message)
         surroundings.flush()
-        if ready.committed:
+        if ready.committed and not self._is_sync_first:
             self._unapplied.append(ready)
         # A sync thread that was just started needs the interpreter; unless somebody waits for
         # results, applying now would only hold up the acknowledgement.
@@ -196,9 +331,55 @@ class Turns:
 
     def _apply_next(self) -> None:
         """Apply what the oldest of the waiting Readys has committed; a turn for each of them."""
-        self.replica.apply(self._unapplied.popleft())
+        snapshots, replica = self.snapshots, self.replica
+        if snapshots.is_installing:
+            return
+        ready = self._unapplied.popleft()
+        if ready.committed and ready.committed[0].index <= replica.applied_index:
+            # A snapshot was installed since it was handed out.
+            ready = replace(ready, committed=_behind(ready.committed, replica.applied_index))
+        replica.apply(ready)
+        snapshots.note_applied()
         if self._unapplied:
             self._surroundings.wake()
+
+    # -- a full disk --
+
+    def _handle_fullness(self, is_full: bool) -> None:
+        """The disk is full, or has room again."""
+        self._is_full = is_full
+        self._full_ticks = self._hand_over_count = 0
+        self._submitted_bytes_max = -1 if is_full else self._limits.uncommitted_bytes_max
+        self._set_apart = TRANSFER_TYPES.union(self._entries_fields if is_full else ())
+        self._surroundings.report_full(is_full)
+
+    def _refusal_of_full(self) -> NotDone:
+        """Why nothing is proposed: another node leads, or there is no room for it here."""
+        soft_state = self.replica.engine.soft_state
+        if soft_state.role is not Role.LEADER:
+            return NotLeader(self._node_id, soft_state.leader_id)
+        return DiskFull(
+            f"node {self._node_id} leads and its disk is full, so nothing was proposed; free some "
+            "space on the disk of its directory, or try again when a node with room leads"
+        )
+
+    def _tick_full(self) -> None:
+        """Now and then have a leader hand over, to one peer after the other."""
+        if self.replica.engine.soft_state.role is not Role.LEADER:
+            self._full_ticks = 0
+            return
+        self._full_ticks += 1
+        count = self._hand_over_count
+        wait_ms = HAND_OVER_MS << min(count, HAND_OVER_DOUBLINGS)
+        engine = self.replica.engine
+        learner_ids = [learner.node_id for learner in engine.learners]
+        peers = [peer for peer in engine.status().peers if peer.node_id not in learner_ids]
+        if self._full_ticks * self._limits.tick_ms < wait_ms or not peers:
+            return
+        furthest = sorted(peers, key=lambda peer: (not peer.recently_active, -peer.match_index))
+        self._full_ticks = 0
+        self._hand_over_count += 1
+        self.replica.transfer(furthest[count % len(furthest)].node_id)
 
     # -- the disk --
 
@@ -206,7 +387,9 @@ class Turns:
         """Send a Ready's writes on their way to disk, or let it pass if nothing is before it."""
         self._unsynced.append(ready)
         if ready.writes:
-            self._unwritten.append(Write(ready.hard_state, ready.truncate_from, ready.entries))
+            self._unwritten.append(
+                Write(ready.hard_state, ready.truncate_from, ready.entries, ready.base)
+            )
             self._start_group()
         elif len(self._unsynced) == 1:
             self._advance()
@@ -224,3 +407,19 @@ class Turns:
         self.replica.advance(ready)
         for message in ready.messages_after_sync:
             self._surroundings.send(message)
+        if ready.committed and self._is_sync_first:
+            self._unapplied.append(replace(ready, soft_state=None))
+
+
+def _behind(entries: Sequence[Entry], index: LogIndex) -> Sequence[Entry]:
+    """Those of some entries at contiguous indexes that are behind ``index``."""
+    return entries[max(0, index + 1 - entries[0].index) :]
+
+
+def apart_sentence(node_id: NodeId, waits_for: Sequence[NodeId]) -> str:
+    """Why a node does nothing yet."""
+    names = " and ".join(f"node {other}" for other in waits_for)
+    return (
+        f"node {node_id} takes no part yet: it has not heard from {names} that its directory is "
+        "known there; see that they run and reach each other"
+    )

@@ -192,7 +192,8 @@ class SnapshotMeta:
     """What a snapshot stands for; the same on every node that makes one of the same entry."""
 
     last: EntryId
-    """The last entry that it holds; everything up to its index is in it."""
+    """The last entry that it holds, as :meth:`replog.engine.Engine.snapshot_id` names it;
+    everything up to its index is in it."""
     epoch: Epoch
     """The epoch in force at ``last.index + 1``."""
     time_ms: int
@@ -200,6 +201,9 @@ class SnapshotMeta:
     machine: str
     """The name of the state machine; a snapshot of another one is refused by whoever would install
     it."""
+    learners: tuple[Voter, ...] = ()
+    """Who takes part as of ``last`` without counting in a quorum, in exactly this incarnation;
+    sorted by node id.  One with the id of a voter stands in for a voter that is lost."""
 
 
 @record
@@ -256,11 +260,14 @@ class Ready:
     """To be applied in order; each index is handed out exactly once."""
     soft_state: SoftState | None
     """The new soft state; ``None`` when it did not change."""
+    base: EntryId | None = None
+    """The log begins behind it from now on: a durable snapshot holds everything up to here.  To be
+    made durable with the rest, before the truncation; ``None`` when it did not move."""
 
     @property
     def writes(self) -> bool:
         """Whether there is anything to make durable."""
-        return bool(self.entries or self.hard_state or self.truncate_from is not None)
+        return bool(self.entries or self.hard_state or self.truncate_from is not None or self.base)
 
 
 class PeerState(Enum):
@@ -270,6 +277,8 @@ class PeerState(Enum):
     """The matching point is not known: one message at a time."""
     REPLICATE = "replicate"
     """Pipelined: messages leave before earlier ones are answered."""
+    SNAPSHOT = "snapshot"
+    """What the peer lacks was trimmed: nothing is sent until it has got a snapshot."""
 
 
 @record
@@ -304,6 +313,14 @@ class Status:
     commit_quorum: int = 0
     """How many nodes, the leader among them, must hold an entry before it is committed; 0: the
     engine does not say, which is taken for a majority."""
+    election_quorum: int = 0
+    """How many nodes must vote for a leader, itself among them; 0 as above."""
+    base_index: LogIndex = 0
+    """Everything up to here was trimmed from the log: a snapshot holds it."""
+    durable_term: Term = 0
+    """The highest term that is on this node's disk."""
+    wanted_index: LogIndex = 0
+    """The node can go on only with a snapshot that reaches at least so far; 0: it needs none."""
 
 
 @record

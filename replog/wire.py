@@ -1,4 +1,4 @@
-"""What travels between processes: frames, and the messages of an engine in them.
+"""What travels between processes: frames, and the messages between nodes in them.
 
 A **frame** is a header of 12 bytes, big-endian, and a content:
 
@@ -7,7 +7,8 @@ part       bytes  what it holds
 =========  =====  ==========================================================================
 magic      2      ``RL``
 version    1      the version of this layout
-type       1      1 to 63: a message of the engine; 64 and above: replog's own
+type       1      1 to 63: a message of the engine; 64 and above: replog's own, of which 80 to 95
+                  are messages between nodes
 length     4      the bytes of the content
 checksum   4      CRC-32 of the eight bytes above, then of the content
 =========  =====  ==========================================================================
@@ -17,13 +18,14 @@ anything of the content is kept; what arrives is either exactly of the shape tha
 or a :class:`~replog.errors.PeerError` with a sentence; no engine is named, for an engine plugin
 brings its message records with their schemas (:class:`~replog.engine.MessageSpec`).
 
-An **engine message** is the length of its CBOR part (u16), the CBOR array of its scalar fields in
-the order of the record, and then its entries as :mod:`replog.entries` lays them out, or its ranges
-of indexes, each as two numbers of eight bytes.  Each scalar
+A **message** is the length of its CBOR part (u16), the CBOR array of its scalar fields in the order
+of the record, and then its entries as :mod:`replog.entries` lays them out, its ranges of indexes,
+each as two numbers of eight bytes, or its bytes as they are.  Each scalar
 is written in the full width of its kind, which CBOR allows: so the whole array is one ``struct``
 call in either direction, and its shape is checked by comparing a few constants.
 
-replog's own frames (the handshake, requests and replies) are in :mod:`replog.frames`.
+replog's own messages between nodes (:mod:`replog.transfer_messages`) travel in the same way; its
+other frames (the handshake, requests and replies) are in :mod:`replog.frames`.
 """
 
 from __future__ import annotations
@@ -45,8 +47,11 @@ from replog.types import Entry, LogIndex
 
 MAGIC: Final = b"RL"
 FRAME_VERSION: Final = 1
-ENGINE_TYPE_MAX: Final = 63
-"""Frame types 1 to 63 are the engine's."""
+ENGINE_TYPES: Final = range(1, 64)
+"""The frame types of an engine's messages."""
+
+OWN_MESSAGE_TYPES: Final = range(80, 96)
+"""The frame types of replog's own messages between nodes."""
 
 _HEADER: Final = struct.Struct(">3sBII")
 """Magic and version as one, type, length, checksum."""
@@ -177,7 +182,7 @@ def _refusal_of_header(came: bytes, limit: int) -> str:
     )
 
 
-# --- Engine messages ----------------------------------------------------------------------------
+# --- Messages between nodes ---------------------------------------------------------------------
 
 _SCALARS: Final[Mapping[FieldKind, tuple[bytes, str]]] = {
     FieldKind.BOOL: (b"", "B"),
@@ -187,7 +192,7 @@ _SCALARS: Final[Mapping[FieldKind, tuple[bytes, str]]] = {
 }
 """The CBOR head and the struct code of each kind; a boolean is a head with nothing behind it."""
 
-_TAILS: Final = (FieldKind.ENTRIES, FieldKind.RANGES)
+_TAILS: Final = (FieldKind.ENTRIES, FieldKind.RANGES, FieldKind.BYTES)
 """What stands behind the scalars; at most one of them."""
 
 _RANGE: Final = struct.Struct(">QQ")
@@ -206,8 +211,8 @@ class _MessageLayout:
     first constant also holds the length of the CBOR part and the head of the array.
     """
 
-    def __init__(self, spec: MessageSpec, limits: Limits) -> None:
-        check_spec(spec)
+    def __init__(self, spec: MessageSpec, limits: Limits, numbers: range) -> None:
+        check_spec(spec, numbers)
         frame_bytes_max = limits.frame_bytes_max
         self.number = spec.number
         self._name = spec.record.__name__
@@ -216,10 +221,11 @@ class _MessageLayout:
         names = list(spec.fields)
         kinds = list(spec.fields.values())
         self._tail_at: int | None = None
+        self._has_entries = FieldKind.ENTRIES in kinds
         self._has_ranges = FieldKind.RANGES in kinds
         for tail in _TAILS:
             if tail in kinds:
-                # Moved to the end: the scalars stand together, entries or ranges behind them.
+                # Moved to the end: the scalars stand together, the rest behind them.
                 self._tail_at = kinds.index(tail)
                 names.append(names.pop(self._tail_at))
                 kinds.pop(self._tail_at)
@@ -236,21 +242,23 @@ class _MessageLayout:
         )
 
     def pack(self, message: object) -> tuple[bytes, Sequence[Entry]]:
-        """The packed scalars with the ranges, and the entries."""
+        """The packed scalars with the ranges or bytes, and the entries."""
         values = self._fields(message)
         entries: Sequence[Entry] = ()
-        ranges = b""
+        tail = b""
         if self._tail_at is not None:
-            if self._has_ranges:
-                ranges = pack_ranges(values[-1])
-            else:
+            if self._has_entries:
                 entries = values[-1]
+            elif self._has_ranges:
+                tail = pack_ranges(values[-1])
+            else:
+                tail = values[-1]
             values = values[:-1]
         pairs = self._pairs[:]
         pairs[1::2] = values
         for at in self._booleans:
             pairs[2 * at + 1] = _CBOR_TRUE if values[at] else _CBOR_FALSE
-        return self._struct.pack(*pairs) + ranges, entries
+        return self._struct.pack(*pairs) + tail, entries
 
     def unpack(self, content: bytes) -> object:
         """The message; raises :class:`~replog.errors.SchemaError`."""
@@ -267,8 +275,14 @@ class _MessageLayout:
                 raise self._misfit(content)
             values[at] = value == _CBOR_TRUE
         if self._tail_at is not None:
-            unpack_tail = unpack_ranges if self._has_ranges else unpack_entries
-            values.insert(self._tail_at, tuple(unpack_tail(content, scalars_bytes)))
+            tail: object
+            if self._has_entries:
+                tail = tuple(unpack_entries(content, scalars_bytes))
+            elif self._has_ranges:
+                tail = tuple(unpack_ranges(content, scalars_bytes))
+            else:
+                tail = content[scalars_bytes:]
+            values.insert(self._tail_at, tail)
         elif len(content) != scalars_bytes:
             raise self._misfit(content)
         return self._record(*values)
@@ -308,21 +322,32 @@ def unpack_ranges(data: bytes, start: int) -> list[tuple[LogIndex, LogIndex]]:
 
 
 class MessageCodec:
-    """The messages of one engine, as frames and back."""
+    """The messages between nodes, an engine's and replog's own, as frames and back."""
 
     __slots__ = ("_by_number", "_by_record", "_packed", "_packed_from", "frame_limits")
 
-    def __init__(self, specs: Sequence[MessageSpec], limits: Limits) -> None:
-        """Raises :class:`~replog.errors.PluginError` for specs that contradict their records."""
+    def __init__(
+        self,
+        specs: Sequence[MessageSpec],
+        limits: Limits,
+        own_specs: Sequence[MessageSpec] = (),
+    ) -> None:
+        """``specs`` are those of an engine; ``own_specs`` those of replog that travel beside them.
+
+        Raises :class:`~replog.errors.PluginError` for specs that contradict their records.
+        """
         self._by_number: dict[int, _MessageLayout] = {}
         self._by_record: dict[type, _MessageLayout] = {}
-        for spec in specs:
+        for spec, numbers in (
+            *((spec, ENGINE_TYPES) for spec in specs),
+            *((spec, OWN_MESSAGE_TYPES) for spec in own_specs),
+        ):
             if spec.number in self._by_number or spec.record in self._by_record:
                 raise PluginError(
                     f"the engine has two messages of number {spec.number} or two specs of "
                     f"{spec.record.__name__}; give each message a number of its own"
                 )
-            layout = _MessageLayout(spec, limits)
+            layout = _MessageLayout(spec, limits, numbers)
             self._by_number[spec.number] = self._by_record[spec.record] = layout
         self._packed_from: object = ()
         self._packed = b""
@@ -357,17 +382,18 @@ class MessageCodec:
         """The message; raises :class:`~replog.errors.SchemaError`."""
         layout = self._by_number.get(frame_type)
         if layout is None:
-            raise SchemaError(f"the engine has no message of number {frame_type}")
+            raise SchemaError(f"there is no message of number {frame_type} between these nodes")
         return layout.unpack(content)
 
 
-def check_spec(spec: MessageSpec) -> None:
-    """Raise :class:`~replog.errors.PluginError` unless the spec fits its record and the wire."""
+def check_spec(spec: MessageSpec, numbers: range = ENGINE_TYPES) -> None:
+    """Raise :class:`~replog.errors.PluginError` unless the spec fits its record and the wire, and
+    its number is one of ``numbers``."""
     name = spec.record.__name__
     kinds = list(spec.fields.values())
     scalars = len(kinds) - sum(map(kinds.count, _TAILS))
-    if not 1 <= spec.number <= ENGINE_TYPE_MAX:
-        problem = f"has number {spec.number}; numbers are 1 to {ENGINE_TYPE_MAX}"
+    if spec.number not in numbers:
+        problem = f"has number {spec.number}; numbers are {numbers[0]} to {numbers[-1]}"
     elif not is_dataclass(spec.record):
         problem = "is not a record"
     elif (declared := [field.name for field in dataclass_fields(spec.record)]) != list(spec.fields):
@@ -375,7 +401,7 @@ def check_spec(spec: MessageSpec) -> None:
     elif missing := [field for field in _MESSAGE_FIELDS if field not in spec.fields]:
         problem = f"lacks {missing}; every message has the fields {list(_MESSAGE_FIELDS)}"
     elif len(kinds) - scalars > 1:
-        problem = "has more than one field of entries or ranges"
+        problem = "has more than one field of entries, ranges or bytes"
     elif scalars > _SCALARS_MAX:
         problem = f"has {scalars} scalar fields; {_SCALARS_MAX} fit"
     elif spec.bytes_max is not None and spec.bytes_max < 1:

@@ -45,8 +45,7 @@ class Part:
     folders: tuple[str, ...]
     """Under ``tests/``; empty: every folder that no other part names."""
     processes: int = 2
-    """How many run the tests, each whole files of them; where nodes run for real it is one, so that
-    a node is not starved by the test of another."""
+    """How many run the tests, each whole files of them; one where the tests use every core."""
 
 
 PARTS = (
@@ -54,8 +53,8 @@ PARTS = (
     Part("all else", 3.0, ("lint",), ()),
     Part("simulation", 2.0, (), ("sim",)),
     Part("model check", 2.0, (), ("model", "mutants")),
-    Part("storage crashes", 1.5, (), ("faults",), processes=1),
-    Part("real processes", 2.0, (), ("net", "demo"), processes=1),
+    Part("storage crashes", 1.5, (), ("faults",)),
+    Part("real processes", 2.0, (), ("net", "demo")),
 )
 
 

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from replog import plugins
+from replog.config import SYNC_LEVELS
+from replog.config_text import default_engine
 from replog.errors import PluginError, ReplogError
 from replog.limits import MIB
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
 from replog_bench.protocol import run_protocol
+from replog_bench.recovery import SCENARIOS, RecoveryPlan, run_recovery
 from replog_bench.report import (
     BASE,
+    NOT_DURABLE,
     MicroRow,
     ProtocolRow,
+    RecoveryRow,
     StorageRow,
     ThroughputRow,
     to_json,
@@ -44,7 +49,8 @@ example:
 Three processes on this machine, the load inside the leader; every command is on the disks of two of
 them before it counts; then again for each engine with the load in a process of a network client,
 over one connection. Only the ratios within one run mean something: machines drift. Put
---directory on the disk that is to be measured; a file system in memory syncs nothing."""
+--directory on the disk that is to be measured; a file system in memory syncs nothing. With
+--sync os nobody waits for a disk, bare included, and no figure is of anything durable."""
 
 MICRO_EXAMPLE = """\
 example:
@@ -62,6 +68,13 @@ figures on every machine."""
 STORAGE_EXAMPLE = """\
 example:
   python -m replog_bench storage --entries 100000 --directory /var/lib/replog"""
+
+
+RECOVERY_EXAMPLE = """\
+example:
+  python -m replog_bench recovery --entries 1000000 --snapshot-mb 500 --directory /var/lib/replog
+
+The disk below --directory needs about six times the snapshot. Scenarios: {scenarios}."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -110,6 +123,16 @@ def names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def scenarios(text: str) -> list[str]:
+    """Names of scenarios, separated by commas."""
+    for name in names(text):
+        if name not in SCENARIOS:
+            raise argparse.ArgumentTypeError(
+                f"there is no scenario {name!r}; choose from {', '.join(SCENARIOS)}"
+            )
+    return names(text)
+
+
 def directory(text: str) -> Path:
     """A directory that exists."""
     path = Path(text)
@@ -150,6 +173,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_micro(commands, common)
     add_protocol(commands, common)
     add_storage(commands, common)
+    add_recovery(commands, common)
     return parser
 
 
@@ -188,6 +212,13 @@ def add_throughput(commands: Commands, common: OneLineParser) -> None:
         "--no-network", action="store_true", help="measure no network clients, which saves time"
     )
     throughput.add_argument("--repeats", type=positive, default=3, help="windows of each (3)")
+    throughput.add_argument(
+        "--sync",
+        choices=SYNC_LEVELS,
+        default=SYNC_LEVELS[0],
+        help="when bare and engines sync: always, which is before a command counts, or when the "
+        "operating system likes (os), which is NOT durable (always)",
+    )
     throughput.add_argument(
         "--value-bytes",
         type=value_bytes,
@@ -254,6 +285,36 @@ def add_storage(commands: Commands, common: OneLineParser) -> None:
     storage.set_defaults(run=run_storage_command)
 
 
+def add_recovery(commands: Commands, common: OneLineParser) -> None:
+    """Declare ``recovery``."""
+    recovery = commands.add_parser(
+        "recovery",
+        parents=[common],
+        help="restart, catch-up, a snapshot from a peer, and the memory they take",
+        description="How a node comes back: restart, catch-up, a snapshot from a peer; and memory.",
+        epilog=RECOVERY_EXAMPLE.format(scenarios=", ".join(SCENARIOS)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recovery.add_argument("--engine", default=default_engine(), help="an installed engine")
+    recovery.add_argument(
+        "--entries", type=positive, default=1_000_000, help="of 64 bytes, in the log (1000000)"
+    )
+    recovery.add_argument(
+        "--snapshot-mb", type=positive, default=500, help="size of the snapshot in MB (500)"
+    )
+    recovery.add_argument("--repeats", type=positive, default=1, help="runs of each scenario (1)")
+    recovery.add_argument(
+        "--seconds-max", type=seconds, default=120.0, help="longest that a step may take (120)"
+    )
+    recovery.add_argument(
+        "--scenarios",
+        type=scenarios,
+        default=list(SCENARIOS),
+        help="separated by commas (default: all)",
+    )
+    recovery.set_defaults(run=run_recovery_command)
+
+
 def show_progress(text: str) -> None:
     """One line on a terminal, replaced by the next; nothing elsewhere."""
     if sys.stderr.isatty():
@@ -272,6 +333,7 @@ def run_throughput_command(given: argparse.Namespace) -> None:
             network_seconds=0.0 if given.no_network else given.network_seconds,
             repeats=given.repeats,
             directory=given.directory,
+            sync=given.sync,
         )
         for clients in given.clients
     ]
@@ -281,13 +343,19 @@ def run_throughput_command(given: argparse.Namespace) -> None:
     explain_all(given.profile, contestants, plans, timeline=False)
     explain_all(given.timeline, contestants, plans, timeline=True)
     show_progress("")
-    if min(row.sync_us for row in rows) < DISK_SYNC_US_MIN:
+    is_durable = all(row.durable for row in rows)
+    if is_durable and min(row.sync_us for row in rows) < DISK_SYNC_US_MIN:
         print(
             f"replog_bench: a sync takes less than {DISK_SYNC_US_MIN} us here, so this is no disk; "
             "name a directory on one with --directory",
             file=sys.stderr,
         )
     print(to_json(rows) if given.json else to_table(ThroughputRow.HEADINGS, rows))
+    if not is_durable and not given.json:
+        print(
+            f"{NOT_DURABLE}: with --sync {given.sync} nothing is synced before it is acknowledged, "
+            "and a power cut loses it"
+        )
 
 
 def explain_all(
@@ -327,6 +395,23 @@ def run_storage_command(given: argparse.Namespace) -> None:
     rows = run_storage(StoragePlan(given.entries, given.groups, given.directory), show_progress)
     show_progress("")
     print(to_json(rows) if given.json else to_table(StorageRow.HEADINGS, rows))
+
+
+def run_recovery_command(given: argparse.Namespace) -> None:
+    """Carry out ``recovery``."""
+    plugins.find_engine(given.engine)
+    plan = RecoveryPlan(
+        engine=given.engine,
+        entries=given.entries,
+        snapshot_bytes=given.snapshot_mb * 1_000_000,
+        repeats=given.repeats,
+        scenarios=given.scenarios,
+        seconds_max=given.seconds_max,
+        directory=given.directory,
+    )
+    rows = run_recovery(plan, show_progress)
+    show_progress("")
+    print(to_json(rows) if given.json else to_table(RecoveryRow.HEADINGS, rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

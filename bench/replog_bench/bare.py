@@ -53,6 +53,7 @@ from typing import Final
 import cbor2
 import trio
 
+from replog.config import SYNC_LEVELS
 from replog.limits import MIB
 from replog.types import LogIndex, Waiter
 from replog_bench.journal import Journal, SyncThread
@@ -296,9 +297,8 @@ def _prepare(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
 
 
-async def run_follower(path: Path) -> None:
+async def run_follower(journal: Journal) -> None:
     """Say the port, serve one leader, end with it."""
-    journal = Journal(path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         say(port=listener.getsockname()[1])
         connection, _ = listener.accept()
@@ -308,7 +308,7 @@ async def run_follower(path: Path) -> None:
 
 
 async def run_leader(
-    path: Path,
+    journal: Journal,
     ports: Sequence[int],
     *,
     clients: int,
@@ -319,7 +319,7 @@ async def run_leader(
     """Run the load against the followers at ``ports`` and say its result."""
     ended = trio.Event()
     async with trio.open_nursery() as nursery:
-        leader = Leader(Journal(path), ports, nursery)
+        leader = Leader(journal, ports, nursery)
         load = ClosedLoop(
             leader.submit,
             clients=clients,
@@ -348,10 +348,12 @@ def main() -> None:
     parser.add_argument("--value-bytes", type=int, default=64)
     parser.add_argument("--warm-up-seconds", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--sync", choices=SYNC_LEVELS, default=SYNC_LEVELS[0])
     given = parser.parse_args()
     limit_lifetime(given.lifetime_seconds)
+    journal = Journal(given.file, is_synced=given.sync == SYNC_LEVELS[0])
     if given.role == "follower":
-        trio.run(run_follower, given.file)
+        trio.run(run_follower, journal)
         return
 
     ports = hear()["ports"]
@@ -359,7 +361,7 @@ def main() -> None:
 
     async def lead() -> None:
         await run_leader(
-            given.file,
+            journal,
             ports,
             clients=given.clients,
             value_bytes=given.value_bytes,

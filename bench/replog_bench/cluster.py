@@ -1,8 +1,9 @@
 """A trial of replog itself: three nodes in three processes, for any installed engine.
 
 Everything is as a user has it: the plugins that the configuration names, the log on disk with its
-syncs, the key-value store behind its strict decoding, the default limits and options.  Node 1 is
-told to campaign, only to save the wait for an election; the load then goes to whoever leads.
+syncs (at the sync level ``os``: without them), the key-value store behind its strict decoding, the
+default limits and options.  Node 1 is told to campaign, only to save the wait for an election; the
+load then goes to whoever leads.  What is said of durability is what every node says of itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from replog.config_text import config_toml
 from replog.founding import found_cluster, founding_path
 from replog.types import NO_NODE, NodeId, Term
 from replog_bench.load import LoadResult
-from replog_bench.processes import Child, Line, Processes
+from replog_bench.processes import Child, ChildFailed, Line, Processes
 from replog_bench.trial import READY_SECONDS, Trial, load_result
 
 STATE_MACHINE: Final = "kv"
@@ -89,7 +90,11 @@ def _load_line(cluster: RunningCluster, trial: Trial, *, profile: bool) -> tuple
 def _running(engine: str, trial: Trial, *, timeline: bool = False) -> Iterator[RunningCluster]:
     """Found a cluster in the trial's directory and run it until all nodes know one leader."""
     config = local_config(
-        trial.directory, engine=engine, state_machine=STATE_MACHINE, storage=STORAGE
+        trial.directory,
+        engine=engine,
+        state_machine=STATE_MACHINE,
+        storage=STORAGE,
+        sync=trial.sync,
     )
     path = trial.directory / "cluster.toml"
     path.write_text(config_toml(config), encoding="utf-8")
@@ -107,16 +112,25 @@ def _running(engine: str, trial: Trial, *, timeline: bool = False) -> Iterator[R
             )
             for node in config.nodes
         }
-        leader_id = _elect(members)
+        leader_id = _elect(members, is_durable=trial.is_durable)
         yield RunningCluster(config, leader_id, members[leader_id])
 
 
-def _elect(members: dict[NodeId, Child]) -> NodeId:
-    """Have the first node campaign, and wait until all of them know the same leader."""
+def _elect(members: dict[NodeId, Child], *, is_durable: bool) -> NodeId:
+    """Have the first node campaign, and wait until all of them know the same leader.
+
+    Raises :class:`~replog_bench.processes.ChildFailed` for a node whose log is not as durable as
+    its figures would be said to be.
+    """
     deadline = monotonic() + READY_SECONDS
     for member in members.values():
-        while "opened" not in member.line(deadline - monotonic()):
+        while "opened" not in (line := member.line(deadline - monotonic())):
             pass
+        if line["durable"] is not is_durable:
+            raise ChildFailed(
+                f"{member.name} says that its log is {'' if line['durable'] else 'not '}durable, "
+                "and the level that it was told says otherwise; nothing was measured"
+            )
     next(iter(members.values())).tell(do="campaign")
     known: dict[NodeId, tuple[Term, NodeId]] = dict.fromkeys(members, (0, NO_NODE))
     while True:

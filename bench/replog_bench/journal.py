@@ -41,9 +41,11 @@ ZEROED_BYTES: Final = 1 * MIB
 
 
 class Journal:
-    """A file that only grows, every part of it durable when :meth:`append` returns."""
+    """A file that only grows, every part of it durable when :meth:`append` returns, unless
+    ``is_synced`` is false: then the operating system syncs it when it likes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_synced: bool = True) -> None:
+        self._is_synced = is_synced
         self._files = RealFiles()
         self._descriptor = self._files.create(path)
         self._size_bytes = 0
@@ -53,12 +55,13 @@ class Journal:
         self._files.sync(self._descriptor)
 
     def append(self, data: bytes) -> None:
-        """Write and sync; blocks."""
+        """Write, and sync unless that is left to the operating system; blocks."""
         end = self._size_bytes + len(data)
         if end > self._zeroed_bytes:
             self._make_room(end)
         write_all(self._files, self._descriptor, data, self._size_bytes)
-        self._files.sync(self._descriptor)
+        if self._is_synced:
+            self._files.sync(self._descriptor)
         self._size_bytes = end
 
     def close(self) -> None:

@@ -63,6 +63,7 @@ async def report_leader(node: Node) -> None:
 
 async def campaign(node: Node) -> None:
     """Campaign until anybody leads."""
+    await node.wait_formed()
     while not node.status().leader_id:
         node.campaign()
         with trio.move_on_after(CAMPAIGN_SECONDS):
@@ -108,7 +109,7 @@ def profile_text(profile: cProfile.Profile) -> str:
 async def run_member(config: Path, node_id: NodeId, timeline: Timeline | None) -> None:
     """Run the node and do what is told, until stdin ends."""
     async with open_node(config, node_id) as node, trio.open_nursery() as nursery:
-        say(opened=node_id)
+        say(opened=node_id, durable=node.is_durable)
         nursery.start_soon(report_leader, node)
         async for order in orders():
             if order["do"] == "campaign":

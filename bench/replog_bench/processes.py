@@ -91,6 +91,15 @@ class Child:
         assert isinstance(said, dict)
         return said
 
+    def release(self) -> None:
+        """Wait for its end, which is certain, and close its pipes."""
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        self.messages.close()
+
     def _last_words(self) -> str:
         self.messages.seek(0)
         words = self.messages.read().decode(errors="replace").strip()
@@ -120,12 +129,13 @@ class Processes:
                 child.process.wait(max(0.0, deadline - monotonic()))
             except subprocess.TimeoutExpired:
                 child.process.kill()
-                child.process.wait()
-            for pipe in (child.process.stdin, child.process.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):
-                        pipe.close()
-            child.messages.close()
+            child.release()
+
+    def kill(self, child: Child) -> None:
+        """End one of them at once, as a crash would."""
+        self._children.remove(child)
+        child.process.kill()
+        child.release()
 
     def start(self, name: str, module: str, arguments: Sequence[str]) -> Child:
         """Run ``python -m module arguments``."""

@@ -16,6 +16,9 @@ from replog_bench.load import LoadResult
 BASE: Final = "bare"
 """The contestant that the others are compared with."""
 
+NOT_DURABLE: Final = "NOT durable"
+"""Said of every figure for which nothing was synced before it was acknowledged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -56,12 +59,15 @@ class ThroughputRow:
     """To the embedded ``bare``, which has no network clients: a yardstick against drift."""
     repeats: int
     value_bytes: int
+    durable: bool
+    """Whether what was acknowledged survives a power cut; if not, no sync was waited for."""
     sync_us: float
     """The median time of making 100 bytes durable, taken between the runs."""
 
     HEADINGS = (
         "engine",
         "clients",
+        "durable",
         "ops/s",
         "best",
         "p50 ms",
@@ -83,6 +89,7 @@ class ThroughputRow:
         return (
             self.engine,
             str(self.clients),
+            "yes" if self.durable else "NO",
             f"{self.ops_per_second:,.0f}",
             f"{self.ops_per_second_best:,.0f}",
             f"{self.p50_ms:.2f}",
@@ -173,6 +180,36 @@ class StorageRow:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveryRow:
+    """What it takes a node to come back, in one respect."""
+
+    what: str
+    value: float
+    """The median of the repeats."""
+    best: float
+    unit: str
+    budget: str
+    """What it should be, as people read it; empty: there is no budget."""
+    is_kept: bool | None
+    """Whether the best is within the budget; ``None`` without one."""
+    note: str
+
+    HEADINGS = ("what", "value", "best", "unit", "budget", "kept", "note")
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.what,
+            f"{self.value:,.2f}" if self.value < 1000 else f"{self.value:,.0f}",
+            f"{self.best:,.2f}" if self.best < 1000 else f"{self.best:,.0f}",
+            self.unit,
+            self.budget or "-",
+            {True: "yes", False: "no", None: "-"}[self.is_kept],
+            self.note,
+        )
+
+
 class Row(Protocol):
     """What a table is made of."""
 
@@ -186,6 +223,7 @@ def throughput_rows(
     clients: int,
     value_bytes: int,
     sync_us: float,
+    is_durable: bool = True,
 ) -> list[ThroughputRow]:
     """A row for each contestant; each has the same number of results, in the order of the runs."""
     base = [result.ops_per_second for result in measured[BASE].embedded]
@@ -221,6 +259,7 @@ def throughput_rows(
                 network_ratio_to_bare=network_speed and network_speed / median(base),
                 repeats=len(speeds),
                 value_bytes=value_bytes,
+                durable=is_durable,
                 sync_us=sync_us,
             )
         )
@@ -235,7 +274,8 @@ def to_json(
     rows: Sequence[ThroughputRow]
     | Sequence[MicroRow]
     | Sequence[ProtocolRow]
-    | Sequence[StorageRow],
+    | Sequence[StorageRow]
+    | Sequence[RecoveryRow],
 ) -> str:
     """One array of one object per row."""
     return json.dumps(

@@ -19,11 +19,12 @@ from statistics import median
 from typing import TypeAlias
 
 from replog import plugins
+from replog.config import SYNC_LEVELS
 from replog_bench.cluster import explain_embedded, run_embedded, run_network
 from replog_bench.journal import sync_microseconds
 from replog_bench.load import LoadResult
 from replog_bench.processes import Processes
-from replog_bench.report import BASE, Measured, ThroughputRow, throughput_rows
+from replog_bench.report import BASE, NOT_DURABLE, Measured, ThroughputRow, throughput_rows
 from replog_bench.trial import READY_SECONDS, Trial, load_result
 
 Progress: TypeAlias = Callable[[str], None]
@@ -55,6 +56,19 @@ class Plan:
     directory: Path | None
     """Where the files of the trials lie while they run (``None``: where temporary files go); the
     disk below it is what is measured."""
+    sync: str = SYNC_LEVELS[0]
+    """The sync level of every contestant, ``bare`` included."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is acknowledged survives a power cut."""
+        return self.sync == SYNC_LEVELS[0]
+
+    @property
+    def title(self) -> str:
+        """What is said of every run."""
+        in_flight = f"{self.clients} in flight"
+        return in_flight if self.is_durable else f"{in_flight}, {NOT_DURABLE}"
 
     @contextmanager
     def trial(self) -> Iterator[Trial]:
@@ -66,12 +80,13 @@ class Plan:
                 warm_up_seconds=self.warm_up_seconds,
                 seconds=self.seconds,
                 directory=Path(made),
+                sync=self.sync,
             )
 
 
 def run_bare(trial: Trial) -> LoadResult:
     """One trial of the bare pipeline."""
-    lifetime = ("--lifetime-seconds", str(trial.lifetime_seconds))
+    lifetime = ("--lifetime-seconds", str(trial.lifetime_seconds), "--sync", trial.sync)
     module = "replog_bench.bare"
     with Processes() as processes:
         followers = [
@@ -120,7 +135,7 @@ def run_throughput(
         with plan.trial() as trial:
             syncs.append(sync_microseconds(trial.directory))
         for name, contestant in contestants.items():
-            run = f"{name}, {plan.clients} in flight, run {repeat + 1} of {plan.repeats}"
+            run = f"{name}, {plan.title}, run {repeat + 1} of {plan.repeats}"
             progress(run)
             with plan.trial() as trial:
                 measured[name].embedded.append(contestant.run(trial))
@@ -130,14 +145,18 @@ def run_throughput(
                     trial = replace(trial, seconds=plan.network_seconds)
                     measured[name].network.append(contestant.run_network(trial))
     return throughput_rows(
-        measured, clients=plan.clients, value_bytes=plan.value_bytes, sync_us=median(syncs)
+        measured,
+        clients=plan.clients,
+        value_bytes=plan.value_bytes,
+        sync_us=median(syncs),
+        is_durable=plan.is_durable,
     )
 
 
 def explain(engine: str, plan: Plan, *, timeline: bool, progress: Progress) -> str:
     """Where the time of an engine's leader goes, from one more trial, which is no measurement."""
     kind = "timeline" if timeline else "profile"
-    title = f"{kind} of {engine}, {plan.clients} in flight, embedded"
+    title = f"{kind} of {engine}, {plan.title}, embedded"
     progress(title)
     with plan.trial() as trial:
         return f"{title}\n{explain_embedded(engine, trial, timeline=timeline)}\n"

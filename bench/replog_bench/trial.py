@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from replog.config import SYNC_LEVELS
 from replog_bench.load import LoadResult
 from replog_bench.processes import ChildFailed, Line
 
@@ -26,6 +27,13 @@ class Trial:
     seconds: float
     directory: Path
     """Empty, and removed after the trial."""
+    sync: str = SYNC_LEVELS[0]
+    """One of the :data:`~replog.config.SYNC_LEVELS`."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is acknowledged survives a power cut."""
+        return self.sync == SYNC_LEVELS[0]
 
     @property
     def lifetime_seconds(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from replog.engine import Engine, EngineSetup, MessageSpec
-from replog.errors import ConfigError, DirectoryError, LogDamaged, UnknownFormat
+from replog.errors import REJOIN_REMEDY, ConfigError, DirectoryError, LogDamaged, UnknownFormat
 from replog_multipaxos.messages import MESSAGE_SPECS
 from replog_multipaxos.multipaxos import MultiPaxos
 from replog_multipaxos.options import MultiPaxosOptions
@@ -107,7 +107,7 @@ def check_recovered(setup: EngineSetup) -> None:
     if runs and runs[0].first <= reach:
         raise LogDamaged(
             f"the log of node {setup.node_id} holds a slot below {reach + 1}, where it begins; "
-            "keep this node stopped"
+            f"{REJOIN_REMEDY}"
         )
     for run in runs:
         if run.first == reach + 1:
@@ -115,13 +115,13 @@ def check_recovered(setup: EngineSetup) -> None:
     if hard_state.commit_hint > reach:
         raise LogDamaged(
             f"the log of node {setup.node_id} lacks a slot up to {hard_state.commit_hint}, though "
-            "it knew all of them as chosen; keep this node stopped, for a node that lost votes "
-            "must not vote"
+            "it knew all of them as chosen, and a node that lost votes must not vote: "
+            f"{REJOIN_REMEDY}"
         )
     if any(run.term > hard_state.term for run in runs):
         raise LogDamaged(
             f"the log of node {setup.node_id} holds a vote above its promise {hard_state.term}; "
-            "keep this node stopped, for its promise may be lost as well"
+            f"its promise may be lost as well: {REJOIN_REMEDY}"
         )
 
 

@@ -20,7 +20,7 @@ from replog_multipaxos.messages import (
     Prepare,
     Promise,
 )
-from replog_multipaxos.slots import check_not_ahead
+from replog_multipaxos.slots import is_too_far
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 def handle_prepare(engine: MultiPaxos, message: Prepare) -> None:
     """Promise, and tell every vote from ``from_slot`` on; or say whether we would promise."""
+    if engine.is_learner:
+        return
     if message.pre:
         answer_pre_round(engine, message)
         return
@@ -89,8 +91,13 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     """Vote for every slot of the message: its ballot is the promised one (PMS §2.2, P1a)."""
     entries = message.entries
     engine.check_owner(message)
-    check_proposals(engine, message)
+    check_proposals(message)
     engine.follow(message.sender)
+    if is_too_far(entries, engine.commit_index):
+        report_missing(engine, message.sender, entries[0].index - 1, round_number=0)
+        return
+    if not learner.has_room(engine, entries):
+        return  # silence: the window of the leader fills up, and it sends no more
     slots = engine.slots
     if entries and entries[0].index > slots.last_index + 1:
         # A hole has come up: what was to fill it was sent before this, and is probably lost.
@@ -119,7 +126,7 @@ def handle_accept(engine: MultiPaxos, message: Accept) -> None:
     )
 
 
-def check_proposals(engine: MultiPaxos, message: Accept) -> None:
+def check_proposals(message: Accept) -> None:
     """Refuse what no correct leader sends; indexes ascend already (:mod:`replog.entries`).
 
     Raises :class:`~replog.errors.SchemaError`.
@@ -133,7 +140,6 @@ def check_proposals(engine: MultiPaxos, message: Accept) -> None:
             f"node {message.sender} proposes entries {entries[0].index} to {entries[-1].index} of "
             f"another ballot or epoch than its own ({message.term})"
         )
-    check_not_ahead(message.sender, entries, engine.commit_index)
 
 
 def accept_each(engine: MultiPaxos, entries: tuple[Entry, ...]) -> None:

@@ -9,7 +9,7 @@ that leave, by what is on the disks when they do, and by what a leader's status 
 * **P4** One run of one node asks and proposes at a ballot: its owner (PMS §2.2).
 * **P5** A message states a ballot, votes and chosen values only when its sender's disk has them.
 * **P6** A leader takes a slot to be held by a peer that gave its vote at this ballot, or the slot
-  is chosen; every node takes to be durable what is on its own disk.
+  is chosen, and that peer has said as much; every node takes to be durable what is on its own disk.
 * **P7** Who leads was sent complete promises by a phase-1 quorum at its ballot, its own on disk.
 * **P8** A promise tells every vote that its sender's disk held when it was asked (PMS §2.2, 1b).
 * **P9** Of the votes that a new leader was told and its own it proposes, in each slot, the one of
@@ -21,25 +21,29 @@ that leave, by what is on the disks when they do, and by what a leader's status 
   binds nobody (PMS §2.2; a fact is safe only behind the ballot that it came with).
 * **P12** What is told as a fact is a record of a chosen slot, of a ballot at or above one at which
   it was chosen.
+* **P13** A learner promises nothing and asks for no promise, be it one that binds nobody.
 
-P10 is judged in :mod:`replog_multipaxos.limit_checks`.
+P10 is judged in :mod:`replog_multipaxos.limit_checks`; P13 is
+:class:`~replog.testing.members.LearnersOnlyLearn`.
 
 :class:`OneChoice` is the heart of it and keeps the records that the others read, so it is asked
 first.  A record on disk counts as a vote, though it may be a fact that was learned: a fact is told
 with a ballot at or above one at which its value was chosen, and every proposal from there on has
-that value, so no other value is ever counted by it.
+that value, so no other value is ever counted by it.  A record on the disk of a learner is no vote;
+what an incarnation of a node said and held says nothing of the next one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from replog.quorum import QuorumSystem
 from replog.testing.checks import Check, Nodes
+from replog.testing.disk import Disk
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
-from replog.types import Entry, LogIndex, NodeId, Ready, Role, Status, Term
+from replog.types import Entry, LogIndex, NodeId, Ready, Role, Status, Term, Voter
 from replog_multipaxos.ballot import owner_of
 from replog_multipaxos.indexes import Range
 from replog_multipaxos.messages import (
@@ -67,13 +71,14 @@ class OneChoice(Check):
         """What was judged last: a leader sends the same entries to every peer."""
         self.chosen: dict[LogIndex, Term] = {}
         """The lowest ballot at which a quorum's disks are known to have held the slot."""
-        self.promised: dict[NodeId, Term] = {}
-        """The highest ballot that the node has stated in a Promise."""
-        self.votes: dict[tuple[NodeId, LogIndex, Term], int] = {}
-        """Every vote that was ever on its node's disk, with the moment at which it was seen."""
-        self.late_votes: dict[tuple[NodeId, Term], dict[LogIndex, Term]] = {}
-        """By node and ballot, the slots in which a record of it came to the disk after the node had
-        stated a higher promise, and that.  For a fact this is as it should be."""
+        self.promised: dict[int, Term] = {}
+        """The highest ballot that an incarnation of a node has stated in a Promise."""
+        self.votes: dict[tuple[int, LogIndex, Term], int] = {}
+        """Every record that was ever on the disk of an incarnation of a node, with the moment at
+        which it was seen."""
+        self.late_votes: dict[tuple[int, Term], dict[LogIndex, Term]] = {}
+        """By incarnation and ballot, the slots in which a record of it came to the disk after the
+        node had stated a higher promise, and that.  For a fact this is as it should be."""
         self.moment = 0
         """Moves on whenever a disk changed or a binding Prepare arrived."""
 
@@ -97,8 +102,8 @@ class OneChoice(Check):
         if type(message) is Learn:
             found = found or self._judge_facts(message)
         if type(message) is Promise and not message.pre:
-            before = self.promised.get(message.sender, 0)
-            self.promised[message.sender] = max(before, message.term)
+            sender = flight.incarnations[0]
+            self.promised[sender] = max(self.promised.get(sender, 0), message.term)
         return found
 
     def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
@@ -117,23 +122,27 @@ class OneChoice(Check):
         if run != node.run:
             # What was on its way when the last run ended is on disk or lost for ever.
             unsynced.clear()
-            return self._count_all(node_id, disk.entries.values())
-        while unsynced and _is_on_disk(unsynced[0], disk.entries):
-            if found := self._count_all(node_id, unsynced.popleft()):
+            return self._count_all(node, disk.entries.values())
+        while unsynced and _is_on_disk(unsynced[0], disk):
+            if found := self._count_all(node, unsynced.popleft()):
                 return found
         return ""
 
-    def _count_all(self, node_id: NodeId, entries: Iterable[Entry]) -> str:
+    def _count_all(self, node: ClusterNode, entries: Iterable[Entry]) -> str:
+        incarnation = node.incarnation
         for entry in entries:
-            vote = (node_id, entry.index, entry.term)
+            vote = (incarnation, entry.index, entry.term)
             if vote in self.votes:
                 continue
             self.votes[vote] = self.moment
-            promised = self.promised.get(node_id, 0)
+            promised = self.promised.get(incarnation, 0)
             if promised > entry.term:
-                late = self.late_votes.setdefault((node_id, entry.term), {})
+                late = self.late_votes.setdefault((incarnation, entry.term), {})
                 late[entry.index] = promised
-            if found := self._judge_value(entry) or self._count(node_id, entry):
+            found = self._judge_value(entry)
+            if not node.is_learner:
+                found = found or self._count(node.node_id, entry)
+            if found:
                 return found
         return ""
 
@@ -180,10 +189,13 @@ class OneChoice(Check):
         return ""
 
 
-def _is_on_disk(entries: Sequence[Entry], disk: Mapping[LogIndex, Entry]) -> bool:
-    """Whether the disk holds every one of ``entries``, or a later record in its slot."""
+def _is_on_disk(entries: Sequence[Entry], disk: Disk) -> bool:
+    """Whether the disk holds every one of ``entries``, or a later record in its slot, or has
+    trimmed that."""
     for entry in entries:
-        held = disk.get(entry.index)
+        if entry.index <= disk.base_index:
+            continue
+        held = disk.entries.get(entry.index)
         if held is None or held.term < entry.term:
             return False
     return True
@@ -200,7 +212,7 @@ class PromiseKept(Check):
         message = flight.message
         if type(message) is not Accepted:
             return ""
-        late = self._record.late_votes.get((message.sender, message.term))
+        late = self._record.late_votes.get((flight.incarnations[0], message.term))
         if late is None:
             return ""
         for slot in slots_of(message.ranges):
@@ -257,6 +269,8 @@ class StatesOnlyDurable(Check):
         entries = node.disk.entries
         for slot, ballot in told:
             held = entries.get(slot)
+            if slot <= node.disk.base_index:
+                continue  # it was, and was trimmed since
             if held is None or held.term < ballot:
                 return f"P5: a {flight.kind} states slot {slot}, which is not on disk"
         if isinstance(message, Accepted | CommitReply):
@@ -268,6 +282,8 @@ class StatesOnlyDurable(Check):
         if run != node.run:
             reach = 0
         entries = node.disk.entries
+        if chosen_upto > reach:
+            reach = max(reach, node.base_index)
         while reach + 1 in entries:
             reach += 1
         self._reach[node.node_id] = (node.run, reach)
@@ -284,11 +300,27 @@ class CountsOnlyVotes(Check):
     def __init__(self, record: OneChoice, proposals: Proposals) -> None:
         self._record = record
         self._proposals = proposals
-        self._seen: dict[NodeId, tuple[int, Status]] = {}
-        """What the node's status was, and in which run."""
-        self._judged: dict[tuple[NodeId, Term, NodeId], LogIndex] = {}
+        self._seen: dict[NodeId, tuple[int, Status, Sequence[Voter]]] = {}
+        """What the node's status was, in which run, and whom it took for learners."""
+        self._judged: dict[tuple[NodeId, Term, int], LogIndex] = {}
+        """By leader, ballot and incarnation of a peer."""
+        self._told: dict[int, LogIndex] = {}
+        """By incarnation of a node, the highest slot of which it said that it is chosen there, or
+        accepted."""
         self._rewritten: dict[NodeId, LogIndex] = {}
         """By node, the lowest slot whose record its Readys replaced since it was last judged."""
+
+    def check_sent(self, nodes: Nodes, flight: Flight) -> str:
+        """Note what a node tells of itself."""
+        message = flight.message
+        if isinstance(message, Accepted | CommitReply | Promise):
+            told = message.chosen_upto
+            if type(message) is Accepted and message.ranges:
+                told = max(told, message.ranges[-1][1])
+            sender = flight.incarnations[0]
+            if told > self._told.get(sender, 0):
+                self._told[sender] = told
+        return ""
 
     def check_ready(self, nodes: Nodes, node: ClusterNode, ready: Ready) -> str:
         """Note which slots the node has to sync anew."""
@@ -299,15 +331,17 @@ class CountsOnlyVotes(Check):
 
     def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
         """Hold what the node has newly counted against what the disks hold, or ever held."""
-        status = node.status_seen
-        run, seen = self._seen.get(node.node_id, (0, status))
+        status, engine = node.status_seen, node.replica.engine
+        run, seen, learners = self._seen.get(node.node_id, (0, status, engine.learners))
         rewritten = self._rewritten.pop(node.node_id, status.durable_index + 1)
-        if run and seen is status and rewritten > status.durable_index:
+        if learners is not engine.learners:
+            status = engine.status()  # another incarnation was taken in since the last one
+        elif run and seen is status and rewritten > status.durable_index:
             return ""
-        self._seen[node.node_id] = (node.run, status)
+        self._seen[node.node_id] = (node.run, status, engine.learners)
         slots, disk = self._proposals.of(node), node.disk.entries
         first = min(seen.durable_index, status.durable_index) if run == node.run else 0
-        first = min(first, rewritten - 1)
+        first = max(min(first, rewritten - 1), node.base_index)
         for slot in range(first + 1, status.durable_index + 1):
             if slot not in disk or disk[slot].term != slots[slot].term:
                 return f"P6: node {node.node_id} takes its vote in slot {slot} to be on its disk"
@@ -315,18 +349,25 @@ class CountsOnlyVotes(Check):
 
     def _judge_peers(self, node: ClusterNode, status: Status) -> str:
         record = self._record
+        renewed = {each.node_id: each.incarnation for each in node.replica.engine.learners}
         for peer in status.peers:
-            place = (node.node_id, status.term, peer.node_id)
+            incarnation = renewed.get(peer.node_id, peer.node_id)
+            place = (node.node_id, status.term, incarnation)
             judged = self._judged.get(place, 0)
             if peer.match_index <= judged:
                 continue
             for slot in range(judged + 1, peer.match_index + 1):
-                is_vote = (peer.node_id, slot, status.term) in record.votes
+                is_vote = (incarnation, slot, status.term) in record.votes
                 if not is_vote and slot not in record.chosen:
                     return (
                         f"P6: node {node.node_id} counts a vote of node {peer.node_id} in slot "
                         f"{slot} at ballot {status.term}, which was never given"
                     )
+            if peer.match_index > self._told.get(incarnation, 0):
+                return (
+                    f"P6: node {node.node_id} takes node {peer.node_id} to hold the slots up to "
+                    f"{peer.match_index}, which that never said"
+                )
             self._judged[place] = peer.match_index
         return ""
 
@@ -472,7 +513,7 @@ class PromiseTellsAll(Check):
             held = node.disk.entries.get(slot)
             if held is None or told.get(slot, 0) >= held.term:
                 continue
-            moment = votes.get((message.sender, slot, held.term), asked)
+            moment = votes.get((flight.incarnations[0], slot, held.term), asked)
             if moment < asked and held.term < message.term:
                 return (
                     f"P8: node {message.sender} promises ballot {message.term} and leaves out its "
@@ -491,3 +532,8 @@ def binds(flight: Flight) -> bool:
 def slots_of(ranges: Iterable[Range]) -> Iterable[LogIndex]:
     """Every slot in some ranges."""
     return (slot for first, last in ranges for slot in range(first, last + 1))
+
+
+def takes_sides(flight: Flight) -> bool:
+    """Whether a message asks for a promise or gives one, be it one that binds nobody (P13)."""
+    return isinstance(flight.message, Prepare | Promise)

@@ -22,7 +22,7 @@ from replog_multipaxos.acceptor import check_same_value
 from replog_multipaxos.ballot import owner_of
 from replog_multipaxos.indexes import INDEX_MAX, IndexSet
 from replog_multipaxos.messages import Nack, Prepare, Promise, TakeOver
-from replog_multipaxos.slots import check_not_ahead
+from replog_multipaxos.slots import is_too_far
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -149,7 +149,7 @@ def campaign(engine: MultiPaxos) -> None:
     With a failure detector outside, who calls this knows better than the nodes' own timers: then
     nobody is asked whether he hears a leader.
     """
-    if engine.role is Role.LEADER or is_own_promise_under_way(engine):
+    if engine.role is Role.LEADER or is_own_promise_under_way(engine) or engine.is_learner:
         return
     if not engine.options.automatic_elections:
         start_election(engine)
@@ -233,7 +233,8 @@ def back_off(engine: MultiPaxos) -> None:
 def handle_take_over(engine: MultiPaxos, message: TakeOver) -> None:
     """The leader hands over: begin phase 1 at once."""
     engine.check_owner(message)
-    start_election(engine)
+    if not engine.is_learner:
+        start_election(engine)
 
 
 def start_election(engine: MultiPaxos) -> None:
@@ -281,10 +282,14 @@ def handle_promise(engine: MultiPaxos, message: Promise) -> None:
     assert candidacy is not None
     if message.pre:
         return
-    check_page(engine, message)
+    check_page(message)
     promised = candidacy.promised.setdefault(message.sender, Promised())
     promised.trimmed_upto = max(promised.trimmed_upto, message.trimmed_upto)
     promised.chosen_upto = max(promised.chosen_upto, message.chosen_upto)
+    if is_too_far(message.entries, engine.commit_index):
+        # Its votes cannot be taken in before a snapshot has been installed, so it does not count.
+        fetch_trimmed(engine, candidacy)
+        return
     facts: list[Entry] = []
     for vote in message.entries:
         if vote.index <= message.chosen_upto:
@@ -308,7 +313,7 @@ def handle_promise(engine: MultiPaxos, message: Promise) -> None:
         prepare_rest(engine, candidacy, message.sender)
 
 
-def check_page(engine: MultiPaxos, message: Promise) -> None:
+def check_page(message: Promise) -> None:
     """Refuse a page that contradicts itself; raises :class:`~replog.errors.SchemaError`."""
     entries, first, last = message.entries, message.from_slot, message.upto_slot or INDEX_MAX
     if (
@@ -320,7 +325,6 @@ def check_page(engine: MultiPaxos, message: Promise) -> None:
             f"node {message.sender} promises ballot {message.term} with votes that do not fit "
             f"slots {first} to {last} or that ballot"
         )
-    check_not_ahead(message.sender, entries, engine.commit_index)
 
 
 def fetch_trimmed(engine: MultiPaxos, candidacy: Candidacy) -> None:

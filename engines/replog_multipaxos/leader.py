@@ -108,14 +108,28 @@ def start_leading(engine: MultiPaxos, proposals: Sequence[Entry], noop_count: in
     """
     leader = Leader(engine.commit_index + 1)
     for peer in engine.peer_ids:
-        leader.progress[peer] = Progress(engine.epoch.start_index, engine.setup.limits)
-        leader.accepted[peer] = IndexSet()
-        leader.repeated_round[peer] = 0
+        know_nothing_of(engine, leader, peer)
     if proposals:
         engine.slots.put(proposals, held=True)
         leader.proposal_count = noop_count
         leader.uncommitted_bytes = sum([len(entry.body) for entry in proposals])
     return leader
+
+
+def forget_peers(engine: MultiPaxos, leader: Leader, peers: Sequence[NodeId]) -> None:
+    """These peers have lost their disks, and what they accepted is on them no more."""
+    for peer in peers:
+        if peer in leader.progress:
+            know_nothing_of(engine, leader, peer)
+        if leader.successor_id == peer:
+            leader.successor_id = NO_NODE
+
+
+def know_nothing_of(engine: MultiPaxos, leader: Leader, peer: NodeId) -> None:
+    """Where a peer stands is not known: it says so when it is heard."""
+    leader.progress[peer] = Progress(engine.epoch.start_index, engine.setup.limits)
+    leader.accepted[peer] = IndexSet()
+    leader.repeated_round[peer] = 0
 
 
 def propose_entries(
@@ -226,7 +240,7 @@ def send_proposals(engine: MultiPaxos, leader: Leader, is_notice_held: bool) -> 
     for peer, progress in leader.progress.items():
         if progress.state is not PeerState.REPLICATE:
             continue  # where it stands is not known: it says so when it answers a heartbeat
-        while not progress.is_paused:
+        while not progress.pauses_below(engine.slots.first_held_index):
             # What was trimmed no message can bring; the peer can vote behind it all the same.
             first = max(progress.next_index, engine.slots.base_index + 1)
             if first > last_index:
@@ -425,10 +439,10 @@ def transfer(engine: MultiPaxos, leader: Leader, to: NodeId) -> None:
     """
     if to == engine.node_id:
         return
-    if to not in leader.progress:
+    if to not in leader.progress or to in engine.learner_ids:
         raise CallerError(
             f"node {to} is no voter of the cluster; choose one of "
-            f"{', '.join(map(str, leader.progress))}"
+            f"{', '.join(str(peer) for peer in leader.progress if peer not in engine.learner_ids)}"
         )
     leader.successor_id = to
     leader.successor_elapsed = 0

@@ -11,15 +11,15 @@ A chosen value is a fact, whoever knows it.  The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
 from replog.errors import InvariantViolated, SchemaError
 from replog.types import Entry, LogIndex, NodeId
 from replog_multipaxos.indexes import Range
-from replog_multipaxos.messages import RANGES_MAX, Accepted, Learn, LearnRequest
-from replog_multipaxos.slots import check_not_ahead
+from replog_multipaxos.messages import RANGES_MAX, Accepted, Learn, LearnRequest, Trimmed
+from replog_multipaxos.slots import is_too_far
 
 if TYPE_CHECKING:
     from replog_multipaxos.multipaxos import MultiPaxos
@@ -91,27 +91,38 @@ def ask(engine: MultiPaxos, ranges: list[Range]) -> None:
 
 
 def handle_learn_request(engine: MultiPaxos, message: LearnRequest) -> None:
-    """Tell what of the asked slots is known here as chosen, one message full."""
+    """Tell what of the asked slots is known here as chosen, one message full; and that some were
+    trimmed, if it is so."""
+    base_index = engine.slots.base_index
+    if message.ranges and message.ranges[0][0] <= base_index:
+        engine.send_stating_term(
+            Trimmed(engine.epoch.number, engine.term, engine.node_id, message.sender, base_index)
+        )
     found: list[Entry] = []
-    size_bytes = 0
-    bytes_max = engine.setup.limits.message_bytes_max
-    for index in known_slots(engine, message.ranges):
-        entry = engine.slots.at(index)
-        size_bytes += len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
-        if size_bytes > bytes_max and found:
+    budget = engine.setup.limits.message_bytes_max
+    for first, last in known_ranges(engine, message.ranges):
+        while first <= last:
+            # What is not in memory is read a stretch at a time.
+            entries, size_bytes = engine.slots.slice_within(first, last, budget)
+            if found and size_bytes > budget:
+                break
+            found += entries
+            budget -= size_bytes
+            first = entries[-1].index + 1
+        if first <= last:
             break
-        found.append(entry)
     if found:
         tell(engine, message.sender, tuple(found))
 
 
-def known_slots(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[LogIndex]:
+def known_ranges(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[Range]:
     """The slots in ``ranges`` whose chosen values are here, ascending."""
     base_index, commit_index = engine.slots.base_index, engine.commit_index
     for first, last in ranges:
-        yield from range(max(first, base_index + 1), min(last, commit_index) + 1)
-        for low, high in engine.chosen.within(max(first, commit_index + 1), last):
-            yield from range(low, high + 1)
+        low, high = max(first, base_index + 1), min(last, commit_index)
+        if low <= high:
+            yield low, high
+        yield from engine.chosen.within(max(first, commit_index + 1), last)
 
 
 def tell(engine: MultiPaxos, to: NodeId, entries: tuple[Entry, ...]) -> None:
@@ -129,7 +140,8 @@ def handle_learn(engine: MultiPaxos, message: Learn) -> None:
             f"node {message.sender} tells values of ballots above its own promise {message.term}, "
             "or of another epoch"
         )
-    check_not_ahead(message.sender, entries, engine.commit_index)
+    if is_too_far(entries, engine.commit_index) or not has_room(engine, entries):
+        return  # it will be asked for again when a snapshot has been installed
     take_facts(engine, entries)
     if message.sender == engine.leader_id:
         engine.acknowledge(
@@ -142,6 +154,30 @@ def handle_learn(engine: MultiPaxos, message: Learn) -> None:
                 ranges=(),
             )
         )
+
+
+def handle_trimmed(engine: MultiPaxos, message: Trimmed) -> None:
+    """Another node holds no more what we asked for; a snapshot does."""
+    engine.wanted_index = max(engine.wanted_index, message.trimmed_upto)
+
+
+def has_room(engine: MultiPaxos, entries: Sequence[Entry]) -> bool:
+    """Whether a node may take ``entries`` in; what it does not, it has not heard.
+
+    Behind slots that others have trimmed nothing is applied until a snapshot is installed, and
+    until then all of it is in memory: so it is as much as a leader may have on its way to a node,
+    and no more.  What joins on to the commit index needs no snapshot.
+    """
+    if engine.wanted_index <= engine.commit_index:
+        engine.waiting_bytes = 0
+        return True
+    if not entries or entries[0].index <= engine.commit_index + 1:
+        return True
+    size_bytes = sum([len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX for entry in entries])
+    if engine.waiting_bytes + size_bytes > engine.setup.limits.in_flight_bytes_max:
+        return False
+    engine.waiting_bytes += size_bytes
+    return True
 
 
 def take_facts(engine: MultiPaxos, entries: tuple[Entry, ...] | list[Entry]) -> None:

@@ -60,8 +60,8 @@ class WithinLimits(Check):
     """
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[NodeId, Term, NodeId], Window] = {}
-        """By leader, ballot and peer."""
+        self._windows: dict[tuple[NodeId, Term, int], Window] = {}
+        """By leader, ballot and incarnation of a peer."""
         self._uncommitted: dict[NodeId, Uncommitted] = {}
 
     def check_sent(self, nodes: Nodes, flight: Flight) -> str:
@@ -73,11 +73,13 @@ class WithinLimits(Check):
         size_bytes = size_bytes_of(message.entries)
         found = size_problem(message.entries, size_bytes, limits)
         if type(message) is Accept:
-            found = found or self._judge_window(message, size_bytes, limits)
+            place = (message.sender, message.term, flight.incarnations[1])
+            found = found or self._judge_window(place, message, size_bytes, limits)
         return f"P10: node {message.sender} {found} (to node {message.to})" if found else ""
 
-    def _judge_window(self, message: Accept, size_bytes: int, limits: Limits) -> str:
-        place = (message.sender, message.term, message.to)
+    def _judge_window(
+        self, place: tuple[NodeId, Term, int], message: Accept, size_bytes: int, limits: Limits
+    ) -> str:
         window = self._windows.get(place)
         if window is None:
             window = self._windows[place] = Window()
@@ -95,7 +97,7 @@ class WithinLimits(Check):
         """Note an answer; those to other ballots than the leader's change nothing."""
         message = flight.message
         if isinstance(message, Accepted | CommitReply | Promise):
-            window = self._windows.get((message.to, message.term, message.sender))
+            window = self._windows.get((message.to, message.term, flight.incarnations[0]))
             is_binding = not (isinstance(message, Promise) and message.pre)
             if window is not None and is_binding:
                 window.hear(message)

@@ -158,6 +158,18 @@ class Learn:
 
 
 @record
+class Trimmed:
+    """The answer to a :class:`LearnRequest` for slots that the sender holds no more: all of them
+    are chosen, and only a snapshot tells what came of them."""
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    trimmed_upto: LogIndex
+
+
+@record
 class TakeOver:
     """The leader asks its successor to begin phase 1 at once."""
 
@@ -178,6 +190,7 @@ Message: TypeAlias = (
     | LearnRequest
     | Learn
     | TakeOver
+    | Trimmed
 )
 
 MESSAGE_TYPES: Final[tuple[type, ...]] = (
@@ -191,6 +204,7 @@ MESSAGE_TYPES: Final[tuple[type, ...]] = (
     LearnRequest,
     Learn,
     TakeOver,
+    Trimmed,
 )
 
 _COMMON: Final[Mapping[str, FieldKind]] = {
@@ -245,4 +259,5 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
     _spec(8, LearnRequest, _RANGES_BYTES_MAX, {"ranges": _RANGES}),
     _spec(9, Learn, None, {"entries": _ENTRIES}),
     _spec(10, TakeOver, _SMALL_BYTES_MAX, {}),
+    _spec(11, Trimmed, _SMALL_BYTES_MAX, {"trimmed_upto": _U64}),
 )

@@ -22,10 +22,11 @@ from typing import Final, TypeAlias
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader, SchemaError
-from replog.quorum import Threshold
+from replog.quorum import QuorumSystem, Threshold, Without
 from replog.types import (
     NO_NODE,
     Entry,
+    EntryId,
     EntryKind,
     HardState,
     LogIndex,
@@ -35,6 +36,7 @@ from replog.types import (
     SoftState,
     Status,
     Term,
+    Voter,
 )
 from replog_multipaxos import acceptor, election, learner
 from replog_multipaxos import leader as leading
@@ -52,6 +54,7 @@ from replog_multipaxos.messages import (
     Prepare,
     Promise,
     TakeOver,
+    Trimmed,
 )
 from replog_multipaxos.options import MultiPaxosOptions
 from replog_multipaxos.slots import Slots
@@ -73,6 +76,7 @@ _IN_EVERY_ROLE: Final[dict[type, Handler]] = {
     Nack: election.handle_nack,
     LearnRequest: learner.handle_learn_request,
     Learn: learner.handle_learn,
+    Trimmed: learner.handle_trimmed,
 }
 
 TABLE: Final[dict[Role, dict[type, Handler]]] = {
@@ -125,6 +129,8 @@ class MultiPaxos:
         "_hint_written",
         "_is_hard_state_new",
         "_messages",
+        "_phase1",
+        "_phase2",
         "_reported",
         "ask_count",
         "attempt",
@@ -139,6 +145,8 @@ class MultiPaxos:
         "hold_left",
         "leader",
         "leader_id",
+        "learner_ids",
+        "learners",
         "nacked_ballot",
         "node_id",
         "options",
@@ -151,6 +159,8 @@ class MultiPaxos:
         "slots",
         "stuck_index",
         "term",
+        "waiting_bytes",
+        "wanted_index",
     )
 
     def __init__(self, setup: EngineSetup) -> None:
@@ -166,14 +176,23 @@ class MultiPaxos:
         # two files would choose two values.
         agreed = dict(setup.epoch.agreed)
         majority = len(voter_ids) // 2 + 1
-        self.phase1_quorum = Threshold(voter_ids, agreed.get("phase1_quorum", majority))
-        self.phase2_quorum = Threshold(voter_ids, agreed.get("phase2_quorum", majority))
+        self._phase1 = Threshold(voter_ids, agreed.get("phase1_quorum", majority))
+        self._phase2 = Threshold(voter_ids, agreed.get("phase2_quorum", majority))
+        self.learners: tuple[Voter, ...] = ()
+        self.learner_ids: tuple[NodeId, ...] = ()
+        self.phase1_quorum: QuorumSystem = self._phase1
+        self.phase2_quorum: QuorumSystem = self._phase2
         self.term: Term = setup.hard_state.term
         """The promised ballot; may not be durable yet."""
         base_index = setup.epoch.start_index - 1
         known_index = setup.hard_state.commit_hint
         cache_bytes_max = setup.limits.log_cache_bytes_max
         self.slots = Slots(base_index, setup.log, self.term, known_index, cache_bytes_max)
+        if setup.snapshot.index > max(self.slots.base_index, known_index):
+            # It may have come from elsewhere, shortly before the process ended; what we voted for
+            # in its slots need not be what was chosen.
+            self.slots.install(setup.snapshot)
+        known_index = max(known_index, setup.snapshot.index, setup.applied_index)
         self.commit_index: LogIndex = max(self.slots.base_index, known_index)
         """Every slot up to here is known as chosen, and its value is here."""
         self.chosen = IndexSet()
@@ -205,10 +224,14 @@ class MultiPaxos:
         self.durable = setup.hard_state
         self._hint_written = setup.hard_state.commit_hint
         self._is_hard_state_new = False
-        self._handed_index: LogIndex = self.slots.base_index
+        self._handed_index: LogIndex = max(self.slots.base_index, setup.applied_index)
         """Everything up to here was handed out to be applied."""
+        self.wanted_index = self.waiting_bytes = 0
+        """Some node trimmed everything up to here, of which we lacked something; meanwhile
+        ``waiting_bytes`` were taken in behind it."""
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
+        self.set_learners(setup.learners)
         self._reported = self.soft_state
 
     @property
@@ -239,7 +262,7 @@ class MultiPaxos:
         elif message.term < self.term:
             # A fact stays one, a request for facts can be met, and a Nack may refuse a round that
             # asks for a ballot to come; every other answer is to a ballot that is over.
-            return isinstance(message, Learn | LearnRequest | Nack)
+            return isinstance(message, Learn | LearnRequest | Nack | Trimmed)
         elif isinstance(message, Promise) and message.pre:
             return True  # the ballot that we asked about, in which nobody is yet
         self.update_term(message.term)
@@ -383,9 +406,10 @@ class MultiPaxos:
             # Held back for as long as one Ready takes, not while a backlog is applied.
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_proposals(self, self.leader, is_notice_held)
+        base: EntryId | None = None
         entries: tuple[Entry, ...] = ()
         if self.slots.has_unsaved:
-            entries = self.slots.take_unsaved()
+            base, entries = self.slots.take_unsaved()
         hard_state: HardState | None = None
         if self._is_hard_state_new or (entries and self.commit_index > self._hint_written):
             # The hint costs no write of its own: it rides with what is written anyway.
@@ -399,7 +423,7 @@ class MultiPaxos:
             soft_state = self._reported = self.soft_state
         messages, self._messages = self._messages, []
         after_sync, self._after_sync = self._after_sync, []
-        ready = Ready(messages, hard_state, None, entries, after_sync, committed, soft_state)
+        ready = Ready(messages, hard_state, None, entries, after_sync, committed, soft_state, base)
         is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
         return None if is_idle else ready
 
@@ -417,16 +441,45 @@ class MultiPaxos:
         """The writes of ``ready`` are durable: count our own promise, or our own votes."""
         if ready.hard_state is not None:
             self.durable = ready.hard_state
-        if ready.entries:
+        if ready.entries or ready.base is not None:
             self.slots.advance_durable()
-            if self.leader is not None:
-                leading.count_own_votes(self, self.leader, ready.entries)
+        if ready.entries and self.leader is not None:
+            leading.count_own_votes(self, self.leader, ready.entries)
         if self.candidacy is not None:
             election.maybe_lead(self)
 
+    # -- learners: nodes that learn, and neither propose nor accept (PMS §2.3) --
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this node follows without a vote."""
+        return self.node_id in self.learner_ids
+
+    def set_learners(self, learners: Sequence[Voter]) -> None:
+        """These nodes count in no quorum; see the contract."""
+        fresh = [learner.node_id for learner in learners if learner not in self.learners]
+        self.learners = tuple(learners)
+        self.learner_ids = lost = tuple(learner.node_id for learner in learners)
+        self.phase1_quorum = Without(self._phase1, lost) if lost else self._phase1
+        self.phase2_quorum = Without(self._phase2, lost) if lost else self._phase2
+        if self.is_learner and self.role is not Role.FOLLOWER:
+            self.become_follower(NO_NODE)
+        if self.leader is not None:
+            leading.forget_peers(self, self.leader, fresh)
+
+    # -- snapshots --
+
+    def snapshot_id(self, index: LogIndex) -> EntryId:
+        """The name of a snapshot of everything up to ``index``; see the contract.
+
+        It has no term: the votes for one value may be of different ballots.
+        """
+        assert self.slots.base_index <= index <= self._handed_index
+        return EntryId(self.epoch.number, 0, index)
+
     def trim(self, upto: LogIndex) -> LogIndex:
-        """Forget the slots up to ``upto``, which were applied and whose effects are durable in
-        some other form; nobody can be told of them any more.
+        """Forget the slots up to ``upto``, which were applied and are in a durable snapshot; nobody
+        can be told of them any more.
 
         Returns up to where that was done: an applied slot that is being proposed again is not on
         disk at the new ballot yet, and it and those behind it wait for another time.
@@ -434,8 +487,31 @@ class MultiPaxos:
         assert upto <= self._handed_index, "trimmed beyond what was applied"
         upto = min(upto, self.slots.durable_index)
         if upto > self.slots.base_index:
-            self.slots.trim(upto)
+            self.slots.trim(EntryId(self.epoch.number, 0, upto))
         return self.slots.base_index
+
+    def observe_term(self, term: Term) -> None:
+        """A fact is to come from a node that promised this ballot; see the contract."""
+        if term > self.term:
+            self.update_term(term)
+
+    def install(self, last: EntryId) -> None:
+        """Go on behind a snapshot; see the contract.  The votes behind it stay."""
+        if last.index <= self.commit_index:
+            # The slots hold as much; what was not handed out yet is in the machine now.
+            self._handed_index = max(self._handed_index, last.index)
+            return
+        leader, slots = self.leader, self.slots
+        if leader is not None:
+            upto = min(last.index, slots.last_index)
+            if self.commit_index < upto:
+                leader.uncommitted_bytes -= slots.size_bytes(self.commit_index + 1, upto)
+        slots.install(last)
+        self.commit_index = self._handed_index = last.index
+        self.chosen.remove(0, last.index)
+        learner.advance_over_chosen(self)
+        if self.candidacy is not None:
+            election.maybe_lead(self)
 
     # -- for people, tests and the model checker --
 
@@ -454,7 +530,11 @@ class MultiPaxos:
             commit_index=self.commit_index,
             applied_index=self._handed_index,
             peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
-            commit_quorum=self.phase2_quorum.size,
+            commit_quorum=self._phase2.size,
+            election_quorum=self._phase1.size,
+            base_index=self.slots.base_index,
+            durable_term=self.durable.term,
+            wanted_index=self.wanted_index if self.wanted_index > self.commit_index else 0,
         )
 
     def clone(self) -> MultiPaxos:
@@ -489,6 +569,7 @@ class MultiPaxos:
             (self.durable, self._is_hard_state_new, self._hint_written),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
+            (self.wanted_index, self.waiting_bytes, self.learners),
         )
 
     def check(self) -> None:
@@ -499,8 +580,8 @@ class MultiPaxos:
         self._demand(slots.last_index == 0 or slots.durable.last <= slots.last_index, "durable")
         self._demand(slots.base_index <= self._handed_index, "trimmed beyond what was applied")
         self._demand(self.durable.term <= self.term, "a promise was taken back")
-        is_joined = self.commit_index + 1 not in self.chosen
-        self._demand(is_joined, "the slot behind the commit index is chosen and not committed")
+        is_joined = not self.chosen or not self.chosen.within(1, self.commit_index + 1)
+        self._demand(is_joined, "a slot counts as chosen that is committed, or could be")
         is_leading = self.role is Role.LEADER
         self._demand(is_leading == (self.leader is not None), "leader variables without the role")
         is_asking = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)

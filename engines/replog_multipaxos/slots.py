@@ -20,33 +20,37 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-from replog.errors import SchemaError
 from replog.stored_log import StoredLog
 from replog.tail import HOLE, Tail
-from replog.types import Entry, LogIndex, NodeId, Term
+from replog.types import Entry, EntryId, LogIndex, Term
 from replog_multipaxos.indexes import IndexSet
 
 SLOTS_AHEAD_MAX: Final = 1 << 22
-"""How far above the commit index a slot may be that another node tells of.
+"""How far above the commit index a slot may be that is taken in.
 
-Far more than the windows of a leader let it send to a node that does not answer, and than it may
-have open; and so few that one message cannot use up the memory: a hole takes one reference.
+So few that one message cannot use up the memory: a hole takes one reference.  A node that lags
+further behind what the others have trimmed needs their snapshot before it can vote again.
 """
 
 
-def check_not_ahead(sender: NodeId, entries: Sequence[Entry], commit_index: LogIndex) -> None:
-    """Refuse slots that are too far ahead; raises :class:`~replog.errors.SchemaError`."""
-    if entries and entries[-1].index > commit_index + SLOTS_AHEAD_MAX:
-        raise SchemaError(
-            f"node {sender} tells of slot {entries[-1].index}, more than {SLOTS_AHEAD_MAX} above "
-            f"{commit_index}, the last that is known as chosen here"
-        )
+def is_too_far(entries: Sequence[Entry], commit_index: LogIndex) -> bool:
+    """Whether some of the slots are too far ahead to be taken in."""
+    return bool(entries) and entries[-1].index > commit_index + SLOTS_AHEAD_MAX
 
 
 class Slots:
     """The votes of one acceptor in one epoch, in memory."""
 
-    __slots__ = ("_spans", "_tail", "_unsaved", "base_index", "durable", "held", "last_index")
+    __slots__ = (
+        "_moved_base",
+        "_spans",
+        "_tail",
+        "_unsaved",
+        "base_index",
+        "durable",
+        "held",
+        "last_index",
+    )
 
     def __init__(
         self,
@@ -56,8 +60,10 @@ class Slots:
         known_index: LogIndex,
         cache_bytes_max: int,
     ) -> None:
-        self.base_index = max(base_index, log.base.index)
+        self.base_index: LogIndex = max(base_index, log.base.index)
         """Everything up to here was trimmed."""
+        self._moved_base: EntryId | None = None
+        """The base, if the disk does not know it yet."""
         self._tail = Tail(log, self.base_index, known_index, cache_bytes_max)
         self.last_index = self._tail.last_index
         """The highest slot with a vote; ``base_index`` if there is none."""
@@ -151,27 +157,35 @@ class Slots:
         """These were handed out to be applied, and need not be held any longer."""
         self._tail.release(entries, self.durable_index)
 
-    def trim(self, upto: LogIndex) -> None:
-        """Forget the slots up to ``upto``, which were all chosen and applied."""
-        assert self.base_index <= upto <= self.durable_index, "trimmed beyond what is on disk"
-        self._tail.trim(upto)
-        self.base_index = upto
+    def trim(self, base: EntryId) -> None:
+        """Forget the slots up to a base, which were all chosen and applied."""
+        assert base.index <= self.durable_index, "trimmed beyond what is on disk"
+        self.install(base)
+
+    def install(self, base: EntryId) -> None:
+        """A snapshot stands for every slot up to a base; nothing behind it goes."""
+        assert self.base_index < base.index
+        self._tail.trim(base.index)
+        self.base_index, self._moved_base = base.index, base
+        self.last_index = max(self.last_index, base.index)
         for indexes in (self.durable, self.held, self._unsaved, *self._spans):
-            indexes.remove(0, upto)
+            indexes.remove(0, base.index)
 
     @property
     def has_unsaved(self) -> bool:
         """Whether the disk has something to be told."""
-        return bool(self._unsaved)
+        return bool(self._unsaved) or self._moved_base is not None
 
-    def take_unsaved(self) -> tuple[Entry, ...]:
-        """What the disk does not know yet; answered by one :meth:`advance_durable`, in order."""
+    def take_unsaved(self) -> tuple[EntryId | None, tuple[Entry, ...]]:
+        """What the disk does not know yet, as (base, entries); answered by one
+        :meth:`advance_durable`, in order."""
+        base, self._moved_base = self._moved_base, None
         ranges = self._unsaved.ranges()
         self._spans.append(self._unsaved)
         self._unsaved = IndexSet()
         if len(ranges) == 1:
-            return self.slice(*ranges[0])
-        return tuple(entry for first, last in ranges for entry in self.slice(first, last))
+            return base, self.slice(*ranges[0])
+        return base, tuple(entry for first, last in ranges for entry in self.slice(first, last))
 
     def advance_durable(self) -> None:
         """The oldest take that is still on its way is on disk."""
@@ -183,6 +197,7 @@ class Slots:
         copy: Slots = object.__new__(Slots)
         copy._tail = self._tail.clone()
         copy.base_index, copy.last_index = self.base_index, self.last_index
+        copy._moved_base = self._moved_base
         copy.held, copy.durable = self.held.clone(), self.durable.clone()
         copy._unsaved = self._unsaved.clone()
         copy._spans = deque(span.clone() for span in self._spans)
@@ -191,7 +206,7 @@ class Slots:
     def key(self) -> Hashable:
         """Equal for two records that hold the same votes with the same durability."""
         return (
-            self.base_index,
+            (self.base_index, self._moved_base),
             self._tail.key(),
             self.held.key(),
             self.durable.key(),

@@ -14,6 +14,7 @@ from replog.quorum import QuorumSystem, Threshold
 from replog.testing.chance import Source
 from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
+from replog.testing.members import LearnersOnlyLearn
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
 from replog.types import EntryKind, LogIndex, NodeId, Ready, Role, Status, Term
@@ -28,6 +29,7 @@ from replog_multipaxos.checks import (
     Proposals,
     StatesOnlyDurable,
     binds,
+    takes_sides,
 )
 from replog_multipaxos.limit_checks import WithinLimits, WithinOpenSlots
 from replog_multipaxos.messages import Accept, Nack, Prepare
@@ -85,7 +87,7 @@ class MultiPaxosTrial:
         return Threshold(voters, options.quorum_sizes(len(voters))[1])
 
     def checks(self, options: object, voters: tuple[NodeId, ...], goals: Goals) -> Sequence[Check]:
-        """P1 to P12 and the watch for the goals."""
+        """P1 to P13 and the watch for the goals."""
         assert isinstance(options, MultiPaxosOptions)
         phase1, phase2 = options.quorum_sizes(len(voters))
         quorum = Threshold(voters, phase2)
@@ -104,6 +106,7 @@ class MultiPaxosTrial:
             WithinLimits(),
             WithinOpenSlots(options.open_slots_max),
             EntersHigherTerms("P11", binds),
+            LearnersOnlyLearn("P13", takes_sides),
             GoalWatch(goals, record, elections, proposals, quorum),
         )
 
@@ -234,7 +237,7 @@ class GoalWatch(Check):
         """Whether some vote in the slot is on a quorum's disks, those of crashed nodes included."""
         voters: dict[Term, list[NodeId]] = {}
         for node_id, node in nodes.items():
-            held = node.disk.entries.get(slot)
+            held = node.disk_entry(slot)
             if held is not None:
                 voters.setdefault(held.term, []).append(node_id)
         return any(self._quorum.is_quorum(each) for each in voters.values())

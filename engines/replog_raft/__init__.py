@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from replog.engine import Engine, EngineSetup, MessageSpec
-from replog.errors import ConfigError, LogDamaged
+from replog.errors import REJOIN_REMEDY, ConfigError, LogDamaged
 from replog_raft.messages import MESSAGE_SPECS
 from replog_raft.options import RaftOptions
 from replog_raft.raft import Raft
@@ -54,14 +54,14 @@ def check_recovered(setup: EngineSetup) -> None:
         if run.first != end + 1:
             raise LogDamaged(
                 f"the log of node {setup.node_id} has a gap: entry {run.first} follows entry "
-                f"{end}; keep this node stopped, for a node that lost entries must not vote"
+                f"{end}, and a node that lost entries must not vote: {REJOIN_REMEDY}"
             )
         end = run.last
     terms = [base.term, *(run.term for run in runs)]
     if terms != sorted(terms) or terms[-1] > setup.hard_state.term:
         raise LogDamaged(
             f"the terms in the log of node {setup.node_id} fall, or exceed its current term "
-            f"{setup.hard_state.term}; keep this node stopped, for its vote may be lost as well"
+            f"{setup.hard_state.term}; its vote may be lost as well: {REJOIN_REMEDY}"
         )
 
 

@@ -19,7 +19,9 @@ the Readys that nodes hand out, the messages that leave, the disks, and what a l
   (Raft §5.4.1).
 * **R10** Who receives a message of a higher term enters it, unless it is a request for a vote or a
   granted pre-vote, which bind nobody (Raft §5.1; thesis §4.2.3, §9.6).
+* **R11** A learner asks for no vote and gives none, be it one that binds nobody (thesis §4.2.1).
 
+R11 is :class:`~replog.testing.members.LearnersOnlyLearn`.
 That State Machine Safety holds, the last line of figure 3, is I2 of :mod:`replog.testing.checks`.
 R8 is judged in :mod:`replog_raft.limit_checks`.
 A rule looks again only when a Ready, a message or a status is new.
@@ -61,7 +63,9 @@ class WrittenLogs(Check):
         """The log of the node's current run, which began with what was on its disk."""
         run, log = self._logs.get(node.node_id, (0, {}))
         if run != node.run:
-            log = {index: node.disk.entries[index] for index in sorted(node.disk.entries)}
+            log = {}
+            self._take_snapshot(node, log, node.disk.base_index)
+            log |= {index: node.disk.entries[index] for index in sorted(node.disk.entries)}
             self._logs[node.node_id] = (node.run, log)
             for entry in log.values():
                 self._judge(entry, term_before(log, entry.index))
@@ -70,8 +74,10 @@ class WrittenLogs(Check):
     def check_ready(self, nodes: Nodes, node: ClusterNode, ready: Ready) -> str:
         """Follow the writes of the Ready, and judge what they void and what they add."""
         log = self.of(node)
+        if ready.base is not None:
+            self._take_snapshot(node, log, ready.base.index)
         if ready.truncate_from is None and not ready.entries:
-            return ""
+            return self._judge_base(node, log, ready)
         voided: list[Entry] = []
         if ready.truncate_from is not None:
             gone = [index for index in log if index >= ready.truncate_from]
@@ -90,7 +96,24 @@ class WrittenLogs(Check):
         for entry in ready.entries:
             if not self._judge(entry, term_before(log, entry.index)):
                 return f"R3: node {node.node_id} writes another ({entry.index}, t{entry.term})"
-        return ""
+        return self._judge_base(node, log, ready)
+
+    def _judge_base(self, node: ClusterNode, log: dict[LogIndex, Entry], ready: Ready) -> str:
+        """What a new base leaves behind it must follow on it."""
+        first = None if ready.base is None else log.get(ready.base.index + 1)
+        if first is None or self._judge(first, term_before(log, first.index)):
+            return ""
+        return (
+            f"R3: node {node.node_id} keeps ({first.index}, t{first.term}) behind a snapshot on "
+            "whose last entry it does not follow"
+        )
+
+    def _take_snapshot(
+        self, node: ClusterNode, log: dict[LogIndex, Entry], base_index: LogIndex
+    ) -> None:
+        """What the node's log begins behind stands in it as what it was."""
+        for entry in node.applied[:base_index]:
+            log[entry.index] = entry
 
     def check_sent(self, nodes: Nodes, flight: Flight) -> str:
         """What a leader sends is a piece of a log too."""
@@ -328,7 +351,7 @@ class StatesWhatIsDurable(Check):
 
     def _judge_acknowledged(self, nodes: Nodes, message: AppendReply) -> str:
         index = message.match_index
-        held = nodes[message.sender].disk.entries.get(index)
+        held = nodes[message.sender].disk_entry(index)
         if held is None:
             return f"R6: node {message.sender} acknowledges entry {index}, not on disk"
         if held.term > message.term:
@@ -346,8 +369,9 @@ class Books(Check):
 
     def __init__(self, logs: WrittenLogs) -> None:
         self._logs = logs
-        self._acknowledged: dict[tuple[Term, NodeId, NodeId], LogIndex] = {}
-        """By term, leader and peer: how far the peer has acknowledged the leader's log."""
+        self._acknowledged: dict[tuple[Term, NodeId, int], LogIndex] = {}
+        """By term, leader and incarnation of a peer: how far it has acknowledged the leader's
+        log."""
         self._seen: dict[NodeId, tuple[int, Status]] = {}
         """What the node's status was, and in which run."""
 
@@ -357,12 +381,12 @@ class Books(Check):
         if type(message) is AppendReply:
             if not message.accepted:
                 return ""
-            place = (message.term, message.to, message.sender)
+            place = (message.term, message.to, flight.incarnations[0])
             if message.match_index > self._acknowledged.get(place, 0):
                 self._acknowledged[place] = message.match_index
                 return self._judge_entry(nodes, message)
         elif type(message) is Heartbeat and message.commit_index:
-            place = (message.term, message.sender, message.to)
+            place = (message.term, message.sender, flight.incarnations[1])
             if message.commit_index > self._acknowledged.get(place, 0):
                 return (
                     f"R7: node {message.sender} tells node {message.to} to commit entry "
@@ -372,12 +396,13 @@ class Books(Check):
 
     def _judge_entry(self, nodes: Nodes, message: AppendReply) -> str:
         """Hold the acknowledged entry against the leader's, while that leads."""
-        disk, leader = nodes[message.sender].disk, nodes[message.to]
+        sender, leader = nodes[message.sender], nodes[message.to]
+        disk = sender.disk
         if not _leads(leader, message.term) or disk.hard_state is None:
             return ""
         ours, held = (
             self._logs.of(leader).get(message.match_index),
-            disk.entries.get(message.match_index),
+            sender.disk_entry(message.match_index),
         )
         is_current = disk.hard_state.term == message.term
         if is_current and (ours is None or held is None or ours.term != held.term):
@@ -395,7 +420,7 @@ class Books(Check):
             return ""
         self._seen[node.node_id] = (node.run, status)
         if status.durable_index != seen.durable_index or run != node.run:
-            held = node.disk.entries.get(status.durable_index)
+            held = node.disk_entry(status.durable_index)
             ours = self._logs.of(node).get(status.durable_index)
             if ours is not None and (held is None or held.term != ours.term):
                 return (
@@ -406,7 +431,7 @@ class Books(Check):
 
     def _judge_peers(self, node: ClusterNode, status: Status) -> str:
         for peer in status.peers:
-            place = (status.term, node.node_id, peer.node_id)
+            place = (status.term, node.node_id, node.incarnation_of(peer.node_id))
             if peer.match_index > self._acknowledged.get(place, 0):
                 return (
                     f"R7: node {node.node_id} takes node {peer.node_id} to hold entry "
@@ -421,3 +446,10 @@ def binds(flight: Flight) -> bool:
     message = flight.message
     is_grant = type(message) is Vote and message.pre and message.granted
     return not (is_grant or type(message) is RequestVote)
+
+
+def takes_sides(flight: Flight) -> bool:
+    """Whether a message asks for a vote or gives one, be it one that binds nobody; a learner may
+    refuse one that is asked for in a term that is over (R11)."""
+    message = flight.message
+    return type(message) is RequestVote or (type(message) is Vote and message.granted)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 def handle_request_vote(raft: Raft, message: RequestVote) -> None:
     """Grant at most one vote per term, and only to a log that is up to date."""
+    if raft.is_learner:
+        return
     ours = (raft.view.last_term, raft.view.last_index)
     is_current = (message.last_term, message.last_index) >= ours  # Raft §5.4.1
     epoch, me, to = raft.epoch.number, raft.node_id, message.sender

@@ -8,8 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from replog.errors import InvariantViolated, SchemaError
-from replog.types import Entry, LogIndex
-from replog_raft.messages import AppendEntries, AppendReply, Heartbeat, HeartbeatReply
+from replog.types import Entry, LogIndex, NodeId
+from replog_raft.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+)
 
 if TYPE_CHECKING:
     from replog_raft.raft import Raft
@@ -19,6 +25,11 @@ def handle_append_entries(raft: Raft, message: AppendEntries) -> None:
     """Take entries that follow on what we hold, or say where our log may still match."""
     check_entries(message)
     raft.follow(message.sender)
+    if message.prev_index < raft.view.base_index:
+        # Late: it was sent before we told how far we are.  What is up to the commit index is the
+        # leader's as well, whose log holds all that was ever committed (Raft §5.4.3).
+        acknowledge_up_to(raft, message.sender, raft.commit_index)
+        return
     if raft.view.term_at(message.prev_index) != message.prev_term:
         reject_append(raft, message)
         return
@@ -27,7 +38,7 @@ def handle_append_entries(raft: Raft, message: AppendEntries) -> None:
     verified_index = message.prev_index + len(message.entries)
     # Only what *this* message verified: behind it may stand a deposed leader's entries.
     advance_commit_index(raft, min(message.commit_index, verified_index))
-    accept_append(raft, message, verified_index)
+    acknowledge_up_to(raft, message.sender, verified_index)
 
 
 def check_entries(message: AppendEntries) -> None:
@@ -79,14 +90,14 @@ def put_entries(raft: Raft, entries: tuple[Entry, ...]) -> None:
         return
 
 
-def accept_append(raft: Raft, message: AppendEntries, match_index: LogIndex) -> None:
+def acknowledge_up_to(raft: Raft, leader_id: NodeId, match_index: LogIndex) -> None:
     """Acknowledge after the sync; several acknowledgements in one Ready become the highest."""
     raft.acknowledge(
         AppendReply(
             raft.epoch.number,
             raft.term,
             raft.node_id,
-            message.sender,
+            leader_id,
             accepted=True,
             match_index=match_index,
             rejected_index=0,
@@ -118,6 +129,21 @@ def reject_append(raft: Raft, message: AppendEntries) -> None:
             hint_term=hint_term,
         )
     )
+
+
+def handle_install_snapshot(raft: Raft, message: InstallSnapshot) -> None:
+    """The leader trimmed what we lack: a snapshot must come first, unless we lack it no more.
+
+    Where our log holds the last entry that was trimmed, it holds all in front of it (Raft §5.3, Log
+    Matching); and what is committed here the leader holds as well (Raft §5.4.3).
+    """
+    raft.follow(message.sender)
+    if raft.view.term_at(message.last_index) == message.last_term:
+        acknowledge_up_to(raft, message.sender, message.last_index)
+    elif message.last_index <= raft.commit_index:
+        acknowledge_up_to(raft, message.sender, raft.commit_index)
+    else:
+        raft.wanted_index = max(raft.wanted_index, message.last_index)
 
 
 def handle_heartbeat(raft: Raft, message: Heartbeat) -> None:

@@ -26,6 +26,7 @@ from replog_raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     TimeoutNow,
 )
 
@@ -104,6 +105,19 @@ def start_leading(raft: Raft) -> Leader:
         leader.progress[peer] = Progress(raft.view.last_index + 1, raft.setup.limits)
     append_entries(raft, leader, EntryKind.NOOP, (b"",))
     return leader
+
+
+def forget_peers(raft: Raft, leader: Leader, peers: Sequence[NodeId]) -> None:
+    """These peers have lost their disks, and what they acknowledged is on them no more.
+
+    Each is sent the last entry, for only an answer shows where it stands, and a cluster without
+    work has no other entry to send.
+    """
+    for peer in peers:
+        if peer in leader.progress:
+            leader.progress[peer] = Progress(raft.view.last_index, raft.setup.limits)
+        if leader.successor_id == peer:
+            leader.successor_id = NO_NODE
 
 
 def append_entries(
@@ -192,8 +206,15 @@ def send_appends(raft: Raft, leader: Leader, is_notice_held: bool) -> None:
     ``is_notice_held``: entries are just being handed out to be applied; what is proposed when they
     are will carry the new commit index, so the bare notice waits for the next ``ready``.
     """
+    view = raft.view
     for peer, progress in leader.progress.items():
-        while progress.next_index <= raft.view.last_index and not progress.is_paused:
+        while progress.next_index <= view.last_index and not progress.pauses_below(
+            view.first_held_index
+        ):
+            if progress.next_index <= view.base_index:
+                progress.handle_trimmed()
+                send_install(raft, peer)
+                break
             send_entries(raft, peer, progress)
         if is_notice_held:
             continue
@@ -230,6 +251,16 @@ def send_append(raft: Raft, peer: NodeId, progress: Progress, entries: tuple[Ent
     progress.commit_sent = raft.commit_index
 
 
+def send_install(raft: Raft, peer: NodeId) -> None:
+    """Tell a peer that it needs a snapshot, and how far that must reach."""
+    view = raft.view
+    raft.send(
+        InstallSnapshot(
+            raft.epoch.number, raft.term, raft.node_id, peer, view.base_index, view.base_term
+        )
+    )
+
+
 # -- what a leader hears --
 
 
@@ -262,6 +293,8 @@ def backed_up_index(raft: Raft, message: AppendReply) -> LogIndex:
     """
     if not raft.options.conflict_hints:
         return message.rejected_index  # one entry back: rejected_index was next_index - 1
+    if message.hint_index < raft.view.base_index:
+        return raft.view.base_index  # it lacks what was trimmed
     return raft.view.last_index_at_most(message.hint_index, message.hint_term) + 1
 
 
@@ -271,7 +304,10 @@ def handle_heartbeat_reply(raft: Raft, message: HeartbeatReply) -> None:
     progress = raft.leader.progress[message.sender]
     progress.recently_active = True
     progress.handle_heartbeat_answered()
-    if progress.state is PeerState.REPLICATE and progress.next_index > progress.match_index + 1:
+    if progress.next_index <= raft.view.base_index:
+        progress.handle_trimmed()
+        send_install(raft, message.sender)
+    elif progress.state is PeerState.REPLICATE and progress.next_index > progress.match_index + 1:
         # An empty message behind what was sent: a gap makes the follower reject it.
         send_append(raft, message.sender, progress, ())
 
@@ -288,9 +324,15 @@ def advance_commit_index(raft: Raft, leader: Leader) -> None:
     index = raft.quorum.committed_index(match)
     if index <= raft.commit_index or raft.view.term_at(index) != raft.term:
         return
-    own_index = max(raft.commit_index + 1, leader.first_index)
-    leader.uncommitted_bytes -= raft.view.size_bytes(own_index, index)
+    forget_uncommitted(raft, leader, index)
     raft.commit_index = index
+
+
+def forget_uncommitted(raft: Raft, leader: Leader, index: LogIndex) -> None:
+    """What was proposed in this leadership is committed up to ``index`` and counts no more."""
+    own_index = max(raft.commit_index + 1, leader.first_index)
+    if own_index <= index:
+        leader.uncommitted_bytes -= raft.view.size_bytes(own_index, index)
 
 
 # -- handing over (thesis §3.10) --
@@ -301,10 +343,10 @@ def transfer(raft: Raft, leader: Leader, to: NodeId) -> None:
     start an election."""
     if to == raft.node_id:
         return
-    if to not in leader.progress:
+    if to not in leader.progress or to in raft.learner_ids:
         raise CallerError(
             f"node {to} is no voter of the cluster; choose one of "
-            f"{', '.join(map(str, leader.progress))}"
+            f"{', '.join(str(peer) for peer in leader.progress if peer not in raft.learner_ids)}"
         )
     leader.successor_id = to
     leader.successor_elapsed = 0

@@ -61,8 +61,8 @@ class WithinLimits(Check):
     """
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[NodeId, Term, NodeId], Window] = {}
-        """By leader, term and peer."""
+        self._windows: dict[tuple[NodeId, Term, int], Window] = {}
+        """By leader, term and incarnation of a peer."""
         self._uncommitted: dict[NodeId, Uncommitted] = {}
 
     def check_sent(self, nodes: Nodes, flight: Flight) -> str:
@@ -71,7 +71,7 @@ class WithinLimits(Check):
         if type(message) is not AppendEntries or not message.entries:
             return ""
         limits = limits_of(nodes[message.sender])
-        place = (message.sender, message.term, message.to)
+        place = (message.sender, message.term, flight.incarnations[1])
         window = self._windows.get(place)
         if window is None:
             window = self._windows[place] = Window()
@@ -86,7 +86,7 @@ class WithinLimits(Check):
         """Note an answer; those of other terms than the leader's change nothing."""
         message = flight.message
         if isinstance(message, AppendReply | HeartbeatReply):
-            window = self._windows.get((message.to, message.term, message.sender))
+            window = self._windows.get((message.to, message.term, flight.incarnations[0]))
             if window is None:
                 return ""
             if isinstance(message, AppendReply):

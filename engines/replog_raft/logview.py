@@ -4,6 +4,8 @@ The rules this module keeps:
 
 * Entries are contiguous from ``base_index + 1``.  The base is what lies below the epoch, or in a
   snapshot: its term is known, and it is never truncated or sent.
+* The base moves by a trim (of what is on disk here) or by an install (of what a snapshot holds),
+  and the disk is told with the next write.
 * Three watermarks: ``durable_index`` (on disk), ``_unsaved_index - 1`` (handed out to be written)
   and ``last_index`` (known).  A truncation lowers all three; and it clips the spans that are still
   on their way to disk, so that a write which was overtaken by a truncation never marks the entry
@@ -20,13 +22,14 @@ from collections.abc import Hashable, Sequence
 
 from replog.stored_log import StoredLog
 from replog.tail import Tail
-from replog.types import Entry, LogIndex, Term
+from replog.types import Entry, EntryId, EpochNumber, LogIndex, Term
 
 
 class LogView:
     """The entries of one epoch."""
 
     __slots__ = (
+        "_moved_base",
         "_spans",
         "_tail",
         "_truncated_from",
@@ -39,7 +42,7 @@ class LogView:
     )
 
     def __init__(self, base_index: LogIndex, log: StoredLog, cache_bytes_max: int) -> None:
-        self.base_index = max(base_index, log.base.index)
+        self.base_index: LogIndex = max(base_index, log.base.index)
         self.base_term: Term = log.base.term
         self._tail = Tail(log, self.base_index, log.runs.last_index, cache_bytes_max)
         self.last_index: LogIndex = self._tail.last_index
@@ -47,6 +50,8 @@ class LogView:
         self.durable_index = self.last_index
         self._unsaved_index = self.last_index + 1
         self._truncated_from: LogIndex | None = None
+        self._moved_base: EntryId | None = None
+        """The base, if the disk does not know it yet."""
         self._spans: deque[LogIndex] = deque()
 
     def term_at(self, index: LogIndex) -> Term | None:
@@ -60,6 +65,11 @@ class LogView:
     def slice(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
         """See :meth:`Tail.slice`."""
         return self._tail.slice(first, last)
+
+    @property
+    def first_held_index(self) -> LogIndex:
+        """The entries from here on are in memory."""
+        return self._tail.first_index
 
     def slice_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], int]:
         """See :meth:`Tail.slice_within`; up to the last."""
@@ -90,6 +100,32 @@ class LogView:
             # Handed out before, so the disk must be told; above that it never knew.
             self._truncated_from = self._unsaved_index = from_index
 
+    def trim(self, upto: LogIndex, epoch: EpochNumber) -> None:
+        """Forget the entries up to ``upto``, which are on disk and in a snapshot."""
+        assert self.base_index < upto <= self.durable_index
+        term = self.term_at(upto)
+        assert term is not None
+        self._move_base(EntryId(epoch, term, upto))
+
+    def install(self, last: EntryId) -> None:
+        """A snapshot stands for everything up to ``last``.
+
+        What is behind it stays if ``last`` itself is here, for then all in front of it is the same
+        (Raft §7); otherwise nothing stays.
+        """
+        if self.term_at(last.index) != last.term and self.last_index > last.index:
+            self.truncate(last.index + 1)
+        self.durable_index = max(self.durable_index, last.index)
+        self._unsaved_index = max(self._unsaved_index, last.index + 1)
+        if self.last_index <= last.index:
+            self.last_index, self.last_term = last.index, last.term
+        self._move_base(last)
+
+    def _move_base(self, base: EntryId) -> None:
+        self._tail.trim(base.index)
+        self.base_index, self.base_term = base.index, base.term
+        self._moved_base = base
+
     def last_index_at_most(self, index: LogIndex, term: Term) -> LogIndex:
         """The highest index not above ``index`` whose term is not above ``term``; the base's where
         there is none.  Needs terms that never fall along the log, as Raft's do."""
@@ -102,20 +138,25 @@ class LogView:
     @property
     def has_unsaved(self) -> bool:
         """Whether the disk has something to be told."""
-        return self._unsaved_index <= self.last_index or self._truncated_from is not None
+        return (
+            self._unsaved_index <= self.last_index
+            or self._truncated_from is not None
+            or self._moved_base is not None
+        )
 
-    def take_unsaved(self) -> tuple[LogIndex | None, tuple[Entry, ...]]:
-        """What the disk does not know yet: (truncate from, entries).
+    def take_unsaved(self) -> tuple[EntryId | None, LogIndex | None, tuple[Entry, ...]]:
+        """What the disk does not know yet: (base, truncate from, entries).
 
         Each take is answered by one :meth:`advance_durable`, in order.
         """
+        base, self._moved_base = self._moved_base, None
         truncated_from, self._truncated_from = self._truncated_from, None
         entries: tuple[Entry, ...] = ()
         if self._unsaved_index <= self.last_index:
             entries = self._tail.slice(self._unsaved_index, self.last_index)
             self._unsaved_index = self.last_index + 1
         self._spans.append(self.last_index)
-        return truncated_from, entries
+        return base, truncated_from, entries
 
     def advance_durable(self) -> None:
         """The oldest take that is still on its way is on disk."""
@@ -134,7 +175,7 @@ class LogView:
         """Equal for two views that hold the same entries with the same durability."""
         return (
             self._tail.key(),
-            (self.base_index, self.base_term),
+            (self.base_index, self.base_term, self._moved_base),
             self.durable_index,
             self._unsaved_index,
             self._truncated_from,

@@ -107,6 +107,24 @@ class HeartbeatReply:
 
 
 @record
+class InstallSnapshot:
+    """A leader says that what the follower lacks was trimmed (Raft §7).
+
+    The paper's message brings the snapshot with it; ours only names what it must reach.  The
+    follower fetches one that does, from whichever node it can.
+    """
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    last_index: LogIndex
+    """The leader's log begins behind this entry ..."""
+    last_term: Term
+    """... of this term."""
+
+
+@record
 class TimeoutNow:
     """The leader asks its successor to start an election at once (thesis §3.10)."""
 
@@ -117,7 +135,14 @@ class TimeoutNow:
 
 
 Message: TypeAlias = (
-    RequestVote | Vote | AppendEntries | AppendReply | Heartbeat | HeartbeatReply | TimeoutNow
+    RequestVote
+    | Vote
+    | AppendEntries
+    | AppendReply
+    | Heartbeat
+    | HeartbeatReply
+    | TimeoutNow
+    | InstallSnapshot
 )
 
 MESSAGE_TYPES: Final[tuple[type, ...]] = (
@@ -128,6 +153,7 @@ MESSAGE_TYPES: Final[tuple[type, ...]] = (
     Heartbeat,
     HeartbeatReply,
     TimeoutNow,
+    InstallSnapshot,
 )
 
 _COMMON: Final[Mapping[str, FieldKind]] = {
@@ -183,4 +209,5 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
     _spec(5, Heartbeat, _SMALL_BYTES_MAX, {"commit_index": _U64, "round": _U64}),
     _spec(6, HeartbeatReply, _SMALL_BYTES_MAX, {"round": _U64}),
     _spec(7, TimeoutNow, _SMALL_BYTES_MAX, {}),
+    _spec(8, InstallSnapshot, _SMALL_BYTES_MAX, {"last_index": _U64, "last_term": _U64}),
 )

@@ -24,10 +24,11 @@ from typing import Final
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader
-from replog.quorum import Majority
+from replog.quorum import Majority, QuorumSystem, Without
 from replog.types import (
     NO_NODE,
     Entry,
+    EntryId,
     EntryKind,
     HardState,
     LogIndex,
@@ -37,6 +38,7 @@ from replog.types import (
     SoftState,
     Status,
     Term,
+    Voter,
 )
 from replog_raft import election
 from replog_raft import follower as following
@@ -47,55 +49,17 @@ from replog_raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     TimeoutNow,
     Vote,
 )
 from replog_raft.options import RaftOptions
+from replog_raft.table import TABLE
 
 TERM_MAX: Final[Term] = (1 << 64) - 1
 """The last term that fits on the wire and on the disk."""
-
-TABLE: Final[dict[Role, dict[type, str]]] = {
-    Role.FOLLOWER: {
-        RequestVote: "handle_request_vote",
-        Vote: "ignore",
-        AppendEntries: "handle_append_entries",
-        AppendReply: "ignore",
-        Heartbeat: "handle_heartbeat",
-        HeartbeatReply: "ignore",
-        TimeoutNow: "handle_timeout_now",
-    },
-    Role.PRE_CANDIDATE: {
-        RequestVote: "handle_request_vote",
-        Vote: "handle_pre_vote_reply",
-        AppendEntries: "handle_append_entries",
-        AppendReply: "ignore",
-        Heartbeat: "handle_heartbeat",
-        HeartbeatReply: "ignore",
-        TimeoutNow: "handle_timeout_now",
-    },
-    Role.CANDIDATE: {
-        RequestVote: "handle_request_vote",
-        Vote: "handle_vote_reply",
-        AppendEntries: "handle_append_entries",
-        AppendReply: "ignore",
-        Heartbeat: "handle_heartbeat",
-        HeartbeatReply: "ignore",
-        TimeoutNow: "ignore",
-    },
-    Role.LEADER: {
-        RequestVote: "handle_request_vote",
-        Vote: "ignore",
-        AppendEntries: "refuse_second_leader",
-        AppendReply: "handle_append_reply",
-        Heartbeat: "refuse_second_leader",
-        HeartbeatReply: "handle_heartbeat_reply",
-        TimeoutNow: "ignore",
-    },
-}
-"""What a node does with a message of its own term, by role.  Total; see ``Raft.step``."""
 
 
 class Raft:
@@ -115,6 +79,9 @@ class Raft:
         "is_hard_state_new",
         "leader",
         "leader_id",
+        "learner_ids",
+        "learners",
+        "majority",
         "node_id",
         "options",
         "peer_ids",
@@ -125,6 +92,7 @@ class Raft:
         "view",
         "voted_for",
         "votes",
+        "wanted_index",
     )
 
     def __init__(self, setup: EngineSetup) -> None:
@@ -133,14 +101,26 @@ class Raft:
         self.options = setup.options
         self.node_id = setup.node_id
         self.epoch = setup.epoch
-        self.quorum = Majority(setup.epoch.voter_ids)
+        self.majority = Majority(setup.epoch.voter_ids)
+        self.learners: tuple[Voter, ...] = ()
+        self.learner_ids: tuple[NodeId, ...] = ()
+        self.quorum: QuorumSystem = self.majority
         self.peer_ids = tuple(peer for peer in setup.epoch.voter_ids if peer != setup.node_id)
         assert len(self.peer_ids) + 1 == len(setup.epoch.voters), "the node is not a voter"
         self.term: Term = setup.hard_state.term
         self.voted_for: NodeId = setup.hard_state.voted_for
         cache_bytes_max = setup.limits.log_cache_bytes_max
         self.view = LogView(setup.epoch.start_index - 1, setup.log, cache_bytes_max)
-        self.commit_index: LogIndex = self.view.base_index
+        snapshot = setup.snapshot
+        if snapshot.index and self.view.term_at(snapshot.index) != snapshot.term:
+            # It came from elsewhere, and the process ended before the log began behind it.
+            self.view.install(snapshot)
+        self.is_hard_state_new = snapshot.term > self.term
+        if self.is_hard_state_new:
+            # A new node was given the snapshot; it has voted in no term.
+            self.term, self.voted_for = snapshot.term, NO_NODE
+        self.commit_index: LogIndex = max(self.view.base_index, snapshot.index, setup.applied_index)
+        assert self.commit_index <= self.view.last_index, "applied what the log never held"
         self.role = Role.FOLLOWER
         self.leader_id: NodeId = NO_NODE
         self.leader: leading.Leader | None = None
@@ -154,11 +134,13 @@ class Raft:
         self._election_ticks = 0
         self._draw_election_ticks()
         self._durable = setup.hard_state
-        self.is_hard_state_new = False
-        self._handed_index: LogIndex = self.view.base_index
+        self._handed_index: LogIndex = max(self.view.base_index, setup.applied_index)
         """Everything up to here was handed out to be applied."""
+        self.wanted_index: LogIndex = 0
+        """A leader trimmed everything up to here, and we lacked some of it."""
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
+        self.set_learners(setup.learners)
         self._reported = self.soft_state
 
     @property
@@ -180,7 +162,7 @@ class Raft:
     def _admit_term(self, message: Message) -> bool:
         """Apply the rule of terms (Raft §5.1) to a message of another term; whether to go on."""
         if message.term < self.term:
-            if isinstance(message, RequestVote | AppendEntries | Heartbeat):
+            if isinstance(message, RequestVote | AppendEntries | Heartbeat | InstallSnapshot):
                 self._answer_with_term(message)
             return False
         if isinstance(message, RequestVote):
@@ -199,7 +181,9 @@ class Raft:
             return True
         return self.leader_id != NO_NODE and self.election_elapsed < self.options.election_ticks_min
 
-    def _answer_with_term(self, message: RequestVote | AppendEntries | Heartbeat) -> None:
+    def _answer_with_term(
+        self, message: RequestVote | AppendEntries | Heartbeat | InstallSnapshot
+    ) -> None:
         """Let a node that is behind learn our term; states nothing else."""
         epoch, term, me, to = self.epoch.number, self.term, self.node_id, message.sender
         answer: Message
@@ -241,6 +225,10 @@ class Raft:
         """See :func:`replog_raft.follower.handle_heartbeat`."""
         following.handle_heartbeat(self, message)
 
+    def handle_install_snapshot(self, message: InstallSnapshot) -> None:
+        """See :func:`replog_raft.follower.handle_install_snapshot`."""
+        following.handle_install_snapshot(self, message)
+
     def handle_append_reply(self, message: AppendReply) -> None:
         """See :func:`replog_raft.leader.handle_append_reply`."""
         leading.handle_append_reply(self, message)
@@ -269,7 +257,7 @@ class Raft:
         With a failure detector outside, who calls this knows better than the nodes' own timers:
         then nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).
         """
-        if self.role is Role.LEADER or self._is_vote_under_way:
+        if self.role is Role.LEADER or self._is_vote_under_way or self.is_learner:
             return
         if not self.options.automatic_elections:
             self.start_election(transfer=True)
@@ -301,7 +289,8 @@ class Raft:
 
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
-        self.start_election(transfer=True)
+        if not self.is_learner:
+            self.start_election(transfer=True)
 
     def start_election(self, transfer: bool) -> None:
         """Raise the term, vote for ourselves and ask the others, once that is on disk."""
@@ -354,7 +343,7 @@ class Raft:
         if self._is_vote_under_way:
             return
         self.election_elapsed += 1
-        if not self.options.automatic_elections:
+        if not self.options.automatic_elections or self.is_learner:
             return
         if self.election_elapsed >= self._election_ticks:
             self.campaign()
@@ -426,17 +415,18 @@ class Raft:
         if self.is_hard_state_new:
             self.is_hard_state_new = False
             hard_state = HardState(self.epoch.number, self.term, self.voted_for)
+        base: EntryId | None = None
         truncate_from: LogIndex | None = None
         entries: tuple[Entry, ...] = ()
         if self.view.has_unsaved:
-            truncate_from, entries = self.view.take_unsaved()
+            base, truncate_from, entries = self.view.take_unsaved()
         soft_state: SoftState | None = None
         if self.role is not self._reported.role or self.leader_id != self._reported.leader_id:
             soft_state = self._reported = self.soft_state
         messages, self._messages = self._messages, []
         after_sync, self._after_sync = self._after_sync, []
         ready = Ready(
-            messages, hard_state, truncate_from, entries, after_sync, committed, soft_state
+            messages, hard_state, truncate_from, entries, after_sync, committed, soft_state, base
         )
         is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
         return None if is_idle else ready
@@ -457,10 +447,64 @@ class Raft:
             self._durable = ready.hard_state
             if self.role is Role.CANDIDATE and self._durable.term == self.term:
                 election.count_vote(self, self.node_id, granted=True)
-        if ready.entries or ready.truncate_from is not None:
+        if ready.entries or ready.truncate_from is not None or ready.base is not None:
             self.view.advance_durable()
             if self.leader is not None:
                 leading.advance_commit_index(self, self.leader)
+
+    # -- learners (thesis §4.2.1) --
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this node follows without a vote."""
+        return self.node_id in self.learner_ids
+
+    def set_learners(self, learners: Sequence[Voter]) -> None:
+        """These nodes count in no quorum; see the contract."""
+        fresh = [learner.node_id for learner in learners if learner not in self.learners]
+        self.learners = tuple(learners)
+        self.learner_ids = tuple(learner.node_id for learner in learners)
+        self.quorum = Without(self.majority, self.learner_ids) if learners else self.majority
+        if self.is_learner and self.role is not Role.FOLLOWER:
+            self.become_follower(NO_NODE)
+        if self.leader is not None:
+            leading.forget_peers(self, self.leader, fresh)
+
+    # -- snapshots (Raft §7) --
+
+    def snapshot_id(self, index: LogIndex) -> EntryId:
+        """The name of a snapshot of everything up to ``index``; see the contract."""
+        assert index <= self._handed_index
+        term = self.view.term_at(index)
+        assert term is not None, "below the base"
+        return EntryId(self.epoch.number, term, index)
+
+    def trim(self, upto: LogIndex) -> LogIndex:
+        """Forget entries that a durable snapshot holds; see the contract."""
+        assert upto <= self._handed_index, "trimmed beyond what was applied"
+        upto = min(upto, self.view.durable_index)
+        if upto > self.view.base_index:
+            self.view.trim(upto, self.epoch.number)
+        return self.view.base_index
+
+    def observe_term(self, term: Term) -> None:
+        """A fact is to come from a node of this term; see the contract."""
+        if term > self.term:
+            self.update_term(term)
+
+    def install(self, last: EntryId) -> None:
+        """Go on behind a snapshot; see the contract."""
+        if last.index <= self.commit_index:
+            # The log knows as much; what of it was not handed out yet is in the machine now.
+            self._handed_index = max(self._handed_index, last.index)
+            return
+        if self.leader is not None:
+            leading.forget_uncommitted(self, self.leader, last.index)
+        self.view.install(last)
+        self.commit_index = self._handed_index = last.index
+        if self.role is Role.FOLLOWER and self.leader_id != NO_NODE:
+            # Whoever leads our term holds everything that was ever committed (Raft §5.4.3).
+            following.acknowledge_up_to(self, self.leader_id, last.index)
 
     # -- for people, tests and the model checker --
 
@@ -479,7 +523,11 @@ class Raft:
             commit_index=self.commit_index,
             applied_index=self._handed_index,
             peers=tuple(peer.status(node_id) for node_id, peer in progress.items()),
-            commit_quorum=len(self.quorum.voters) // 2 + 1,
+            commit_quorum=len(self.majority.voters) // 2 + 1,
+            election_quorum=len(self.majority.voters) // 2 + 1,
+            base_index=self.view.base_index,
+            durable_term=self._durable.term,
+            wanted_index=self.wanted_index if self.wanted_index > self.commit_index else 0,
         )
 
     def clone(self) -> Raft:
@@ -511,11 +559,13 @@ class Raft:
             (self._durable, self.is_hard_state_new),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
+            (self.wanted_index, self.learners),
         )
 
     def check(self) -> None:
         """Assert what one node can see of itself (Raft figure 3)."""
         self._demand(self._handed_index <= self.commit_index, "applied beyond the commit index")
+        self._demand(self.view.base_index <= self._handed_index, "trimmed beyond what was applied")
         self._demand(self.commit_index <= self.view.last_index, "committed beyond the log")
         self._demand(self.view.durable_index <= self.view.last_index, "durable beyond the log")
         self._demand(self.view.last_term <= self.term, "an entry of a term not yet entered")

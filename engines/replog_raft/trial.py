@@ -13,6 +13,7 @@ from replog.quorum import Majority, QuorumSystem
 from replog.testing.chance import Source
 from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
+from replog.testing.members import LearnersOnlyLearn
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
 from replog.types import LogIndex, NodeId, Ready, Role, Status, Term
@@ -24,6 +25,7 @@ from replog_raft.checks import (
     StatesWhatIsDurable,
     WrittenLogs,
     binds,
+    takes_sides,
 )
 from replog_raft.limit_checks import WithinLimits
 from replog_raft.messages import Vote
@@ -70,7 +72,7 @@ class RaftTrial:
         return Majority(voters)
 
     def checks(self, options: object, voters: tuple[NodeId, ...], goals: Goals) -> Sequence[Check]:
-        """R1 to R10 and the watch for the goals."""
+        """R1 to R11 and the watch for the goals."""
         quorum = Majority(voters)
         logs = WrittenLogs()
         elections = Elections(logs, quorum)
@@ -84,6 +86,7 @@ class RaftTrial:
             Books(logs),
             WithinLimits(),
             EntersHigherTerms("R10", binds),
+            LearnersOnlyLearn("R11", takes_sides),
         )
 
 

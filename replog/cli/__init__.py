@@ -46,6 +46,9 @@ from replog.errors import (
     Overloaded,
     Refused,
     ReplogError,
+    SnapshotFailed,
+    SnapshotGone,
+    SnapshotUnavailable,
     Unavailable,
 )
 from replog.plugins import closest, command_names, find_command
@@ -74,6 +77,10 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "demo": "run a cluster here, kill its leader, and check that nothing is lost",
     "sim": "simulate clusters under faults, seed by seed, and judge all that they do",
     "check": "explore every state of an engine's model within bounds, and judge each",
+    "snapshot": "have nodes take a snapshot, or list those of one",
+    "backup": "copy a node's newest snapshot to a file",
+    "restore": "make a new cluster from a backup",
+    "rejoin": "bring a node back that lost its directory, as a learner",
     "inspect": "show what a node's directory holds, and whether it is damaged",
     "config": "print an example configuration, or check one",
     "plugins": "list what is installed: engines, state machines, storages, commands",
@@ -87,6 +94,9 @@ _FAILURES: Final = (
     Overloaded,
     EntryReplaced,
     DumpUnavailable,
+    SnapshotFailed,
+    SnapshotGone,
+    SnapshotUnavailable,
 )
 """The caller's errors that are nobody's bad input: it could not be done this time."""
 

@@ -1,4 +1,4 @@
-"""Asking each node for itself: one connection, one question, one answer.
+"""Asking each node for itself: one connection, one question, one answer.  Or one request.
 
 A :class:`~replog.client.Client` looks for the leader; here the point is to hear from every node,
 from a lonely one too.  A node that cannot be asked is an answer as well, with the reason in a
@@ -14,7 +14,7 @@ from typing import Final, cast
 import trio
 
 from replog.client_core import failure_of
-from replog.client_link import Link, ask_once, open_link, reason_of
+from replog.client_link import Link, ask_once, open_link, reason_of, watch_silence
 from replog.errors import ReplogError, SchemaError
 from replog.frames import FrameCodec, Outcome, ServerHello
 from replog.limits import Limits
@@ -38,6 +38,8 @@ class NodeAnswer:
     """Why it did not answer; ``None`` if it did."""
     hello: ServerHello | None
     """How it introduced itself; ``None`` if it did not."""
+    failure: ReplogError | None = None
+    """What it refused, if it did."""
 
     def number(self, key: str) -> int:
         """A number of the status; 0 if there is none."""
@@ -48,6 +50,25 @@ class NodeAnswer:
         """A text of the status; empty if there is none."""
         value = (self.status or {}).get(key)
         return value if isinstance(value, str) else ""
+
+    def nodes(self, key: str) -> Sequence[NodeId]:
+        """A list of nodes in the status; empty if there is none."""
+        value = (self.status or {}).get(key)
+        if isinstance(value, list) and all(isinstance(each, int) for each in value):
+            return value
+        return ()
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether the node says that it has no vote."""
+        return (self.status or {}).get("voter") is False
+
+    @property
+    def lost_voters(self) -> Sequence[NodeId]:
+        """The voters in whose place learners are, as far as the node has applied."""
+        learners = (self.status or {}).get("learners")
+        found = [each.get("node") for each in learners] if isinstance(learners, list) else []
+        return [each for each in found if isinstance(each, int)]
 
     def flag(self, key: str) -> bool:
         """A truth of the status; False if there is none."""
@@ -113,7 +134,7 @@ def followed_leader(answers: Sequence[NodeAnswer], members_count: int) -> NodeId
 
     How many are enough the leader says, for a cluster may have been founded with another quorum
     than a majority; where it does not, a majority of the members is.  Only what is said of the
-    highest term counts: a deposed leader may not know it yet.
+    highest term counts: a deposed leader may not know it yet.  A learner counts in no quorum.
     """
     term = max((answer.number("term") for answer in answers), default=0)
     current = [answer for answer in answers if answer.number("term") == term]
@@ -121,37 +142,67 @@ def followed_leader(answers: Sequence[NodeAnswer], members_count: int) -> NodeId
     if len(leading) != 1:
         return None
     leader_id = leading[0].number("node")
-    followers_count = sum(answer.number("leader") == leader_id for answer in current)
+    followers_count = sum(
+        answer.number("leader") == leader_id for answer in current if not answer.is_learner
+    )
     needed_count = leading[0].number("commit_quorum") or members_count // 2 + 1
     return leader_id if followers_count >= needed_count else None
 
 
 async def ask_status(address: str, seconds: float) -> NodeAnswer:
     """Ask one node for its status; whatever goes wrong is the answer's ``problem``."""
+    return await _ask_map(address, "status", seconds, "")
+
+
+async def ask_snapshot(
+    address: str, seconds: float, cluster_id: str, node_id: NodeId
+) -> NodeAnswer:
+    """Have a node take a snapshot, which may take long; ``status`` of the answer is what it is,
+    and whatever goes wrong is its ``problem``.  An empty ``cluster_id``: any cluster will do."""
+    answer = await _ask_map(address, "snapshot", seconds, cluster_id)
+    if answer.node_id not in (None, node_id):
+        problem = f"node {answer.node_id} answers there; correct the address"
+        return replace(answer, node_id=node_id, status=None, problem=problem)
+    return replace(answer, node_id=node_id)
+
+
+async def _ask_map(address: str, verb: str, seconds: float, cluster_id: str) -> NodeAnswer:
+    """Send one request without a body, whose answer is a map."""
     hello: ServerHello | None = None
+    refusal: ReplogError | None = None
     problem = f"no answer within {seconds:g} s"
     with trio.move_on_after(seconds):
         try:
-            link: Link[None] = await open_link(address, _CODEC, _LIMITS, "")
+            link: Link[None] = await open_link(address, _CODEC, _LIMITS, cluster_id)
             hello = link.hello
             with closing(link.connection):
-                status = await _ask(link)
+                status = await _ask(link, verb)
         except (OSError, trio.TooSlowError) as failure:
             problem = reason_of(failure)
         except ReplogError as failure:
-            problem = str(failure)
+            problem, refusal = str(failure), failure
         else:
             return NodeAnswer(address, hello.node_id, status, None, hello)
     node_id = hello.node_id if hello is not None else None
-    return NodeAnswer(address, node_id, None, problem, hello)
+    return NodeAnswer(address, node_id, None, problem, hello, refusal)
 
 
-async def _ask(link: Link[None]) -> Mapping[str, object]:
-    reply, value = await ask_once(link, "status", b"")
+async def _ask(link: Link[None], verb: str) -> Mapping[str, object]:
+    """The answer to one request; a node that is not heard of any more gives none."""
+    failed: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_silence, link, _LIMITS.connection_idle_ms / 1000)
+        try:
+            reply, value = await ask_once(link, verb, b"")
+        except (OSError, ReplogError) as failure:
+            failed = failure
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     if reply.outcome is not Outcome.DONE:
         raise failure_of(reply, link.hello.node_id, 0)
     if not isinstance(value, dict):
-        raise SchemaError("the node's status is no map")
+        raise SchemaError(f"the node's answer to {verb!r} is no map")
     return cast("Mapping[str, object]", value)
 
 

@@ -4,6 +4,9 @@ Three nodes, each a process of its own with a durable directory, replicate the w
 the middle of the load the leader is killed with SIGKILL; another takes over, and the killed node
 comes back and catches up.  At the end every acknowledged write is looked up in every replica.
 
+With ``--sync os`` the logs are not durable, and whatever is shown says so: nothing is lost by the
+SIGKILL, and a power cut is not shown here.
+
 Which state machine that takes is the one thing that is fixed here: a store with put,
 compare-and-set and range, found by its name like any plugin.
 """
@@ -26,6 +29,7 @@ from replog.cli.shared import (
     print_json,
     seconds_argument,
 )
+from replog.config import SYNC_LEVELS
 from replog.errors import CallerError, DirectoryError, PluginError
 from replog.plugins import find_state_machine
 
@@ -51,6 +55,7 @@ _EXAMPLES: Final = """
 replog demo
 replog demo --input book.txt --keep book-cluster
 replog demo --writes 2000 --seconds 1 --json
+replog demo --sync os
 """
 
 
@@ -83,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count_argument,
         default=IN_FLIGHT_DEFAULT,
         help="writes that wait for their acknowledgement at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sync",
+        choices=SYNC_LEVELS,
+        default=SYNC_LEVELS[0],
+        help="when logs are synced: always, which is before a write is acknowledged, or when the "
+        "operating system likes (os), which is NOT durable (default: %(default)s)",
     )
     parser.add_argument(
         "--keep",
@@ -142,6 +154,7 @@ def _plan(arguments: argparse.Namespace) -> DemoPlan:
         writes_min=writes_min,
         seconds_min=seconds_min,
         in_flight=arguments.in_flight,
+        sync=arguments.sync,
     )
 
 

@@ -10,6 +10,9 @@ from replog.types import NodeId, record
 
 _FAILURE_TOO: Final = ", the failure included"
 
+_DURABLE: Final = "synced to disk"
+_NOT_DURABLE: Final = "NOT durable"
+
 
 @record
 class DemoResult:
@@ -54,9 +57,8 @@ def document_of(result: DemoResult) -> dict[str, object]:
 
 def print_result(result: DemoResult) -> None:
     """Show the result to people, on standard output."""
-    durability = "synced to disk" if result.durable else "NOT durable"
     print(
-        f"{result.engine}: {result.nodes} nodes, logs {durability}, "
+        f"{result.engine}: {result.nodes} nodes, logs {_durability(result)}, "
         f"{result.in_flight} writes in flight"
     )
     for name, text in _rows(result):
@@ -65,6 +67,12 @@ def print_result(result: DemoResult) -> None:
     width = max((len(f"{count:,}") for _, count in result.words), default=0)
     for word, count in result.words:
         print(f"    {count:>{width},}  {word}")
+
+
+def _durability(result: DemoResult) -> str:
+    return (
+        _DURABLE if result.durable else f"{_NOT_DURABLE}: a power cut may lose what is acknowledged"
+    )
 
 
 def _rows(result: DemoResult) -> Sequence[tuple[str, str]]:
@@ -86,7 +94,10 @@ def _rows(result: DemoResult) -> Sequence[tuple[str, str]]:
 
 def print_side_by_side(results: Sequence[DemoResult]) -> None:
     """Show the runs of several engines in columns, without the words that are in all of them."""
-    table: list[Sequence[str]] = [("", *(result.engine for result in results))]
+    table: list[Sequence[str]] = [
+        ("", *(result.engine for result in results)),
+        ("logs", *(_DURABLE if result.durable else _NOT_DURABLE for result in results)),
+    ]
     table += [
         (row[0][0], *(text.removesuffix(_FAILURE_TOO) for _, text in row))
         for row in zip(*map(_rows, results), strict=True)
@@ -96,24 +107,25 @@ def print_side_by_side(results: Sequence[DemoResult]) -> None:
     for line in table:
         cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
         print(f"  {'  '.join(cells)}".rstrip())
+    level = "" if all(result.durable for result in results) else " --sync os"
     print(
         "one run of each, one after the other: to compare their speed, use\n"
-        f"python -m replog_bench throughput --engines {','.join(r.engine for r in results)}"
+        f"python -m replog_bench throughput --engines {','.join(r.engine for r in results)}{level}"
     )
 
 
 class Progress:
     """How far the demonstration of one engine is."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: str, is_durable: bool = True) -> None:
         self.phase = "starting the nodes"
         """What is being done, in a few words."""
-        self._engine = engine
+        self._name = engine if is_durable else f"{engine}, {_NOT_DURABLE}"
         self._line = ProgressLine()
 
     def show(self, acknowledged_count: int) -> None:
         """Rewrite the line."""
-        self._line.show(f"{self._engine}: {acknowledged_count:,} writes acknowledged; {self.phase}")
+        self._line.show(f"{self._name}: {acknowledged_count:,} writes acknowledged; {self.phase}")
 
     def clear(self) -> None:
         """Leave no trace of the line."""

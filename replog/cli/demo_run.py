@@ -14,8 +14,9 @@ from replog.cli.demo_load import Load
 from replog.cli.demo_nodes import NodeProcesses, node_processes
 from replog.cli.demo_report import DemoResult, Progress
 from replog.cli.demo_words import puts_of
+from replog.cli.shared import run_async
 from replog.client import Client
-from replog.config import local_config
+from replog.config import SYNC_LEVELS, local_config
 from replog.errors import Unavailable
 from replog.statemachine import StateMachine
 from replog.types import NodeId, record
@@ -42,6 +43,8 @@ class DemoPlan:
     """All of the text, if it is not repeated."""
     seconds_min: float
     in_flight: int
+    sync: str
+    """One of the :data:`~replog.config.SYNC_LEVELS`."""
 
 
 @record
@@ -59,11 +62,11 @@ def run_engine(engine: str, folder: Path, plan: DemoPlan) -> DemoResult:
     Raises :class:`~replog.errors.Unavailable` when the cluster does not do its part in time.
     Whatever is raised, SIGTERM and Ctrl-C included, no process stays behind.
     """
-    return trio.run(_run_engine, engine, folder, plan)
+    return run_async(_run_engine, engine, folder, plan)
 
 
 async def _run_engine(engine: str, folder: Path, plan: DemoPlan) -> DemoResult:
-    progress = Progress(engine)
+    progress = Progress(engine, is_durable=plan.sync == SYNC_LEVELS[0])
     try:
         with trio.move_on_after(_BOUND_SECONDS + plan.seconds_min):
             with trio.open_signal_receiver(signal.SIGTERM) as terminations:
@@ -88,7 +91,12 @@ async def _raise_on_first(signals: AsyncIterator[int]) -> None:
 
 async def _run_cluster(engine: str, folder: Path, plan: DemoPlan, progress: Progress) -> DemoResult:
     config = local_config(
-        folder, nodes=NODES, engine=engine, state_machine=plan.machine_name, cluster_id="demo"
+        folder,
+        nodes=NODES,
+        engine=engine,
+        state_machine=plan.machine_name,
+        sync=plan.sync,
+        cluster_id="demo",
     )
     progress.show(0)
     async with node_processes(config, folder) as nodes, Client(config) as client:

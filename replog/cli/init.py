@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-from pathlib import Path
 from typing import Final
 
-from replog.cli.shared import (
-    add_config_option,
-    add_json_option,
-    examples,
-    node_argument,
-    print_json,
+from replog.cli.founding import (
+    add_founding_options,
+    brought_record,
+    founded_document,
+    print_founded,
 )
-from replog.errors import DirectoryError
+from replog.cli.shared import examples, print_json
 
 _DESCRIPTION: Final = """\
 Make a new cluster: a founding record beside the configuration file, which names
@@ -34,17 +31,7 @@ replog init --config cluster.toml --node 2 --founding example.founding
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments behind the word."""
     parser.description, parser.epilog = _DESCRIPTION, examples(_EXAMPLES)
-    add_config_option(parser)
-    parser.add_argument(
-        "--node", metavar="ID", type=node_argument, help="make this node's directory alone"
-    )
-    parser.add_argument(
-        "--founding",
-        metavar="RECORD",
-        type=Path,
-        help="the founding record that was made on another machine; needs --node",
-    )
-    add_json_option(parser)
+    add_founding_options(parser, "init")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,31 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
     from replog.founding import found_cluster, founding_path, join_founding
 
     config = load_config(arguments.config)
-    record: Path | None = arguments.founding
+    record = brought_record(arguments)
     if record is None:
         record = founding_path(config, arguments.config)
         made = found_cluster(config, record, arguments.node)
-    elif arguments.node is None:
-        raise DirectoryError(
-            "--founding needs --node: a record that was made elsewhere serves for the one node of "
-            "this machine"
-        )
     else:
         made = [join_founding(config, record, arguments.node)]
     if arguments.json:
-        document = {
-            "cluster_id": config.cluster_id,
-            "engine": config.engine,
-            "storage": config.storage,
-            "founding": str(record),
-            "made": [{"node": node_id, "directory": str(path)} for node_id, path in made],
-        }
-        print_json(document)
-        return 0
-    if arguments.founding is None:
-        print(f"founded cluster '{config.cluster_id}' in {record}")
-    for node_id, path in made:
-        print(f"made the directory of node {node_id}: {path}")
-    file = shlex.quote(str(arguments.config))
-    print(f"start it with: replog serve --config {file} --node {made[0][0]}")
+        print_json(founded_document(config, record, made))
+    else:
+        print_founded(arguments, config, record, made)
     return 0

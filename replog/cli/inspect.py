@@ -66,6 +66,7 @@ def document(found: Inspection) -> Mapping[str, object]:
         "cluster_id": identity.cluster_id,
         "node_id": identity.node_id,
         "incarnation": identity.incarnation,
+        "birth": identity.birth,
         "engine": identity.engine,
         "state": found.verdict,
         "damage": found.damage,
@@ -113,6 +114,7 @@ def document(found: Inspection) -> Mapping[str, object]:
                 "index": snapshot.index,
                 "term": snapshot.term,
                 "machine": snapshot.machine,
+                "checksum": f"{snapshot.checksum:08x}",
             }
             for snapshot in found.snapshots
         ],

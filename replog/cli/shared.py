@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 from replog.errors import AddressError, PluginError
 from replog.plugins import engine_names, find_engine
@@ -30,6 +30,7 @@ _COLUMNS_DEFAULT: Final = 80
 """The width of a terminal that does not tell it."""
 
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
@@ -179,15 +180,24 @@ def run_with_client(arguments: argparse.Namespace, use: Callable[[Client], Await
     """
     cluster = cluster_of(arguments)
     # Loaded only now: a command line that prints its help needs no network library.
-    import trio
-
     from replog.client import Client
 
     async def run() -> R:
         async with Client(cluster, deadline_seconds=arguments.timeout) as client:
             return await use(client)
 
-    return trio.run(run)
+    return run_async(run)
+
+
+def run_async(function: Callable[[Unpack[Ts]], Awaitable[R]], *arguments: *Ts) -> R:
+    """Run an asynchronous function to its end.
+
+    Ctrl-C ends it where it waits, and never amid a call: an extension that encodes or compares
+    may swallow the interrupt, and the command would go on.
+    """
+    import trio
+
+    return trio.run(function, *arguments, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 def print_json(document: object) -> None:

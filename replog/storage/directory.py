@@ -18,11 +18,14 @@ never touches the identity.
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from replog.errors import DirectoryError, PluginError, StorageFailed
 from replog.storage.files import Descriptor, FileLayer, RealFiles, publish, temporary_path
@@ -30,12 +33,15 @@ from replog.storage.identity import (
     IDENTITY_VERSION,
     FoundingRecord,
     Identity,
+    draw_incarnation,
     pack_identity,
     unpack_identity,
 )
 from replog.storage.memory import MEMORY
+from replog.storage.met import MetFile
 from replog.storage.plugin import StorageHome, StoragePlugin
 from replog.storage.protocol import Storage
+from replog.storage.snapshots import SnapshotStore
 from replog.storage.wal import WAL
 from replog.types import NodeId
 
@@ -47,8 +53,8 @@ LOCK_NAME: Final = "lock"
 STARTED_NAME: Final = "started"
 
 
-class NodeDirectory:
-    """An open directory, locked until ``close``; made by :func:`open_directory`."""
+class _LockedDirectory:
+    """A directory that this process alone has, until ``close``."""
 
     def __init__(
         self, home: StorageHome, identity: Identity, plugin: StoragePlugin, lock: Descriptor
@@ -58,13 +64,49 @@ class NodeDirectory:
         self._home = home
         self._plugin = plugin
         self._lock: Descriptor | None = lock
-        self._storage_opened = False
+
+    def close(self) -> None:
+        """Let another process have the directory; may be called again."""
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            self._home.files.close(lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class NodeDirectory(_LockedDirectory):
+    """An open directory, locked until ``close``; made by :func:`open_directory`."""
 
     def open_storage(self, *, is_synced: bool = True) -> Storage:
         """The node's storage, as durable as :class:`~replog.storage.plugin.StorageHome` says;
         ``recover`` it next."""
         assert self._lock is not None, "the directory is open"
         return self._plugin.open(replace(self._home, is_synced=is_synced))
+
+    @property
+    def files(self) -> FileLayer:
+        """The disk that the directory is on."""
+        return self._home.files
+
+    def open_met(self) -> MetFile:
+        """The record of whom the node has met."""
+        assert self._lock is not None, "the directory is open"
+        identity = self.identity
+        return MetFile(self._home.files, self.path, identity.node_id, identity.birth)
+
+    def open_snapshots(self) -> SnapshotStore:
+        """The node's snapshots; ``recover`` them next."""
+        assert self._lock is not None, "the directory is open"
+        return SnapshotStore(self._home.files, self.path, self._home.cluster_id)
 
     def mark_started(self) -> None:
         """The node begins to take part: from here on the directory of a storage that is not
@@ -83,21 +125,37 @@ class NodeDirectory:
                 f"{self.path / STARTED_NAME} cannot be written: {error.strerror or error}"
             ) from error
 
-    def close(self) -> None:
-        """Let another process have the directory; may be called again."""
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            self._home.files.close(lock)
 
-    def __enter__(self) -> NodeDirectory:
-        return self
+class DirectoryDraft(_LockedDirectory):
+    """A node's directory in the making, locked until ``close``: it has everything but an identity.
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    Made by :func:`draft_directory`.  ``found`` comes first and ``finish`` last; what stands there
+    when the identity is written is durable with it.
+    """
+
+    def found(self) -> None:
+        """Make the empty storage, and the way to the directory durable."""
+        assert self._lock is not None, "open"
+        with _failing(self.path):
+            self._plugin.found(self._home)
+            _sync_parents(self._home.files, self.path)
+
+    def finish(self) -> Identity:
+        """Write the identity: from here on it is a node's directory."""
+        assert self._lock is not None, "open"
+        with _failing(self.path):
+            publish(self._home.files, self.path / IDENTITY_NAME, pack_identity(self.identity))
+        return self.identity
+
+    def discard(self, others: Collection[str]) -> None:
+        """Give it up and remove what was made: the storage, and the files named in ``others``."""
+        assert self._lock is not None, "open"
+        files = self._home.files
+        ours = (*others, LOCK_NAME, temporary_path(self.path / IDENTITY_NAME).name)
+        with _failing(self.path):
+            for name in files.names(self.path):
+                if name in ours or self._plugin.owns(name):
+                    files.remove(self.path / name)
         self.close()
 
 
@@ -107,50 +165,79 @@ def init_directory(
     founding: FoundingRecord,
     node_id: NodeId,
     plugin: StoragePlugin | None = None,
+    incarnation: int | None = None,
 ) -> Identity:
-    """Make the directory of a founding voter; everything is durable on return.
+    """Make the directory of a node; everything is durable on return.
+
+    Arguments and errors as of :func:`draft_directory`.
+    """
+    with draft_directory(files, path, founding, node_id, plugin, (), incarnation) as draft:
+        draft.found()
+        return draft.finish()
+
+
+def draft_directory(
+    files: FileLayer,
+    path: Path,
+    founding: FoundingRecord,
+    node_id: NodeId,
+    plugin: StoragePlugin | None = None,
+    leftovers: Collection[str] = (),
+    incarnation: int | None = None,
+) -> DirectoryDraft:
+    """Begin to make the directory of a founding voter, or of what comes in its place: a fresh
+    ``incarnation``, which no record names.
 
     ``plugin`` is the storage that the record names; ``None``: the built-in one of that name.
+    ``leftovers`` are names that may be there already, for an interrupted call.
     Raises :class:`~replog.errors.DirectoryError` for a populated directory, and changes nothing
     in it then.
     """
     assert not founding.problem(), founding.problem()
     plugin = _find_plugin(founding.storage, plugin)
-    incarnation = founding.incarnation_of(node_id)
-    if incarnation is None:
+    founder = founding.incarnation_of(node_id)
+    if founder is None:
         ids = ", ".join(str(voter.node_id) for voter in founding.voters)
         raise DirectoryError(
             f"node {node_id} is not a founding voter of cluster {founding.cluster_id!r}, whose "
             f"founding record names {ids}; correct the id"
         )
+    assert incarnation != founder, "a fresh incarnation is not the founding voter's"
+    incarnation = incarnation or founder
     home = StorageHome(files, path, founding.cluster_id, node_id, incarnation)
     identity = Identity(
         version=IDENTITY_VERSION,
         cluster_id=founding.cluster_id,
         node_id=node_id,
         incarnation=incarnation,
+        birth=draw_incarnation(),
         engine=founding.engine,
         storage=founding.storage,
         founding=founding,
     )
-    try:
+    with _failing(path):
         _make_directories(files, path)
-        check_unpopulated(files, path, plugin)
+        check_unpopulated(files, path, plugin, leftovers)
         files.restrict(path)
         lock = _take_lock(files, path)
         try:
             # Once more: another init may have finished before we got the lock.
-            check_unpopulated(files, path, plugin)
-            plugin.found(home)
-            _sync_parents(files, path)
-            publish(files, path / IDENTITY_NAME, pack_identity(identity))
-        finally:
+            check_unpopulated(files, path, plugin, leftovers)
+        except BaseException:
             files.close(lock)
+            raise
+    return DirectoryDraft(home, identity, plugin, lock)
+
+
+@contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    """Say of what fails on the disk which directory it was for."""
+    try:
+        yield
     except OSError as error:
         raise DirectoryError(
             f"{path} cannot be made a node's directory: {error.strerror or error}"
         ) from error
-    return identity
 
 
 def _make_directories(files: FileLayer, path: Path) -> None:
@@ -170,12 +257,17 @@ def _sync_parents(files: FileLayer, path: Path) -> None:
     for parent in path.parent.parents:
         try:
             files.sync_directory(parent)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise
             return  # no init made a directory in one that is closed to us
 
 
-def check_unpopulated(files: FileLayer, path: Path, plugin: StoragePlugin) -> None:
-    """Raise unless the directory holds nothing but what an interrupted init may have left."""
+def check_unpopulated(
+    files: FileLayer, path: Path, plugin: StoragePlugin, leftovers: Collection[str] = ()
+) -> None:
+    """Raise unless the directory holds nothing but what an interrupted init may have left, and
+    files of the names ``leftovers``."""
     names = files.names(path)
     if IDENTITY_NAME in names:
         identity = unpack_identity(path / IDENTITY_NAME, files.read(path / IDENTITY_NAME))
@@ -184,7 +276,7 @@ def check_unpopulated(files: FileLayer, path: Path, plugin: StoragePlugin) -> No
             f"{identity.cluster_id!r}; start that node, or choose another directory (made anew "
             "under the same id, a node would forget what it voted)"
         )
-    ours = (LOCK_NAME, temporary_path(path / IDENTITY_NAME).name)
+    ours = (LOCK_NAME, temporary_path(path / IDENTITY_NAME).name, *leftovers)
     foreign = [name for name in names if name not in ours and not plugin.owns(name)]
     if foreign:
         raise DirectoryError(
@@ -252,7 +344,7 @@ def read_identity(files: FileLayer, path: Path) -> Identity:
         raise DirectoryError(
             f"{path} {state}: it was never initialised, or its init was interrupted; make it with "
             "`replog init`, unless a node has run in it: that one has lost its memory of its votes "
-            "and must stay out"
+            "and comes back with `replog rejoin`"
         )
     return unpack_identity(path / IDENTITY_NAME, files.read(path / IDENTITY_NAME))
 
@@ -288,8 +380,8 @@ def _check_unspent(files: FileLayer, path: Path, plugin: StoragePlugin) -> None:
     if not plugin.durable and STARTED_NAME in files.names(path):
         raise DirectoryError(
             f"{path} has served its one run with the storage {plugin.name!r}: its log was lost "
-            "with the process, and a node without its log must not vote; make a new cluster "
-            "with `replog init`"
+            "with the process, and a node without its log must not vote; remove the directory and "
+            "bring the node back with `replog rejoin`, or make a new cluster with `replog init`"
         )
 
 

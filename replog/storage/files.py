@@ -19,7 +19,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from replog.errors import PlatformError
 
@@ -27,6 +27,11 @@ if sys.platform != "win32":
     import fcntl
 
 Descriptor: TypeAlias = int
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The failures that removing something mends, or a larger quota."""
+
+TEMPORARY_SUFFIX: Final = ".tmp"
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -60,7 +65,11 @@ class FileLayer(Protocol):
         """Write at ``offset``; how many bytes were taken."""
 
     def preallocate(self, descriptor: Descriptor, offset: int, size_bytes: int) -> None:
-        """Make the file reach to ``offset + size_bytes``, with room on disk; new bytes are zero."""
+        """Make the file reach to ``offset + size_bytes``, with room on disk; new bytes are zero.
+
+        Where there is no room for all of it, the file keeps its size, and takes no more room than
+        before.
+        """
 
     def sync(self, descriptor: Descriptor) -> None:
         """Make the content and the size of a file durable."""
@@ -108,7 +117,7 @@ def write_all(files: FileLayer, descriptor: Descriptor, data: bytes, offset: int
 
 def temporary_path(path: Path) -> Path:
     """The name under which :func:`publish` writes a file before it is whole."""
-    return path.with_name(f"{path.name}.tmp")
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
 def publish(files: FileLayer, path: Path, data: bytes) -> None:
@@ -188,10 +197,16 @@ class RealFiles:
         macOS has no such call that also sets the size; there the file only grows, and room on
         disk is found when it is written.
         """
-        if sys.platform == "linux":
-            os.posix_fallocate(descriptor, offset, size_bytes)
-        else:
-            os.ftruncate(descriptor, offset + size_bytes)
+        size_before = os.fstat(descriptor).st_size
+        try:
+            if sys.platform == "linux":
+                os.posix_fallocate(descriptor, offset, size_bytes)
+            else:
+                os.ftruncate(descriptor, max(size_before, offset + size_bytes))
+        except OSError:
+            # A file system without room may have taken the rest of it all the same.
+            os.ftruncate(descriptor, size_before)
+            raise
 
     def sync(self, descriptor: Descriptor) -> None:
         """See :meth:`FileLayer.sync`."""
@@ -241,8 +256,9 @@ class RealFiles:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
+            # In this order it needs no room where the file had some already.
             os.pwrite(descriptor, holder, 0)
+            os.ftruncate(descriptor, len(holder))
         except BaseException:
             os.close(descriptor)
             raise

@@ -10,6 +10,9 @@ Two slots of a sector each are written in turn, so that one is intact whatever a
 ``docs/log-format.md`` has the bytes.  A slot is written *after* the group that says the same is
 durable, and before the node says anything of it, or removes a segment.  So the hard state in the
 log is as new as the newest slot, or newer; if it is older, the log lost something.
+
+Both slots have their place since the file was founded, and are overwritten there: a vote needs no
+room on the disk.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from replog.errors import LogDamaged, UnknownFormat
+from replog.errors import REJOIN_REMEDY, LogDamaged, UnknownFormat
 from replog.storage.files import Descriptor, FileLayer, write_all
 from replog.storage.segment import DAMAGE_REMEDY, SECTOR_BYTES
 from replog.types import EpochNumber, HardState, NodeId, Term, record
@@ -119,8 +122,8 @@ class SecondCopy:
         if self.path.name not in self._files.names(self.path.parent):
             raise LogDamaged(
                 f"{self.path} is missing, although every log has it since its founding; put it "
-                "back if it was moved (not an older copy of it), and if it is lost, keep this node "
-                "stopped: without it nobody can tell whether the log forgot a vote"
+                "back if it was moved (not an older copy of it); if it is lost, nobody can tell "
+                f"whether the log forgot a vote: {REJOIN_REMEDY}"
             )
         data = self._files.read(self.path)
         if not data:

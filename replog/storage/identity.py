@@ -2,7 +2,8 @@
 
 A *founding record* is made once per cluster and names the incarnation of every founding voter, so
 that exactly these count, and a directory made anew under an old id never passes for the old one.
-A node's *identity* is in its directory, with the founding record in it.
+A node's *identity* is in its directory, with the founding record in it, and with the directory's
+*birth*, by which one made anew from the same record is known (:mod:`replog.formation`).
 
 Both are texts: a title line with the format's version, a JSON object, and a last line with the
 CRC-32 of everything above it.  They may be read and copied, not edited: the checksum finds a slip
@@ -21,10 +22,10 @@ from typing import Final, NoReturn
 from replog.errors import DirectoryError, UnknownFormat
 from replog.storage.files import FileLayer, RealFiles, publish
 from replog.storage.segment import CLUSTER_ID_BYTES_MAX
-from replog.types import NODE_ID_MAX, NodeId, Voter, record
+from replog.types import NODE_ID_MAX, Epoch, NodeId, Voter, record
 
 FOUNDING_VERSION: Final = 1
-IDENTITY_VERSION: Final = 1
+IDENTITY_VERSION: Final = 2
 _FOUNDING_TITLE: Final = "replog founding record"
 _IDENTITY_TITLE: Final = "replog identity"
 _CHECKSUM_TITLE: Final = "crc32"
@@ -43,6 +44,17 @@ class FoundingRecord:
     agreed: tuple[tuple[str, int], ...] = ()
     """What the engine asked to have recorded for all nodes alike, by name, ascending (see
     :meth:`replog.engine.EnginePlugin.agreed`)."""
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that begins with the cluster."""
+        return Epoch(
+            number=1,
+            engine=self.engine,
+            voters=self.voters,
+            start_index=1,
+            agreed=self.agreed,
+        )
 
     def incarnation_of(self, node_id: NodeId) -> int | None:
         """The incarnation of a founding voter; ``None``: the node is none."""
@@ -79,10 +91,18 @@ class Identity:
     cluster_id: str
     node_id: NodeId
     incarnation: int
+    birth: int
+    """Of this very directory: a random positive 63-bit number that is in no founding record."""
     engine: str
     storage: str
     founding: FoundingRecord
     """The record of the cluster that the node was made for."""
+
+    @property
+    def is_founding(self) -> bool:
+        """Whether the node is one of the founding voters, and not one that came back as another
+        incarnation."""
+        return Voter(self.node_id, self.incarnation) in self.founding.voters
 
 
 def new_founding(
@@ -121,7 +141,7 @@ def write_founding(path: Path, founding: FoundingRecord, files: FileLayer | None
                 f"{path} exists already; the incarnations in a founding record are drawn once, so "
                 "use the record as it is"
             )
-        publish(files, path, _seal(_FOUNDING_TITLE, FOUNDING_VERSION, _founding_table(founding)))
+        publish(files, path, pack_founding(founding))
     except OSError as error:
         raise DirectoryError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -137,7 +157,18 @@ def read_founding(path: Path, files: FileLayer | None = None) -> FoundingRecord:
         ) from error
     except OSError as error:
         raise DirectoryError(f"{path} cannot be read: {error.strerror or error}") from error
-    table = _Table(path, _unseal(path, _FOUNDING_TITLE, FOUNDING_VERSION, data))
+    return unpack_founding(path, data)
+
+
+def pack_founding(founding: FoundingRecord) -> bytes:
+    """The bytes of a founding record's file, as nodes also send them."""
+    return seal(_FOUNDING_TITLE, FOUNDING_VERSION, _founding_table(founding))
+
+
+def unpack_founding(path: Path, data: bytes) -> FoundingRecord:
+    """The record in the bytes of the file ``path``, or of whatever sentences should name; raises
+    ``DirectoryError`` or ``UnknownFormat``."""
+    table = Table(path, unseal(path, _FOUNDING_TITLE, FOUNDING_VERSION, data))
     return _read_founding_table(table, FOUNDING_VERSION)
 
 
@@ -147,6 +178,7 @@ def pack_identity(identity: Identity) -> bytes:
         "cluster_id": identity.cluster_id,
         "node_id": identity.node_id,
         "incarnation": identity.incarnation,
+        "birth": identity.birth,
         "engine": identity.engine,
         "storage": identity.storage,
         "founding": {
@@ -154,18 +186,28 @@ def pack_identity(identity: Identity) -> bytes:
             **_founding_table(identity.founding),
         },
     }
-    return _seal(_IDENTITY_TITLE, IDENTITY_VERSION, table)
+    return seal(_IDENTITY_TITLE, IDENTITY_VERSION, table)
 
 
 def unpack_identity(path: Path, data: bytes) -> Identity:
     """The identity in the bytes of the file ``path``."""
-    table = _Table(path, _unseal(path, _IDENTITY_TITLE, IDENTITY_VERSION, data))
+    try:
+        content = unseal(path, _IDENTITY_TITLE, IDENTITY_VERSION, data)
+    except UnknownFormat as error:
+        if data.startswith(f"{_IDENTITY_TITLE} 1\n".encode()):
+            raise UnknownFormat(
+                f"{path} is of version 1, from before directories had births, so nobody could tell "
+                "it from one made anew; found the cluster anew with `replog init`"
+            ) from error
+        raise
+    table = Table(path, content)
     founding = table.table("founding")
     return Identity(
         version=IDENTITY_VERSION,
         cluster_id=table.text("cluster_id"),
         node_id=table.integer("node_id"),
         incarnation=table.integer("incarnation"),
+        birth=table.integer("birth"),
         engine=table.text("engine"),
         storage=table.text("storage"),
         founding=_read_founding_table(founding, founding.integer("version")),
@@ -187,7 +229,7 @@ def _founding_table(founding: FoundingRecord) -> dict[str, object]:
     return table
 
 
-def _read_founding_table(table: _Table, version: int) -> FoundingRecord:
+def _read_founding_table(table: Table, version: int) -> FoundingRecord:
     founding = FoundingRecord(
         version=version,
         cluster_id=table.text("cluster_id"),
@@ -204,31 +246,38 @@ def _read_founding_table(table: _Table, version: int) -> FoundingRecord:
     return founding
 
 
-class _Table:
-    """A JSON object, read strictly; every fault names the file and the key."""
+class Table:
+    """A JSON object, read strictly; every fault names the file and the key.
+
+    Whatever is missing or of another kind raises :class:`~replog.errors.DirectoryError`.
+    """
 
     def __init__(self, path: Path, content: Mapping[str, object]) -> None:
         self.path = path
         self._content = content
 
     def text(self, key: str) -> str:
+        """The text at a key."""
         value = self._content.get(key)
         return value if isinstance(value, str) else self._refuse(key, "a text")
 
     def integer(self, key: str) -> int:
+        """The number at a key."""
         value = self._content.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         return self._refuse(key, "a number")
 
-    def table(self, key: str) -> _Table:
+    def table(self, key: str) -> Table:
+        """The object at a key."""
         value = self._content.get(key)
-        return _Table(self.path, value) if isinstance(value, dict) else self._refuse(key, "a table")
+        return Table(self.path, value) if isinstance(value, dict) else self._refuse(key, "a table")
 
-    def tables(self, key: str) -> list[_Table]:
+    def tables(self, key: str) -> list[Table]:
+        """The objects in the list at a key."""
         value = self._content.get(key)
         if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-            return [_Table(self.path, item) for item in value]
+            return [Table(self.path, item) for item in value]
         return self._refuse(key, "a list of tables")
 
     def numbers(self, key: str) -> tuple[tuple[str, int], ...]:
@@ -244,13 +293,17 @@ class _Table:
         )
 
 
-def _seal(title: str, version: int, table: Mapping[str, object]) -> bytes:
+def seal(title: str, version: int, table: Mapping[str, object]) -> bytes:
+    """A table as a text with a title and a checksum."""
     text = f"{title} {version}\n{json.dumps(table, indent=2)}\n".encode()
     return text + f"{_CHECKSUM_TITLE} {zlib.crc32(text):08x}\n".encode()
 
 
-def _unseal(path: Path, title: str, version: int, data: bytes) -> Mapping[str, object]:
-    """The table in a sealed text; the checksum is verified before anything is believed."""
+def unseal(path: Path, title: str, version: int, data: bytes) -> Mapping[str, object]:
+    """The table in a sealed text; the checksum is verified before anything is believed.
+
+    Raises :class:`~replog.errors.DirectoryError` and :class:`~replog.errors.UnknownFormat`.
+    """
     head, _, _ = data.partition(b"\n")
     if not head.startswith(f"{title} ".encode()):
         raise DirectoryError(f"{path} is not a {title}: its first line says something else")

@@ -8,11 +8,12 @@ may be a group that is just being written.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from replog.errors import DirectoryError, FatalError, LogDamaged
+from replog.errors import DirectoryError, FatalError, LogDamaged, SnapshotGone
 from replog.storage.directory import read_identity
 from replog.storage.files import FileLayer, RealFiles
 from replog.storage.hard_state import SecondCopy, Vouched
@@ -61,8 +62,14 @@ class SnapshotReport:
     file: str
     size_bytes: int
     index: int
+    """0 where its head cannot be read; term, time and name are missing then as well."""
     term: int
+    time_ms: int
     machine: str
+    checksum: int
+    """As its end mark has it."""
+    damage: str
+    """What is wrong with it, in one sentence; empty: nothing."""
 
 
 @dataclass
@@ -144,17 +151,10 @@ def _report(segment: ReadSegment) -> SegmentReport:
 
 
 def _inspect_snapshots(home: StorageHome, found: Inspection) -> None:
-    store = SnapshotStore(home.files, home.path, home.cluster_id)
     try:
-        for info in store.list():
-            last = info.meta.last
-            found.snapshots.append(
-                SnapshotReport(
-                    info.path.name, info.size_bytes, last.index, last.term, info.meta.machine
-                )
-            )
-            store.verify(info, None)
-        newest = found.snapshots[-1].index if found.snapshots else 0
+        found.snapshots = inspect_snapshots(home.files, home.path, home.cluster_id)
+        found.damage += [snapshot.damage for snapshot in found.snapshots if snapshot.damage]
+        newest = max((snapshot.index for snapshot in found.snapshots), default=0)
         if found.state.places.base.index > newest:
             raise LogDamaged(
                 f"{home.path}: the log begins behind entry {found.state.places.base.index}, and no "
@@ -163,3 +163,40 @@ def _inspect_snapshots(home: StorageHome, found: Inspection) -> None:
             )
     except (FatalError, DirectoryError) as error:
         found.damage.append(str(error))
+
+
+def inspect_snapshots(files: FileLayer, path: Path, cluster_id: str) -> list[SnapshotReport]:
+    """Every snapshot in a node's directory, the oldest first, each read to its end.
+
+    One that is removed meanwhile is passed over: a newer one is there.  Raises
+    :class:`~replog.errors.StorageFailed` where the directory cannot be read.
+    """
+    store = SnapshotStore(files, path, cluster_id)
+    found: list[SnapshotReport] = []
+    for at in store.paths():
+        with suppress(SnapshotGone):
+            found.append(_inspect_snapshot(store, at))
+    return found
+
+
+def _inspect_snapshot(store: SnapshotStore, path: Path) -> SnapshotReport:
+    try:
+        info = store.info(path)
+    except (FatalError, DirectoryError) as error:
+        return SnapshotReport(path.name, 0, 0, 0, 0, "", 0, str(error))
+    damage = ""
+    try:
+        store.verify(info, None)
+    except (FatalError, DirectoryError) as error:
+        damage = str(error)
+    last = info.meta.last
+    return SnapshotReport(
+        file=path.name,
+        size_bytes=info.size_bytes,
+        index=last.index,
+        term=last.term,
+        time_ms=info.meta.time_ms,
+        machine=info.meta.machine,
+        checksum=info.checksum,
+        damage=damage,
+    )

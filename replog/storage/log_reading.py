@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from replog.errors import DirectoryError, LogDamaged, StorageFailed
+from replog.errors import REJOIN_REMEDY, DirectoryError, LogDamaged, StorageFailed
 from replog.storage.files import FileLayer
 from replog.storage.hard_state import SecondCopy, Vouched
 from replog.storage.log_state import LogState
@@ -100,8 +100,8 @@ def segment_numbers(files: FileLayer, path: Path) -> list[int]:
         if number not in numbers:
             raise LogDamaged(
                 f"{path / segment_name(number)} is missing, although the log was written with it; "
-                "put the file back if it was moved (not an older copy of it), and if it is lost, "
-                "keep this node stopped: without its log it must not vote"
+                "put the file back if it was moved (not an older copy of it); if it is lost, the "
+                f"node must not vote any more: {REJOIN_REMEDY}"
             )
     return numbers
 

@@ -22,6 +22,8 @@ class MemoryStorage:
     """A log that lives as long as this object."""
 
     durable = False
+    is_full = False
+    written_bytes = 0
 
     def __init__(self) -> None:
         self._persisted = Replay()
@@ -57,6 +59,9 @@ class MemoryStorage:
         self._encoded.popleft()
         for write in writes:
             self._persisted.apply(write)
+
+    def make_room(self) -> None:
+        """It takes no room on a disk."""
 
     def close(self) -> None:
         """Nothing is held but memory."""

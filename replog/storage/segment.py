@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Final
 
 from replog.entries import pack_entries
-from replog.errors import LogDamaged, SchemaError, UnknownFormat
+from replog.errors import REJOIN_REMEDY, LogDamaged, SchemaError, UnknownFormat
 from replog.storage.protocol import Write
 from replog.storage.replay import Sink
 from replog.types import EntryId, HardState, LogIndex, NodeId, record
@@ -174,7 +174,7 @@ def unpack_header(path: Path, data: bytes) -> SegmentHeader:
 
 DAMAGE_REMEDY: Final = (
     "what this node acknowledged may be lost, so it must not take part any more: check the disk, "
-    "keep the node stopped and let the others go on without it"
+    f"{REJOIN_REMEDY}"
 )
 
 

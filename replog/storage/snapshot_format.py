@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from replog.cbor import strict_dumps, strict_loads
-from replog.errors import SchemaError, SnapshotDamaged, UnknownFormat
+from replog.errors import REJOIN_REMEDY, SchemaError, SnapshotDamaged, UnknownFormat
 from replog.limits import KIB, MIB
 from replog.storage.segment import CLUSTER_ID_BYTES_MAX, SECTOR_BYTES
 from replog.types import NODE_ID_MAX, EntryId, Epoch, SnapshotMeta, Voter, record
@@ -65,8 +65,8 @@ SNAPSHOT_BYTES_MIN: Final = HEADER_BYTES + FRAME_BYTES + END_BYTES
 
 DAMAGE_REMEDY: Final = (
     "no state machine may be filled from it: check the disk, and put an intact copy in its place "
-    "(the snapshot of the same entry from any node of the cluster will do), or keep this node "
-    "stopped and let the others go on without it"
+    "(the snapshot of the same entry from any node of the cluster will do), or "
+    f"{REJOIN_REMEDY}"
 )
 WRITER_AT_FAULT: Final = "its checksum is right, so a broken or foreign program wrote it"
 _LATER_RELEASE: Final = "use the release that wrote it, or a later one"
@@ -193,14 +193,13 @@ def damaged(path: Path, offset: int, what: str) -> SnapshotDamaged:
 
 # -- the meta --
 
-_META_KEYS: Final = ("last", "epoch", "time_ms", "machine")
+_META_KEYS: Final = ("last", "epoch", "time_ms", "machine", "learners")
 _EPOCH_KEYS: Final = ("number", "engine", "voters", "start_index", "agreed")
 
 
 def meta_problem(meta: SnapshotMeta) -> str:
     """Why nothing can be a snapshot of this, or an empty string."""
     last, epoch = meta.last, meta.epoch
-    ids = [voter.node_id for voter in epoch.voters]
     names = [name for name, _ in epoch.agreed]
     if not (0 <= last.epoch < _INT32 and 0 <= last.term < _INT64 and 0 < last.index < _INT64):
         return "its last entry has an epoch, a term or an index that cannot be"
@@ -210,12 +209,14 @@ def meta_problem(meta: SnapshotMeta) -> str:
         return "its time is not a number of milliseconds from 0 on"
     if not (last.epoch <= epoch.number < _INT32 and 0 <= epoch.start_index <= last.index + 1):
         return "its epoch is not in force behind its last entry"
-    if not epoch.engine or not ids:
+    if not epoch.engine or not epoch.voters:
         return "its epoch names no engine or no voter"
-    if ids != sorted(set(ids)) or not all(1 <= node_id <= NODE_ID_MAX for node_id in ids):
-        return f"its node ids must differ, ascend and be 1 to {NODE_ID_MAX}"
-    if not all(1 <= voter.incarnation < _INT63 for voter in epoch.voters):
-        return "an incarnation in it is not a positive 63-bit number"
+    for members in (epoch.voters, meta.learners):
+        ids = [member.node_id for member in members]
+        if ids != sorted(set(ids)) or not all(1 <= node_id <= NODE_ID_MAX for node_id in ids):
+            return f"its node ids must differ, ascend and be 1 to {NODE_ID_MAX}"
+        if not all(1 <= member.incarnation < _INT63 for member in members):
+            return "an incarnation in it is not a positive 63-bit number"
     if names != sorted(set(names)) or not all(0 <= number < _INT64 for _, number in epoch.agreed):
         return "what is agreed on in it must have names that ascend and be numbers from 0 on"
     return ""
@@ -237,6 +238,7 @@ def pack_meta(meta: SnapshotMeta) -> bytes:
             },
             "time_ms": meta.time_ms,
             "machine": meta.machine,
+            "learners": [[learner.node_id, learner.incarnation] for learner in meta.learners],
         }
     )
     assert len(packed) <= META_BYTES_MAX
@@ -279,10 +281,7 @@ def _read_meta(source: str, value: object) -> SnapshotMeta:
         epoch=Epoch(
             number=_integer("number", epoch["number"]),
             engine=_text("engine", epoch["engine"]),
-            voters=tuple(
-                Voter(*(_integer("voters", number) for number in _items("voters", pair, 2)))
-                for pair in _items("voters", epoch["voters"])
-            ),
+            voters=_members("voters", epoch["voters"]),
             start_index=_integer("start_index", epoch["start_index"]),
             agreed=tuple(
                 (_text("agreed", name), _integer("agreed", number))
@@ -293,6 +292,7 @@ def _read_meta(source: str, value: object) -> SnapshotMeta:
         ),
         time_ms=_integer("time_ms", table["time_ms"]),
         machine=_text("machine", table["machine"]),
+        learners=_members("learners", table["learners"]),
     )
 
 
@@ -317,6 +317,14 @@ def _items(key: str, value: object, count: int | None = None) -> list[object]:
     if isinstance(value, list) and count in (None, len(value)):
         return value
     raise SchemaError(f"{key} is not a list of the right length")
+
+
+def _members(key: str, value: object) -> tuple[Voter, ...]:
+    """A list of node ids, each with an incarnation."""
+    return tuple(
+        Voter(*(_integer(key, number) for number in _items(key, pair, 2)))
+        for pair in _items(key, value)
+    )
 
 
 def _integer(key: str, value: object) -> int:

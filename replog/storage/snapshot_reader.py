@@ -104,9 +104,13 @@ class SnapshotReader:
     there.
     """
 
-    def __init__(self, files: FileLayer, path: Path, cluster_id: str) -> None:
+    def __init__(self, files: FileLayer, path: Path, cluster_id: str | None) -> None:
+        """``cluster_id`` is the cluster that it must be of; ``None``: any will do."""
         self._files = files
         self._path = path
+        self.is_mandatory = False
+        """Whether who does not know the section that was handed out last must refuse the
+        snapshot."""
         self._file: Descriptor | None = open_file(files, path)
         self._begun = False
         self._section = 0
@@ -115,7 +119,9 @@ class SnapshotReader:
         """What was read and belongs to nobody yet."""
         try:
             self._records = RecordReader(files, self._file, path)
-            self._check_owner(self._records.read_header(), cluster_id)
+            self.cluster_id = self._records.read_header()
+            if cluster_id is not None:
+                self._check_owner(self.cluster_id, cluster_id)
             self.meta = self._read_meta()
         except BaseException:
             self.close()
@@ -146,6 +152,7 @@ class SnapshotReader:
             names.append(name)
             self._section = len(names)
             if known is None or name in known:
+                self.is_mandatory = mandatory
                 yield name, self._chunks(self._section)
             elif mandatory:
                 raise unknown_section(self._path, found.offset, name)

@@ -11,13 +11,12 @@ The rules:
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from replog.errors import SnapshotFailed, StorageFailed
-from replog.storage.files import Descriptor, FileLayer, temporary_path, write_all
+from replog.storage.files import NO_ROOM, Descriptor, FileLayer, temporary_path, write_all
 from replog.storage.snapshot_format import (
     BLOCK_BYTES_MAX,
     END_BYTES,
@@ -33,9 +32,6 @@ from replog.storage.snapshot_format import (
     record_checksum,
 )
 from replog.types import SnapshotMeta, record
-
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The failures that removing the file mends."""
 
 
 @record
@@ -167,7 +163,7 @@ def fail_writing(files: FileLayer, file: Descriptor | None, path: Path, error: O
     """Remove an unfinished file that cannot be written on, and raise what that means."""
     discard(files, file, path)
     reason = error.strerror or error
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         raise SnapshotFailed(
             f"{path} was given up, for there is no room to write it ({reason}); what was written "
             "of it is removed and the node goes on without it: free some space on the disk, or "

@@ -12,8 +12,8 @@ The rules:
 * The newest intact snapshot is never removed; that it is intact is read, not remembered.
 * One snapshot arrives at a time; what is left of another one is removed.
 
-All calls block.  A writer, a reader and a transfer may each be in a thread of its own; the calls of
-the store itself come one at a time.
+All calls block.  Snapshots are taken and removed in one thread, and sent and received in another:
+who opens one that is being removed is told that it is gone.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def snapshot_name(last: EntryId) -> str:
     return f"snapshot-{last.index:020d}-{last.term:016x}.snap"
 
 
+def snapshot_index(name: str) -> LogIndex:
+    """The last index of the snapshot with this file name; 0 for every other name."""
+    match = _NAME.fullmatch(name)
+    return int(match.group(1)) if match else 0
+
+
 def part_name(last: EntryId, size_bytes: int, checksum: int) -> str:
     """The file name of a snapshot that arrives, with what tells it from every other one."""
     stem = snapshot_name(last).removesuffix(".snap")
@@ -70,6 +76,8 @@ class SnapshotStore:
         self._cluster_id = cluster_id
         self._sync_bytes = sync_bytes
         self._recovered = False
+        self.unfinished: tuple[str, ...] = ()
+        """The names (see :func:`part_name`) of what ``recover`` found of snapshots that arrive."""
 
     def recover(self) -> SnapshotInfo | None:
         """Settle what the last process left, and tell the newest snapshot; called once, first.
@@ -83,6 +91,8 @@ class SnapshotStore:
             part = _PART_NAME.fullmatch(name)
             if _TEMPORARY_NAME.fullmatch(name) or (part and int(part.group(1)) <= newest):
                 discard(self._files, None, self._path / name)
+            elif part:
+                self.unfinished += (name,)
         # A snapshot that the last process published may have a name in memory only.
         sync_directory(self._files, self._path)
         self._recovered = True
@@ -95,13 +105,36 @@ class SnapshotStore:
         :class:`~replog.errors.DirectoryError` for one of another cluster,
         :class:`~replog.errors.UnknownFormat` and :class:`~replog.errors.StorageFailed`.
         """
-        return tuple(self._info(path) for path in self._paths())
+        return tuple(self.info(path) for path in self.paths())
 
     def newest(self) -> SnapshotInfo | None:
         """The newest snapshot; ``None``: there is none.  Errors as of :meth:`list`, for the newest
         alone."""
-        paths = self._paths()
-        return self._info(paths[-1]) if paths else None
+        paths = self.paths()
+        return self.info(paths[-1]) if paths else None
+
+    def paths(self) -> tuple[Path, ...]:
+        """Where the snapshots are, the oldest first."""
+        return tuple(self._path / name for name in self._names() if _NAME.fullmatch(name))
+
+    def info(self, path: Path) -> SnapshotInfo:
+        """What the head and the end of the snapshot at ``path`` tell, without what is between them;
+        errors as of :meth:`list`, and :class:`~replog.errors.SnapshotGone`."""
+        with SnapshotReader(self._files, path, self._cluster_id) as reader:
+            meta = reader.meta
+        file = open_file(self._files, path)
+        try:
+            size_bytes = file_bytes(self._files, file, path)
+            end = end_mark(self._files, file, path, size_bytes)
+        finally:
+            self._files.close(file)
+        if end is None or end.size_bytes != size_bytes:
+            raise damaged(path, size_bytes, "the end mark is missing")
+        if snapshot_name(meta.last) != path.name:
+            raise DirectoryError(
+                f"{path} is the snapshot {snapshot_name(meta.last)} under a wrong name; rename it"
+            )
+        return SnapshotInfo(path, meta, size_bytes, end.checksum)
 
     def begin(self, meta: SnapshotMeta) -> SnapshotWriter:
         """Begin to write the snapshot of ``meta``.
@@ -134,22 +167,27 @@ class SnapshotStore:
             if (reader.meta, reader.checksum) != (info.meta, info.checksum):
                 raise replaced(info.path)
 
-    def remove_older(self, keep: int = 1) -> None:
-        """Remove every snapshot that is older than the newest ``keep`` intact ones.
+    def remove_older(self, keep: int = 1) -> LogIndex:
+        """Remove every snapshot that is older than the newest ``keep`` intact ones, and return the
+        last index of the newest intact one; 0: there is none.
 
         Each of those is read to its end before anything is removed.  A damaged one that is newer
         than they stays, for somebody to look at.
         """
         assert keep > 0
-        paths = [*self._paths()]
-        intact = 0
+        paths = [*self.paths()]
+        intact = newest_index = 0
         while paths and intact < keep:
-            intact += self._is_intact(paths.pop())
+            path = paths.pop()
+            if self._is_intact(path):
+                newest_index = newest_index or snapshot_index(path.name)
+                intact += 1
         # What is left is older than they; nothing is, where there are not as many.
         for path in paths:
             # The oldest first and one by one, so that a crash leaves no gap among them.
             discard(self._files, None, path)
             sync_directory(self._files, path.parent)
+        return newest_index
 
     def receive(self, meta: SnapshotMeta, size_bytes: int, checksum: int) -> IncomingSnapshot:
         """Take the snapshot of ``meta`` from a peer, from where an earlier transfer broke off.
@@ -177,38 +215,15 @@ class SnapshotStore:
 
     def _is_intact(self, path: Path) -> bool:
         try:
-            self.verify(self._info(path), None)
+            self.verify(self.info(path), None)
         except SnapshotDamaged:
             # Nothing rests on it here: it only does not count.
             return False
         return True
 
-    def _info(self, path: Path) -> SnapshotInfo:
-        """What the head and the end of a snapshot tell, without what is between them."""
-        with SnapshotReader(self._files, path, self._cluster_id) as reader:
-            meta = reader.meta
-        file = open_file(self._files, path)
-        try:
-            size_bytes = file_bytes(self._files, file, path)
-            end = end_mark(self._files, file, path, size_bytes)
-        finally:
-            self._files.close(file)
-        if end is None or end.size_bytes != size_bytes:
-            raise damaged(path, size_bytes, "the end mark is missing")
-        if snapshot_name(meta.last) != path.name:
-            raise DirectoryError(
-                f"{path} is the snapshot {snapshot_name(meta.last)} under a wrong name; rename it"
-            )
-        return SnapshotInfo(path, meta, size_bytes, end.checksum)
-
-    def _paths(self) -> tuple[Path, ...]:
-        """The snapshots, the oldest first."""
-        return tuple(self._path / name for name in self._names() if _NAME.fullmatch(name))
-
     def _newest_index(self) -> LogIndex:
         """The last index of the newest snapshot by its name; 0: there is none."""
-        found = [_NAME.fullmatch(name) for name in self._names()]
-        return max((int(match.group(1)) for match in found if match), default=0)
+        return max(map(snapshot_index, self._names()), default=0)
 
     def _names(self) -> tuple[str, ...]:
         try:

@@ -29,6 +29,9 @@ The rules:
   everything from the journal into the database, with syncs, before it reports anything: the process
   may have been killed between a write and its sync.  The database is synced before that by itself,
   for an earlier run may have been one of sync level ``os``.
+* On a full disk a transaction is rolled back and its group refused, to come again.  No room is kept
+  for votes, and none is sought ahead: SQLite cannot be asked for either.  A used-up quota it takes
+  for an error, which ends the storage.
 
 What it cannot tell: a journal ``log.sqlite3-wal`` that lost its end, or was removed by hand, looks
 like one that was never written further.  The storage ``wal`` notices that where it would be a vote.
@@ -41,8 +44,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from replog.errors import DirectoryError, LogDamaged, StorageFailed, UnknownFormat
-from replog.storage.files import FileLayer, RealFiles, temporary_path
+from replog.errors import (
+    REJOIN_REMEDY,
+    DirectoryError,
+    LogDamaged,
+    StorageFailed,
+    StorageFull,
+    UnknownFormat,
+)
+from replog.limits import MIB
+from replog.storage.files import NO_ROOM, FileLayer, RealFiles, temporary_path
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage, Write
 from replog.storage.segment import DAMAGE_REMEDY
@@ -60,6 +71,9 @@ from replog.types import EntryId, HardState, record
 
 FILE_NAME: Final = "log.sqlite3"
 FORMAT_VERSION: Final = 1
+
+ROOM_BYTES: Final = 1 * MIB
+"""How much room must be on the disk, beside twice a group that waits, to go on with entries."""
 
 _JOURNALS: Final = ("-wal", "-shm", "-journal")
 """What SQLite appends to a database's name for the files beside it."""
@@ -94,6 +108,8 @@ class Group:
     """A group on its way to the disk: statements, each with the rows that it is done for."""
 
     number: int
+    size_bytes: int
+    """Of its entries."""
     steps: Sequence[tuple[str, Sequence[tuple[int | bytes, ...]]]]
 
 
@@ -105,12 +121,17 @@ class SqliteStorage:
         self._home = home
         self._path = home.path / FILE_NAME
         self.durable = home.is_synced
+        self.written_bytes = 0
+        self.is_full = False
+        """Set by whoever persists, as the failure is."""
         self._failure: str | None = None
         # Of the event loop.
         self._log = SqliteLog(self._path)
         self._encoded_count = 0
         # Of whoever persists.
         self._writer: sqlite3.Connection | None = None
+        self._refused_bytes = 0
+        """The size of the group that is to come again."""
 
     def recover(self) -> Recovered:
         """Read and check everything; see :meth:`~replog.storage.protocol.Storage.recover`.
@@ -148,8 +169,8 @@ class SqliteStorage:
         except FileNotFoundError as error:
             raise LogDamaged(
                 f"{self._path} is missing, although the log was founded with it; put the file back "
-                "if it was moved, with those beside it (not older copies), and if it is lost, keep "
-                "this node stopped: without its log it must not vote"
+                "if it was moved, with those beside it (not older copies); if it is lost, the node "
+                f"must not vote any more: {REJOIN_REMEDY}"
             ) from error
         except OSError as error:
             raise StorageFailed(f"{self._path} cannot be read: {error.strerror}") from error
@@ -231,6 +252,7 @@ class SqliteStorage:
         self._check_usable()
         steps: list[tuple[str, Sequence[tuple[int | bytes, ...]]]] = []
         number = self._encoded_count + 1
+        size_bytes = 0
         log = self._log
         for write in writes:
             if (state := write.hard_state) is not None:
@@ -256,8 +278,10 @@ class SqliteStorage:
                 log.truncate(write.truncate_from)
             if entries := log.put(write.entries, number):
                 steps.append((_PUT_ENTRY, list(map(entry_row, entries))))
+                size_bytes += sum([len(entry.body) for entry in entries])
         self._encoded_count = number
-        return Group(number, steps)
+        self.written_bytes += size_bytes
+        return Group(number, size_bytes, steps)
 
     # -- in the thread that persists --
 
@@ -274,8 +298,49 @@ class SqliteStorage:
                 writer.executemany(statement, rows)
             writer.execute("COMMIT")
         except sqlite3.Error as error:
-            self._fail(group.number, error)
+            what = f"group {group.number} of this run"
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                self._refuse(writer, group, what, error)
+            self._fail(what, error)
+        self._refused_bytes = 0
         self._log.persisted_count = group.number
+
+    def _refuse(
+        self, writer: sqlite3.Connection, group: Group, what: str, error: sqlite3.Error
+    ) -> NoReturn:
+        """Take back what was done of a group that finds no room."""
+        try:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        except sqlite3.Error as failure:
+            self._fail(what, failure)
+        self.is_full = True
+        self._refused_bytes = group.size_bytes
+        raise StorageFull(
+            f"{self._path} has no room for {what} ({error}); nothing is lost, and it is written as "
+            "soon as there is some: free some space on the disk, or raise the quota"
+        ) from error
+
+    def make_room(self) -> None:
+        """See whether there is room, by taking some for a moment; see
+        :meth:`~replog.storage.protocol.Storage.make_room`."""
+        self._check_usable()
+        if not self.is_full:
+            return
+        files = self._home.files
+        probe = temporary_path(self._path)
+        try:
+            _remove(files, probe)
+            descriptor = files.create(probe)
+            try:
+                files.preallocate(descriptor, 0, ROOM_BYTES + 2 * self._refused_bytes)
+                self.is_full = False
+            finally:
+                files.close(descriptor)
+                files.remove(probe)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                self._fail("a file beside it", error)
 
     def _check_usable(self) -> sqlite3.Connection:
         if self._failure is not None:
@@ -283,12 +348,12 @@ class SqliteStorage:
         assert self._writer is not None, "between recover and close"
         return self._writer
 
-    def _fail(self, number: int, error: sqlite3.Error) -> NoReturn:
+    def _fail(self, what: str, error: sqlite3.Error | OSError) -> NoReturn:
         """Poison the storage: nothing is retried, for a failed sync may have dropped its pages."""
         self._failure = (
-            f"{self._path}: writing group {number} of this run failed ({error}), so what is on "
-            "disk is not known any more and the node stops; repair the disk, or free some space on "
-            "it, and start the node again"
+            f"{self._path}: writing {what} failed ({error}), so what is on disk is not known any "
+            "more and the node stops; repair the disk, or free some space on it, and start the "
+            "node again"
         )
         raise StorageFailed(self._failure) from error
 

@@ -12,6 +12,15 @@ A group that does not fit into its segment opens a new one.  That appears, durab
 state and the base in force before the group is written; so only the last segment can be torn, and
 any segment that a base has passed can be removed.
 
+A full disk refuses what grows, and keeps what must stay writable.  Room is sought before a group
+needs it (:mod:`replog.storage.segment_end`); when there is none, ``is_full`` says so while
+``RESERVE_BYTES`` are left for the groups on their way and for those without entries: terms, votes,
+truncations and bases.  A vote takes some 60 bytes there; its second copy is overwritten in place
+and needs none.  A group that fits nowhere is refused with ``StorageFull``, nothing of it counts,
+and it stays the next one, so whatever was encoded behind it waits as well, votes included.  A group
+that is no larger than the reserve is not refused, unless the log was full already or was opened on
+a full disk.
+
 An entry is read back with its whole group, whose checksum is verified each time.
 
 Recovery leaves the disk such that a second one finds the same:
@@ -30,9 +39,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from replog.errors import DirectoryError, StorageFailed
+from replog.errors import DirectoryError, StorageFailed, StorageFull
 from replog.limits import MIB
-from replog.storage.files import Descriptor, write_all
+from replog.storage.files import TEMPORARY_SUFFIX, Descriptor, write_all
 from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.hard_state import SecondCopy, Vouched
 from replog.storage.log_reading import check_whole, read_log, read_second_copy
@@ -50,7 +59,7 @@ from replog.storage.segment import (
     segment_name,
     segment_number,
 )
-from replog.storage.segment_end import SegmentEnd, publish_segment
+from replog.storage.segment_end import Growth, SegmentEnd
 from replog.storage.segment_reader import SegmentReader
 from replog.types import NO_NODE, HardState, record
 
@@ -58,6 +67,8 @@ SEGMENT_BYTES: Final = 32 * MIB
 """A segment is full when the next group would make it larger than this."""
 EXTEND_BYTES: Final = 16 * MIB
 """How far a file is extended at a time; an extension costs about two syncs."""
+RESERVE_BYTES: Final = 1 * MIB
+"""How much room stands behind the last group: more is sought before a group uses of it."""
 FOUNDING_BYTES: Final = 4096
 """The size of a log that was founded and never written."""
 
@@ -87,12 +98,13 @@ class Wal:
         home: StorageHome,
         segment_bytes: int = SEGMENT_BYTES,
         extend_bytes: int = EXTEND_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
-        assert 0 < extend_bytes <= segment_bytes
+        assert 0 < reserve_bytes <= extend_bytes <= segment_bytes
         self._home = home
         self._files = home.files
         self._segment_bytes = segment_bytes
-        self._extend_bytes = extend_bytes
+        self._growth = Growth(segment_bytes, extend_bytes, reserve_bytes)
         self.durable = home.is_synced
         self._failure: str | None = None
         """Set by whoever persists, once and for all."""
@@ -102,6 +114,7 @@ class Wal:
         self._reader = SegmentReader(home.files, home.path, self._state)
         self._sequence = 0
         """Of the last group that was encoded."""
+        self.written_bytes = 0
         self._chain = 0
         self._salt = 0
         self._encoded_end = 0
@@ -111,7 +124,15 @@ class Wal:
         # Of whoever persists.
         self._end: SegmentEnd | None = None
         self._persisted_sequence = 0
+        self._refused: Group | None = None
+        """The group that found no room and is to come again."""
         self._second_copy = SecondCopy(home.files, home.path, home.node_id, home.incarnation)
+
+    @property
+    def is_full(self) -> bool:
+        """See :attr:`~replog.storage.protocol.Storage.is_full`."""
+        end = self._end
+        return end is not None and end.is_full
 
     @property
     def end(self) -> int:
@@ -147,6 +168,7 @@ class Wal:
         try:
             file = self._files.open(path)
             self._settle(file, data, scanned)
+            self._remove_unpublished()
             self._files.sync_directory(self._home.path)  # the name of the last segment
             self._vouched = self._state.vouched()
             self._second_copy.write(self._vouched)
@@ -160,9 +182,14 @@ class Wal:
         self._encoded_end = scanned.end
 
     def _new_end(self, file: Descriptor, end: int, size_bytes: int) -> SegmentEnd:
-        return SegmentEnd(
-            self._files, file, end, size_bytes, self._extend_bytes, self._home.is_synced
-        )
+        number = self._state.segments[-1].number
+        return SegmentEnd(self._home, number, file, end, size_bytes, self._growth)
+
+    def _remove_unpublished(self) -> None:
+        """Give back the room that the run before kept for a segment to come."""
+        for name in self._files.names(self._home.path):
+            if _unpublished_number(name):
+                self._files.remove(self._home.path / name)
 
     def _settle(self, file: Descriptor, data: bytes, scanned: Scanned) -> None:
         """Make what was found durable, and what is torn zero, as the module's docstring says."""
@@ -188,8 +215,8 @@ class Wal:
         sequence, chain = self._sequence + 1, self._chain
         data, next_chain = pack_group(writes, sequence, chain, self._salt)
         opening = b""
-        is_full = self._encoded_end + len(data) + TAIL_BYTES > self._segment_bytes
-        if is_full and sequence > self._state.segments[-1].first_sequence + 1:
+        is_beyond = self._encoded_end + len(data) + TAIL_BYTES > self._segment_bytes
+        if is_beyond and sequence > self._state.segments[-1].first_sequence + 1:
             opening = self._begin_segment()
             sequence, chain = self._sequence + 1, self._chain
             data, next_chain = pack_group(writes, sequence, chain, self._salt)
@@ -197,6 +224,7 @@ class Wal:
         state.begin_group(sequence, self._encoded_end)
         replay_records(data[HEAD_BYTES:-1], state)
         self._encoded_end += len(data)
+        self.written_bytes += len(data)
         self._sequence, self._chain = sequence, next_chain
         segment = state.segments[-1].number
         obsolete = state.forget_obsolete() if any(write.base for write in writes) else []
@@ -243,8 +271,8 @@ class Wal:
             # Not an assert: out of order the groups would be refused at the next recovery.
             raise AssertionError("groups are persisted in the order in which they were encoded")
         try:
-            if group.opening:
-                end = self._end = self._changed_segment(group, end)
+            if group.opening and end.number != group.segment:
+                end = self._end = end.follow(group.opening)
             end.append(group.data)
             if group.obsolete:
                 end.make_durable()  # at every level: what the segments held goes with them
@@ -254,19 +282,34 @@ class Wal:
                 # One after the other: a crash must not keep one and lose a later one.
                 self._files.remove(self._path(segment))
                 self._files.sync_directory(self._home.path)
+            if group.obsolete and end.is_full:
+                end.make_room(0, opens_segment=False)
+        except StorageFull:
+            self._refused = group
+            raise
         except BaseException as error:
             self._fail(self._path(group.segment), f"group {group.sequence}", error)
+        self._refused = None
         self._persisted_sequence = group.sequence
         self._reader.release(group.sequence)
 
-    def _changed_segment(self, group: Group, full: SegmentEnd) -> SegmentEnd:
-        """Publish the segment that a group begins, and let go of the full one."""
-        full.make_durable()  # at every level, so that only the last segment can be torn
-        path = self._path(group.segment)
-        file = publish_segment(self._files, path, group.opening, self._extend_bytes)
-        full.close()
-        size_bytes = max(self._extend_bytes, len(group.opening) + TAIL_BYTES)
-        return self._new_end(file, len(group.opening), size_bytes)
+    def make_room(self) -> None:
+        """Try to grow again; see :meth:`~replog.storage.protocol.Storage.make_room`."""
+        self._check_usable()
+        end, refused = self._end, self._refused
+        assert end is not None, "between recover and close"
+        if not end.is_full:
+            return
+        try:
+            if refused is None:
+                end.make_room(0, opens_segment=False)
+            elif refused.segment == end.number:
+                end.make_room(len(refused.data), opens_segment=False)
+            else:
+                waiting_bytes = len(refused.opening) + len(refused.data)
+                end.make_room(waiting_bytes, opens_segment=True)
+        except BaseException as error:
+            self._fail(end.path, "zeros behind the last group", error)
 
     def _check_usable(self) -> None:
         if self._failure is not None:
@@ -310,7 +353,8 @@ def found_log(home: StorageHome) -> None:
     content = header + group
     names = home.files.names(home.path)
     second_copy = SecondCopy(home.files, home.path, home.node_id, home.incarnation)
-    is_written = any(segment_number(name) > 1 for name in names) or second_copy.is_written()
+    numbers = [max(segment_number(name), _unpublished_number(name)) for name in names]
+    is_written = max(numbers, default=0) > 1 or second_copy.is_written()
     if path.name in names:
         is_written = is_written or any(home.files.read(path)[len(content) :])
     if is_written:
@@ -330,6 +374,12 @@ def found_log(home: StorageHome) -> None:
         home.files.close(file)
 
 
+def _unpublished_number(name: str) -> int:
+    """The number of the segment that was to have the file of that name; 0: none."""
+    stem = name.removesuffix(TEMPORARY_SUFFIX)
+    return segment_number(stem) if stem != name else 0
+
+
 class WalPlugin:
     """The storage ``wal``."""
 
@@ -339,7 +389,8 @@ class WalPlugin:
 
     def owns(self, name: str) -> bool:
         """See :meth:`~replog.storage.plugin.StoragePlugin.owns`."""
-        return segment_number(name) > 0 or name == SECOND_COPY_NAME
+        number = segment_number(name) or _unpublished_number(name)
+        return number > 0 or name == SECOND_COPY_NAME
 
     def found(self, home: StorageHome) -> None:
         """See :func:`found_log`."""

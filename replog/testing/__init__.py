@@ -5,6 +5,8 @@
 * :func:`simulate` runs whole clusters under faults, from one seed (:mod:`replog.testing.sim`), and
   :mod:`replog.testing.model` walks every order of events within small bounds (``docs/testing.md``).
 * :func:`check_history` judges whether a history of clients is linearizable.
+* :func:`check_machine` tests what a state machine snapshots and restores
+  (``docs/state-machines.md``).
 * :mod:`replog.testing.conformance` is what every engine must pass,
   :mod:`replog.testing.storage_conformance` what every storage must.
 * :mod:`replog.testing.files` is a disk in memory that forgets what was not synced.
@@ -30,6 +32,7 @@ from replog.testing.linearizability import (
     Verdict,
     check_history,
 )
+from replog.testing.machines import check_machine
 from replog.testing.network import Flight
 from replog.testing.nodes import Outcome, Proposal, Recorder
 from replog.testing.registers import DrawnWorkload, RegisterWorkload, Workload
@@ -59,6 +62,7 @@ __all__ = [
     "Violation",
     "Workload",
     "check_history",
+    "check_machine",
     "drawn_faults",
     "freeze_records",
     "simulate",

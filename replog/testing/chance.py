@@ -29,6 +29,7 @@ KINDS: Final[dict[str, str]] = {
     "delay": "a message takes a few ticks",
     "late": "a message takes far longer than an election timeout",
     "slow_sync": "a write takes a few ticks to be durable",
+    "slow_job": "reading or writing a piece of a snapshot takes a few ticks",
     "stall": "a node's disk stands still for a while: what is written becomes durable later",
     "cut": "links are cut for a while: a split, one node, one direction, or any set of links",
     "flap": "the links of one node are cut and mended again and again",
@@ -37,14 +38,19 @@ KINDS: Final[dict[str, str]] = {
     "stop": "a node is stopped in order, and answers whoever waits",
     "crash_all": "every node crashes",
     "crash_in_write": "a node crashes while it writes to its log or recovers from it",
+    "crash_in_job": "a node crashes while it reads or writes a piece of a snapshot",
     "crash_in_recovery": "a node crashes again while it recovers its log, or soon after",
     "disk_error": "a write or a sync fails (EIO, ENOSPC), and the node stops",
+    "full": "a node's disk has no room for a while; the node must go on, and recover by itself",
     "damage": "a bit of a stopped node's log flips; the node must refuse it or lose nothing",
     "wipe": "a node loses its disk for ever; the others refuse what is made in its place",
+    "rejoin": "a node loses its disk, and comes back as a learner under another incarnation",
+    "replace": "a node, mostly one that is cut off, is replaced by another incarnation as it runs",
     "pause": "a node stands still for a while",
     "clock": "a node's clock runs fast or slow, and its time of day jumps",
     "campaign": "a node campaigns unasked",
     "transfer": "the leader is told to hand over",
+    "overtake": "in calm the leader is cut off, and the others go on and trim what it lacks",
 }
 """Every kind of strike and what it does."""
 

@@ -7,26 +7,33 @@ are the reason why a random run proves anything:
 * **I1** One leader per (epoch, term): one run of one node, for ever.
 * **I2** One value per index, for ever: whatever any run of any node hands out to be applied at an
   index has the same body, crashes and terms regardless.
-* **I3** Each run applies index after index, without a gap.
+* **I3** Each run applies index after index, without a gap, and nothing to a machine that is being
+  filled from a snapshot.
 * **I4** On disk the (epoch, term) never falls, and a vote, once given in a term, stays.
 * **I5** When an entry is first reported as committed, its body is on the synced layer of a quorum;
-  and no write ever takes a committed entry from the last quorum that holds it.  What a disk held
-  that is lost for ever counts, if its node takes part no more.
+  and no write ever takes a committed entry from the last quorum that holds it.  What a voter's disk
+  held that is lost counts, if that incarnation takes part no more; a learner's disk never counts.
 * **I6** A proposal that was reported done is the entry at its index (and so, by I2, for ever); one
   that was reported as not done is none.
 * **I7** A term never falls within a run, nor below what the disk holds.
-* **I8** What a leader knows a peer to hold never shrinks within one leadership.
+* **I8** What a leader knows a peer to hold never shrinks within one leadership, but for a peer that
+  another incarnation has taken the place of.
 * **I9** What a Ready wants sent after its sync leaves after it.
+* **I16** A snapshot stands for committed entries alone, and a log begins behind nothing that is not
+  in a durable snapshot.
 * **I14** No proposal is committed at two indexes.
 * **I15** A node holds no more bytes of commands to be proposed than its limit allows.
+* **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
-``docs/invariants.md`` lists all that the simulator judges; I10 to I13 are judged elsewhere.  What
+``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I20 are judged
+elsewhere.  What
 only one engine promises (log matching, for instance) comes as a :class:`Check` from outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TypeAlias
 
 from replog.envelope import open_envelope
@@ -34,6 +41,7 @@ from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
 from replog.testing.network import Flight, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
+from replog.transfer_messages import TRANSFER_TYPES
 from replog.types import (
     NO_NODE,
     Entry,
@@ -104,7 +112,9 @@ class EntersHigherTerms(Check):
         """By node, in its current run: a higher term that it was told of."""
 
     def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
-        """Note a higher term."""
+        """Note a higher term.  A message of a transfer binds only who takes what it offers."""
+        if type(flight.message) in TRANSFER_TYPES:
+            return ""
         if flight.term > node.status_seen.term and self._binds(flight):
             self._told[node.node_id] = (node.run, flight.term)
         return ""
@@ -137,6 +147,7 @@ class Invariants:
         "_quorum",
         "_terms",
         "chosen",
+        "controls",
         "nodes",
     )
 
@@ -157,6 +168,8 @@ class Invariants:
         self._terms: dict[NodeId, tuple[int, Term]] = {}
         self._index_of: dict[bytes, LogIndex] = {}
         """Where a body was committed."""
+        self.controls: list[Entry] = []
+        """The control entries among those that were committed, ascending by index."""
         self.chosen: dict[LogIndex, Entry] = {}
         """The first entry that was reported as committed, by index; its body is the value."""
 
@@ -202,11 +215,14 @@ class Invariants:
                 f"{first[0]} (run {first[1]}) led"
             )
 
-    def check_progress(self, status: Status, seen: Status) -> None:
-        """A leader's view of its peers changed from ``seen`` to ``status``."""
+    def check_progress(self, status: Status, seen: Status, renewed: Sequence[NodeId] = ()) -> None:
+        """A leader's view of its peers changed from ``seen`` to ``status``; those that are
+        ``renewed`` are other incarnations since, whose disks are empty."""
         if status.term != seen.term:
             return
-        known = {peer.node_id: peer.match_index for peer in seen.peers}
+        known = {
+            peer.node_id: peer.match_index for peer in seen.peers if peer.node_id not in renewed
+        }
         for peer in status.peers:
             if peer.match_index < known.get(peer.node_id, 0):
                 raise Broken(
@@ -219,13 +235,15 @@ class Invariants:
     ) -> None:
         """Carry out ``write``, which makes a group durable at ``node``, and judge the change."""
         self._check_hard_states(node, writes)
+        self._check_bases(node, writes)
         voided = self._chosen_on_disk(node, writes)
         write()
         entries = node.disk.entries
         for index in voided:
             entry = self.chosen[index]
             held = entries.get(index)
-            if (held is None or held.body != entry.body) and not self._is_durable(entry):
+            is_void = (held is None or held.body != entry.body) and index > node.disk.base_index
+            if is_void and not self._is_durable(entry):
                 raise Broken(
                     f"I5: node {node.node_id} voided entry {index} on its disk, which is committed "
                     "and now on no quorum's"
@@ -247,6 +265,32 @@ class Invariants:
                     )
             before = after
 
+    def _check_bases(self, node: ClusterNode, writes: Sequence[Write]) -> None:
+        base_index = max([write.base.index for write in writes if write.base], default=0)
+        durable_index = node.snapshots.durable_index if base_index else 0
+        if base_index > durable_index:
+            raise Broken(
+                f"I16: node {node.node_id} begins its log behind entry {base_index}, and its "
+                f"durable snapshots reach {durable_index}"
+            )
+
+    def check_base(self, node: ClusterNode) -> None:
+        """A job of ``node`` has read or written a piece of a snapshot."""
+        if node.disk.base_index > node.snapshots.durable_index:
+            raise Broken(
+                f"I16: the log of node {node.node_id} begins behind entry {node.disk.base_index}, "
+                f"and its durable snapshots reach {node.snapshots.durable_index}"
+            )
+
+    def stands_for(self, node: ClusterNode, last_index: LogIndex) -> list[Entry]:
+        """The entries that a snapshot stands for."""
+        if last_index > len(self.chosen):
+            raise Broken(
+                f"I16: node {node.node_id} goes on behind a snapshot that ends with entry "
+                f"{last_index}, and {len(self.chosen)} entries are committed"
+            )
+        return [self.chosen[index] for index in range(1, last_index + 1)]
+
     def _chosen_on_disk(self, node: ClusterNode, writes: Sequence[Write]) -> list[LogIndex]:
         """The committed entries on the node's disk that a group may void."""
         least = len(self.chosen) + 1
@@ -263,11 +307,7 @@ class Invariants:
         ]
 
     def _is_durable(self, entry: Entry) -> bool:
-        holders: list[NodeId] = []
-        for node_id, node in self.nodes.items():
-            held = node.disk.entries.get(entry.index) or node.lost_entries.get(entry.index)
-            if held is not None and held.body == entry.body:
-                holders.append(node_id)
+        holders = [node_id for node_id, node in self.nodes.items() if node.holds_as_voter(entry)]
         return self._quorum.is_quorum(holders)
 
     def check_ready(self, node: ClusterNode, ready: Ready) -> None:
@@ -287,6 +327,8 @@ class Invariants:
         chosen = self.chosen.get(entry.index)
         if chosen is None:
             self.chosen[entry.index] = entry
+            if entry.kind == EntryKind.CONTROL:
+                self.controls.append(entry)
             # A body holds the origin of its proposal, so equal bodies are the same proposal.
             first_index = self._index_of.setdefault(entry.body, entry.index)
             if first_index != entry.index:
@@ -306,6 +348,12 @@ class Invariants:
 
     def check_applied(self, node: ClusterNode, entries: Sequence[Entry]) -> None:
         """``node`` is about to apply ``entries``."""
+        if entries and node.turns.snapshots.is_installing:
+            # In one thread here, and in two where nodes run for real.
+            raise Broken(
+                f"I3: node {node.node_id} applies entry {entries[0].index} to a machine that is "
+                "being filled from a snapshot"
+            )
         index = node.applied_index
         for entry in entries:
             index += 1
@@ -335,6 +383,19 @@ class Invariants:
             raise Broken(
                 f"I15: node {node.node_id} holds {held_bytes} bytes of commands that were "
                 f"submitted and not proposed yet, and {bytes_max} are its limit"
+            )
+
+    def check_offered(self, node: ClusterNode) -> None:
+        """Commands are about to be proposed at ``node``, or refused by its engine."""
+        if node.was_full and node.is_full:
+            raise Broken(f"I17: node {node.node_id} proposes commands, and its disk is full")
+
+    def check_taken(self, node: ClusterNode, message: object) -> None:
+        """The engine of ``node`` is about to be given ``message``."""
+        if node.was_full and node.is_full and brings_entries(message):
+            raise Broken(
+                f"I17: node {node.node_id} takes in the entries of a {kind_of(type(message))}, and "
+                "its disk is full"
             )
 
     def check_done(self, proposal: Proposal) -> None:
@@ -390,6 +451,14 @@ class Invariants:
 def _has(check: Check, name: str) -> bool:
     own: object = getattr(type(check), name, None)
     return own not in (None, getattr(Check, name))
+
+
+def brings_entries(message: object) -> bool:
+    """Whether there is an entry anywhere in a message."""
+    values: list[object] = [getattr(message, field.name) for field in fields(message)]  # type: ignore[arg-type]
+    return any(
+        isinstance(value, tuple) and isinstance((*value, None)[0], Entry) for value in values
+    )
 
 
 def _is_of(entry: Entry, proposal: Proposal) -> bool:

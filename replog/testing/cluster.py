@@ -30,25 +30,29 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from replog.engine import Engine, EnginePlugin, EngineSetup
+from replog.engine import EnginePlugin
 from replog.errors import CallerError
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Recovered
 from replog.stored_log import HeldLog
+from replog.testing.calm import check_leader, check_liveness, end_faults, is_done
 from replog.testing.chance import Chance
 from replog.testing.checks import Check, Invariants, Violation
 from replog.testing.disk import DiskModel
 from replog.testing.driver import QUIET, Driver
-from replog.testing.faults import Faults, draw_troubles, plan_restart
+from replog.testing.faults import Faults, draw_troubles, plan_restart, propose_somewhere
+from replog.testing.forming import Forming
 from replog.testing.goals import COMMON, ON_FILES, Goals
-from replog.testing.log_disk import LogDisk
 from replog.testing.network import Link, Matches, Network
-from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
-from replog.testing.trace import Trace, node_text
+from replog.testing.nodes import ClusterNode, Proposal, Recorder
+from replog.testing.rejoining import Rejoining
+from replog.testing.runs import Runs, founded_epoch, spare_count
+from replog.testing.trace import Trace, links_text, node_text
 from replog.testing.trials import find_trial
-from replog.types import NO_NODE, Entry, Epoch, HardState, NodeId, Role, Voter
+from replog.transfer_messages import TRANSFER_SPECS
+from replog.types import NO_NODE, Entry, NodeId, Role
 from replog.wire import MessageCodec
 
 SETTLE_ACTS_MAX: Final = 100_000
@@ -67,7 +71,7 @@ class Cluster:
     them, from ``seed``); ``goals`` are told what the run came to; ``acknowledgements`` are the
     kinds of the messages that acknowledge entries; ``batched`` has a node deal with all that
     arrives in a tick in one turn, and not in one for each; ``handle_ended`` is told of every
-    proposal that ended.
+    proposal that ended; ``formed`` false: the nodes have not met yet.
     """
 
     def __init__(
@@ -90,33 +94,25 @@ class Cluster:
         acknowledgements: Sequence[str] = (),
         batched: bool = False,
         handle_ended: Callable[[Proposal], None] | None = None,
+        formed: bool = True,
     ) -> None:
         node_ids = tuple(range(1, node_count + 1))
-        self._plugin = plugin
-        self._options: object = plugin.options() if options is None else options
+        options = plugin.options() if options is None else options
         self._limits = Limits() if limits is None else limits
-        voters = tuple(Voter(node_id, incarnation=node_id) for node_id in node_ids)
-        agreed = tuple(sorted(plugin.agreed(self._options, node_count).items()))
-        quorum = quorum or find_trial(plugin).commit_quorum(self._options, node_ids)
-        committing = next(
-            size for size in range(1, node_count + 1) if quorum.is_quorum(node_ids[:size])
-        )
-        # Whoever leads must meet every quorum that commits.
-        self._spare_count = min(node_count - committing, committing - 1)
-        self._epoch = Epoch(1, plugin.name, voters, start_index=1, agreed=agreed)
+        quorum = quorum or find_trial(plugin).commit_quorum(options, node_ids)
+        self._spare_count = spare_count(node_ids, quorum)
         self.seed = seed
         disk_model = disk_model or DiskModel(sync_ticks)
-        fresh = Recovered(None, HeldLog())
         self.nodes: Mapping[NodeId, ClusterNode] = {
             node_id: ClusterNode(
                 node_id,
-                (disks or {}).get(node_id, fresh),
-                LogDisk(node_id) if disk_model.is_real else None,
+                (disks or {}).get(node_id) or Recovered(None, HeldLog()),
+                disk_model,
             )
             for node_id in node_ids
         }
         """All nodes by id, ascending, those that are down included."""
-        self.trace = Trace(plugin.messages)
+        self.trace = Trace((*plugin.messages, *TRANSFER_SPECS))
         self.invariants = Invariants(self.nodes, quorum, checks)
         self._driver = Driver(
             seed,
@@ -124,9 +120,7 @@ class Cluster:
             disk_model,
             self.trace,
             self.invariants,
-            self._make_engine,
-            machine,
-            MessageCodec(plugin.messages, self._limits) if codec else None,
+            MessageCodec(plugin.messages, self._limits, TRANSFER_SPECS) if codec else None,
             chance or Chance(seed),
             goals or Goals({**COMMON, **ON_FILES}),
         )
@@ -135,26 +129,26 @@ class Cluster:
         if handle_ended is not None:
             self._driver.handle_ended = handle_ended
         self._driver.handle_down = self._handle_down
+        self._forming = Forming(self._driver, self.nodes, formed)
+        self._runs = Runs(
+            self._driver,
+            plugin,
+            options,
+            founded_epoch(plugin, options, node_ids),
+            self._limits,
+            disk_model,
+            machine,
+            self._forming,
+        )
+        self._rejoining = Rejoining(self._driver, self.nodes, self._runs)
         self._agenda = self._driver.agenda
         for node in self.nodes.values():
-            self._driver.start(node, "start")
+            self._runs.start(node, "start")
 
     def _handle_down(self, node: ClusterNode) -> None:
         """A node went down while chance directs the cluster: it will come back."""
         if self._driver.faults is not QUIET:
             plan_restart(self, node, self._driver.faults, self._driver.chance)
-
-    def _make_engine(self, node_id: NodeId, recovered: Recovered) -> Engine:
-        setup = EngineSetup(
-            node_id=node_id,
-            epoch=self._epoch,
-            hard_state=recovered.hard_state or HardState(self._epoch.number, 0, NO_NODE),
-            log=recovered.log,
-            limits=self._limits,
-            options=self._options,
-            seed=self.seed,
-        )
-        return self._plugin.create(setup)
 
     # -- looking --
 
@@ -200,7 +194,7 @@ class Cluster:
         """Whether every node is up and applied everything that was ever committed; those that are
         lost for ever aside."""
         chosen_count = len(self.invariants.chosen)
-        return all(
+        return self._rejoining.is_at_rest and all(
             node.is_running and node.applied_index == chosen_count
             for node in self.nodes.values()
             if not self.is_out(node.node_id)
@@ -208,12 +202,27 @@ class Cluster:
 
     def is_out(self, node_id: NodeId) -> bool:
         """Whether a node takes part no more, for ever: its disk is gone or not to be trusted."""
-        return self.nodes[node_id].is_lost or node_id in self.network.fenced
+        return self.nodes[node_id].is_lost or self._forming.is_refused(node_id)
 
     def can_lose(self, node_id: NodeId) -> bool:
         """Whether the others can do without a node for ever: a quorum of every kind is left."""
-        out = [other for other in self.nodes if self.is_out(other)]
-        return node_id not in out and len(out) < self._spare_count
+        left = [other for other in self.nodes if self._is_whole(other)]
+        is_enough = len(self.nodes) - len(left) < self._spare_count
+        return node_id in left and is_enough and self._forming.can_lose(left)
+
+    def _is_whole(self, node_id: NodeId) -> bool:
+        """Whether a node is a voter that never lost anything, and is to stay that."""
+        return self._rejoining.is_whole(self.nodes[node_id]) and not self.is_out(node_id)
+
+    def can_replace(self, node_id: NodeId) -> bool:
+        """Whether another incarnation may take a node's place, just now."""
+        node = self.nodes[node_id]
+        return self.can_lose(node_id) or (node.is_learner and not self.is_out(node_id))
+
+    def is_voter(self, node_id: NodeId, at: NodeId) -> bool:
+        """Whether a node counts in quorums, as another one takes it."""
+        learners = self.nodes[at].replica.engine.learners
+        return all(learner.node_id != node_id for learner in learners)
 
     # -- time --
 
@@ -221,10 +230,12 @@ class Cluster:
         """Let time pass: every running node ticks, and everything that is due happens."""
         for _ in range(count):
             self._agenda.now += 1
+            self._forming.tick()
+            self._rejoining.tick()
             for node in self.nodes.values():
                 for _ in range(node.take_ticks() if node.is_running else 0):
                     if node.is_running:
-                        self._driver.turn(node, node.replica.tick)
+                        self._driver.turn(node, node.turns.tick)
             self.settle()
 
     def settle(self) -> None:
@@ -259,7 +270,7 @@ class Cluster:
         for _ in range(ticks):
             draw_troubles(self, faults, self._driver.chance)
             if self.random.random() < propose_chance:
-                self._propose_somewhere()
+                propose_somewhere(self)
             if before_tick is not None:
                 before_tick()
             self.tick()
@@ -273,21 +284,7 @@ class Cluster:
     def calm(self) -> None:
         """End every fault: links whole, holds released, disks free, every clock right, every node
         running but those that are lost for ever."""
-        self.heal()
-        self.release()
-        for node_id in self.nodes:
-            self.end_fade(node_id)
-        for node_id, node in self.nodes.items():
-            node.clock_rate, node.clock_ahead_ms = 100, 0
-            if node.log_disk is not None:
-                node.log_disk.files.fault = None
-            if node.is_lost:
-                continue
-            if not node.is_up:
-                self.restart(node_id)
-            elif node.is_paused:
-                self.resume(node_id)
-            self.release_disk(node_id)
+        end_faults(self)
 
     @property
     def is_calm(self) -> bool:
@@ -314,8 +311,7 @@ class Cluster:
 
     def check_leader(self, ticks_max: int) -> None:
         """Judge that a calm cluster has a leader within so many ticks (L1)."""
-        if not self.run_until(lambda: self.leader() != NO_NODE, ticks_max):
-            raise self._driver.violation(f"L1: no leader after {ticks_max} ticks of calm")
+        check_leader(self, ticks_max)
 
     def check_liveness(
         self, leader_ticks_max: int, done_ticks_max: int, payload: bytes = b"fresh"
@@ -325,30 +321,13 @@ class Cluster:
         The first has ``leader_ticks_max``, each of the others ``done_ticks_max``, which must be
         enough to catch up in.  In the end every proposal has an outcome.
         """
-        self.check_leader(leader_ticks_max)
-        if not self.run_until_done(payload, done_ticks_max):
-            raise self._driver.violation(f"L2: no fresh proposal done in {done_ticks_max} ticks")
-        if not self.run_until(self.is_converged, done_ticks_max):
-            raise self._driver.violation(f"L3: the replicas differ after {done_ticks_max} ticks")
-        for proposal in self.proposals:
-            if proposal.outcome is Outcome.PENDING:
-                raise self._driver.violation(f"L5: nobody told what became of p{proposal.number}")
-        self.check_acknowledged()
+        check_liveness(self, leader_ticks_max, done_ticks_max, payload)
 
     def run_until_done(self, payload: bytes, ticks_max: int) -> bool:
         """Propose at whoever leads, again when that fails, and let time pass until it is done;
         whether it was within so many ticks."""
         fresh: list[Proposal] = []
-        return self.run_until(lambda: self._is_done(fresh, payload), ticks_max)
-
-    def _is_done(self, fresh: list[Proposal], payload: bytes) -> bool:
-        """Whether the last of ``fresh`` is done; proposes once more when the last one failed."""
-        leader_id = self.leader()
-        if fresh and fresh[-1].outcome in (Outcome.PENDING, Outcome.DONE):
-            return fresh[-1].outcome is Outcome.DONE
-        if leader_id != NO_NODE:
-            fresh.append(self.propose(leader_id, payload))
-        return False
+        return self.run_until(lambda: is_done(self, fresh, payload), ticks_max)
 
     # -- asking the nodes --
 
@@ -356,7 +335,8 @@ class Cluster:
         """Have a node try to become leader now."""
         node = self._running(node_id)
         self._driver.note(node_id, "campaign")
-        self._driver.turn(node, node.replica.campaign)
+        if node.turns.takes_part:
+            self._driver.turn(node, node.replica.campaign)
 
     def transfer(self, node_id: NodeId, to: NodeId) -> None:
         """Have a leader hand over; raises what the replica raises."""
@@ -375,6 +355,15 @@ class Cluster:
         if refused:
             raise refused[0]
 
+    def take_snapshot(self, node_id: NodeId) -> None:
+        """Have a node take a snapshot of what it has applied; it is durable when its jobs have
+        run.  Raises what the node raises."""
+        node = self._running(node_id)
+        self._driver.note(node_id, "take_snapshot")
+        # What came of it shows in the trace.
+        asked = partial(node.turns.snapshots.take, lambda info, error: None)  # noqa: ARG005
+        self._driver.turn(node, asked)
+
     def propose(
         self, node_id: NodeId, payload: bytes, client: int = 0, is_within: bool = False
     ) -> Proposal:
@@ -383,19 +372,6 @@ class Cluster:
         ``is_within``: the node takes a turn just now, in which somebody got an answer.
         """
         return self._driver.propose(self._running(node_id), payload, client, is_within)
-
-    def _propose_somewhere(self) -> None:
-        """Propose mostly at a node that takes itself for the leader, else anywhere.
-
-        A deposed leader that does not know it yet is as good: what it takes must not be lost
-        in silence.
-        """
-        running = [node_id for node_id, node in self.nodes.items() if node.is_running]
-        leaders = [node_id for node_id in running if self._is_leader(node_id)]
-        is_guess = not leaders or self.random.random() < 0.1
-        if running:
-            node_id = self.random.choice(running if is_guess else leaders)
-            self.propose(node_id, b"%d" % (len(self.proposals) + 1))
 
     def _is_leader(self, node_id: NodeId) -> bool:
         return self.nodes[node_id].replica.engine.soft_state.role is Role.LEADER
@@ -456,7 +432,7 @@ class Cluster:
     def cut(self, links: Iterable[Link]) -> int:
         """Cut directed links; what is on its way there is lost.  Returns a number to mend it by."""
         links = tuple(links)
-        self._driver.note(NO_NODE, "partition", links=_links_text(links))
+        self._driver.note(NO_NODE, "partition", links=links_text(links))
         return self.network.cut(links)
 
     def partition(self, *groups: Iterable[NodeId]) -> int:
@@ -483,7 +459,7 @@ class Cluster:
         """Undo one cut; nothing happens if it was undone before."""
         links = self.network.mend(cut)
         if links:
-            self._driver.note(NO_NODE, "heal", links=_links_text(links))
+            self._driver.note(NO_NODE, "heal", links=links_text(links))
 
     def heal(self) -> None:
         """Undo every cut."""
@@ -497,13 +473,24 @@ class Cluster:
         node = self.nodes[node_id]
         assert node.is_up, f"node {node_id} is down already"
         assert not kept or node.log_disk is None, "of a real log chance decides what survives"
-        self._driver.crash(node, min(kept, len(node.disk.pending)))
+        self._runs.crash(node, min(kept, len(node.disk.pending)))
+
+    def crash_process(self, node_id: NodeId) -> None:
+        """End a node's run by the end of its process: all that it had written stays."""
+        assert self.nodes[node_id].is_up, f"node {node_id} is down already"
+        self._runs.crash_process(self.nodes[node_id])
+
+    def cut_power(self, node_id: NodeId) -> None:
+        """End a node's run by a power cut, which takes all that is neither synced nor written back;
+        at the sync level ``os`` that may have been acknowledged."""
+        assert self.nodes[node_id].is_up, f"node {node_id} is down already"
+        self._runs.cut_power(self.nodes[node_id])
 
     def stop(self, node_id: NodeId) -> None:
         """End a node's run as an operator does: whoever waits is answered first."""
         node = self.nodes[node_id]
         assert node.is_up, f"node {node_id} is down already"
-        self._driver.stop(node)
+        self._runs.stop(node)
 
     def crash_in_write(self, node_id: NodeId, operations: int) -> None:
         """End a node's run within the ``operations``-th operation on its files from now, be it of a
@@ -516,19 +503,33 @@ class Cluster:
 
     def restart(self, node_id: NodeId) -> None:
         """Start a node that is down from its synced layer; it applies its log again."""
-        self._driver.start(self.nodes[node_id], "restart")
+        self._runs.start(self.nodes[node_id], "restart")
 
     def wipe(self, node_id: NodeId, fenced: bool = True) -> None:
         """Lose the disk of a node that is down: when it is started it remembers nothing.
 
-        A directory that is made anew has another incarnation, and the handshake refuses it: so no
-        message passes between the node and the others any more.  ``fenced`` false: they take it for
-        the node that it was, as they must not.
+        A directory that is made anew has another birth, and whoever has met the node refuses it: so
+        no message passes between it and the others any more.  ``fenced`` false: it has the birth
+        that it had, as if there were none, and they take it for the node that it was.
         """
         self._driver.note(node_id, "wipe", fenced=fenced)
         self.nodes[node_id].wipe(fenced)
         if fenced:
-            self.network.fenced.append(node_id)
+            self._forming.wipe(self.nodes[node_id])
+
+    def rejoin(self, node_id: NodeId, started: bool = True) -> None:
+        """Lose the disk of a node that is down, and have it come back as a learner, under another
+        incarnation that the operator has taken in.  ``started`` false: when that is done."""
+        self._rejoining.rejoin(self.nodes[node_id], started)
+
+    def back_up(self, node_id: NodeId, source_id: NodeId) -> None:
+        """Let the next directory of a node begin with the newest snapshot of another one."""
+        self._rejoining.back_up(self.nodes[node_id], self.nodes[source_id])
+
+    def replace(self, node_id: NodeId) -> None:
+        """Have another incarnation of a node taken in while it goes on; it comes in its place when
+        that is known, or the node has heard of it and stopped."""
+        self._rejoining.replace(self.nodes[node_id])
 
     def damage(self, node_id: NodeId, random: Random) -> None:
         """Flip a bit of the log of a node that is down."""
@@ -561,6 +562,7 @@ class Cluster:
         for flight in inbox:
             self._driver.launch(flight, 0)
         self._driver.sync_due(node, node.run)
+        self._driver.jobs.plan(node)
 
     def hold_disk(self, node_id: NodeId) -> None:
         """Let nothing become durable at a node until it is released or synced by hand."""
@@ -575,19 +577,24 @@ class Cluster:
             self._driver.note(node_id, "free_disk")
         self._driver.sync_due(node, node.run)
 
+    def write_back(self, node_id: NodeId) -> None:
+        """Let a node's operating system make durable what it has, as it does when it likes."""
+        self.nodes[node_id].write_back()
+        self._driver.note(node_id, "write_back")
+
+    def fill_disk(self, node_id: NodeId, room_groups: int = 0, room_bytes: int = 0) -> None:
+        """Leave so little room on a node's disk; see
+        :meth:`replog.testing.nodes.ClusterNode.fill_disk`."""
+        self.nodes[node_id].fill_disk(room_groups, room_bytes)
+        self._driver.note(node_id, "fill_disk")
+
+    def clear_disk(self, node_id: NodeId) -> None:
+        """Let a disk have room again; the node finds out by itself."""
+        self.nodes[node_id].clear_disk()
+        self._driver.note(node_id, "clear_disk")
+
     def sync(self, node_id: NodeId, count: int | None = None) -> None:
         """Make the ``count`` oldest pending groups of a node durable now (``None``: all)."""
         node = self._running(node_id)
         pending_count = len(node.disk.pending)
         self._driver.sync(node, pending_count if count is None else min(count, pending_count))
-
-
-def _links_text(links: Sequence[Link]) -> str:
-    """``n1-n2`` for a link that is cut both ways, ``n1>n2`` for one way; ``-`` for none."""
-    words: list[str] = []
-    for a, b in links:
-        if (b, a) not in links:
-            words.append(f"{node_text(a)}>{node_text(b)}")
-        elif a < b:
-            words.append(f"{node_text(a)}-{node_text(b)}")
-    return ",".join(words) or "-"

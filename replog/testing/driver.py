@@ -21,32 +21,29 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from replog.engine import Engine
 from replog.errors import (
-    LogDamaged,
+    DiskFull,
     NotDone,
     OutcomeUnknown,
     Overloaded,
+    Replaced,
     StorageFailed,
-    Unavailable,
 )
 from replog.limits import Limits
-from replog.machine import Machine
-from replog.storage.protocol import Recovered, Write
-from replog.stored_log import all_entries
+from replog.storage.protocol import Write
 from replog.testing.agenda import Agenda
 from replog.testing.chance import Chance
-from replog.testing.checks import Broken, Invariants, Violation
-from replog.testing.disk import DiskModel, is_same
+from replog.testing.checks import Broken, Invariants, Violation, brings_entries
+from replog.testing.disk import DiskModel
 from replog.testing.faults import Faults, draw_delays, draw_priority
 from replog.testing.files import Crashed
+from replog.testing.full_disks import RoomSeeker
 from replog.testing.goals import Goals
+from replog.testing.members import Members
 from replog.testing.network import Flight, Network, kind_of
-from replog.testing.nodes import ClusterNode, Outcome, Proposal
-from replog.testing.run_watcher import RunWatcher
+from replog.testing.nodes import ClusterNode, Proposal
+from replog.testing.snapshot_disk import JobRunner
 from replog.testing.trace import Trace, hard_state_pairs, node_text
-from replog.testing.watched import WatchedReplica
-from replog.turns import Surroundings, Turns
 from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, Role, Term
 from replog.wire import FrameReader, MessageCodec
 
@@ -70,8 +67,6 @@ class Driver:
         disk_model: DiskModel,
         trace: Trace,
         invariants: Invariants,
-        make_engine: Callable[[NodeId, Recovered], Engine],
-        make_machine: Callable[[], Machine],
         codec: MessageCodec | None,
         chance: Chance,
         goals: Goals,
@@ -85,6 +80,8 @@ class Driver:
         self.faults = QUIET
         """What happens to messages and writes by chance at the moment."""
         self.agenda = Agenda()
+        self.jobs = JobRunner(self)
+        self.room = RoomSeeker(self)
         self.network = Network()
         self.trace = trace
         self.invariants = invariants
@@ -92,8 +89,14 @@ class Driver:
         """Everything that was ever proposed, in order."""
         self.turn_count = 0
         """How many events the nodes dealt with."""
+        self.members = Members(self)
+        """Which incarnations of the nodes take part."""
+        self.handle_replaced: Callable[[ClusterNode], None] = _hear_nothing
+        """Is told of each node that stops because another incarnation took its place."""
         self.handle_down: Callable[[ClusterNode], None] = _hear_nothing
         """Is told of each node that went down."""
+        self.passes: Callable[[Flight], bool] = _always
+        """Whether both ends of a message take each other for whom they met."""
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
         self.handle_ended: Callable[[Proposal], None] = _hear_nothing
@@ -111,8 +114,12 @@ class Driver:
         self._nodes = invariants.nodes
         self._limits = limits
         self._disk_model = disk_model
-        self._make_engine = make_engine
-        self._make_machine = make_machine
+        self.handle_crash: Callable[[ClusterNode, str], None] = _hear_nothing
+        """Ends the run of a node that crashed, amid what is said."""
+        self.handle_failure: Callable[[ClusterNode], None] = _hear_nothing
+        """Ends the run of a node whose disk failed."""
+        self.end_replaced: Callable[[ClusterNode], None] = _hear_nothing
+        """Ends the run of a node that was replaced."""
 
     # -- noting and judging --
 
@@ -146,26 +153,34 @@ class Driver:
         try:
             self.judge(partial(self._take_turn, node, act))
         except Crashed as crashed:
-            self.crash(node, 0, amid=str(crashed))
+            self.handle_crash(node, str(crashed))
 
     def _take_turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
         try:
             act()
             self.observe(node)
             node.wants_turn = False
+            self.room.note_turn(node)
             node.turns.turn()
             disk = node.disk
-            while disk.pending and disk.pending[0].due <= self.agenda.now and not disk.is_held:
+            while disk.pending and disk.pending[0].due <= self.agenda.now and not disk.stands_still:
                 self._sync(node, 1)
+                self.room.note_turn(node)
                 node.turns.turn()
+            self.room.plan(node)
+        except Replaced:
+            self.handle_replaced(node)
+            self.end_replaced(node)
+            return
         except StorageFailed:
             if node.log_disk is None or node.log_disk.files.fault is None:
                 raise
-            self._stop(node, "fail", reason="disk")
+            self.handle_failure(node)
             return
         if node.wants_turn:
             self.agenda.plan(self.agenda.now, partial(self._turn_again, node, node.run))
         self.invariants.check_event(node)
+        self.members.check_event(node)
 
     def _turn_again(self, node: ClusterNode, run: int) -> None:
         """The turn that a node has asked for, unless another came first."""
@@ -186,7 +201,8 @@ class Driver:
             if status.role is Role.LEADER and seen.role is not Role.LEADER:
                 self._note_leader(node.node_id, status.term)
         if status.peers != seen.peers:
-            self.invariants.check_progress(status, seen)
+            renewed = self.members.renewed(node)
+            self.invariants.check_progress(status, seen, renewed)
             self._note_progress(node, status.peers, seen.peers)
         if status.commit_index != seen.commit_index:
             self.note(node.node_id, "commit", index=status.commit_index)
@@ -233,7 +249,7 @@ class Driver:
 
     def sync_due(self, node: ClusterNode, run: int) -> None:
         """Make durable whose tick has come, unless the run is over or something holds it."""
-        if node.run != run or not node.is_running or node.disk.is_held:
+        if node.run != run or not node.is_running or node.disk.stands_still:
             return
         count = sum(1 for group in node.disk.pending if group.due <= self.agenda.now)
         if count:
@@ -241,25 +257,37 @@ class Driver:
 
     def _sync(self, node: ClusterNode, count: int) -> None:
         for _ in range(count):
-            if node.log_disk is not None:
-                group = node.disk.pending[0]
-                if problem := node.log_disk.rehearse_write(group, self.seed):
-                    raise Broken(f"I11: node {node.node_id} {problem}")
-                node.log_disk.persist(group)
-            self._make_durable(node, "sync")
+            if not self.room.persist(node, node.disk.pending[0]):
+                return
+            self.make_durable(node, "sync")
             node.turns.handle_synced()
 
-    def _make_durable(self, node: ClusterNode, event: str) -> None:
+    def make_durable(self, node: ClusterNode, event: str) -> None:
         disk = node.disk
         writes = disk.pending[0].writes
         self.invariants.check_write(node, writes, disk.sync_next)
         for write in writes:
             pairs = hard_state_pairs(write.hard_state)
+            if write.base is not None:
+                pairs["base"] = write.base.index
+                self._note_base(node, write.base.index)
             if write.truncate_from is not None:
                 pairs["truncate_from"] = write.truncate_from
             if write.entries:
                 pairs["entries"] = tuple(write.entries)
             self.note(node.node_id, event, **pairs)
+
+    def _note_base(self, node: ClusterNode, base_index: LogIndex) -> None:
+        if node.is_up and node.replica.engine.soft_state.role is not Role.LEADER:
+            return
+        for other in self._nodes.values():
+            last_index = max(other.disk.entries, default=other.disk.base_index)
+            if last_index < base_index and not other.is_lost:
+                self.goals.reach("log_trimmed_under_laggard")
+
+    def time_ms(self, node: ClusterNode) -> int:
+        """What the node's clock shows."""
+        return max(0, self.agenda.now * self._limits.tick_ms + node.clock_ahead_ms)
 
     # -- messages --
 
@@ -270,10 +298,16 @@ class Driver:
             message = self._carried(message)
         flight = self.network.send(message)
         assert flight.sender == node.node_id, "a node sends in its own name"
+        self.members.stamp(flight)
+        if not node.turns.takes_part:
+            raise Broken(f"I18: node {node.node_id} sends a message and takes no part yet")
         self.note_flight(node.node_id, "send", flight)
         self.invariants.check_sent(flight)
         if self.network.is_cut(flight):
             self.lose(flight, "cut")
+            return
+        if refusal := self._refusal(flight):
+            self.lose(flight, refusal)
             return
         if self.network.has_faded(flight):
             self.lose(flight, "fade")
@@ -285,6 +319,12 @@ class Driver:
         self.launch(flight, delays[0])
         for delay in delays[1:]:
             self.duplicate(flight, delay)
+
+    def _refusal(self, flight: Flight) -> str:
+        """Why the two ends of a message do not take each other for whom they mean; mostly empty."""
+        if not self.members.passes(flight):
+            return "incarnation"
+        return "" if self.passes(flight) else "birth"
 
     def _carried(self, message: object) -> object:
         """What arrives when ``message`` has gone through the real codec."""
@@ -299,7 +339,7 @@ class Driver:
     def duplicate(self, flight: Flight, delay: int) -> None:
         """Send a message once more, to arrive in ``delay`` ticks."""
         copy = self.network.send(flight.message)
-        copy.line = flight.line
+        copy.line, copy.incarnations = flight.line, flight.incarnations
         copy.has_copy = flight.has_copy = True
         self.note_flight(flight.sender, "duplicate", flight, copy=f"m{copy.number}")
         self.launch(copy, delay)
@@ -319,6 +359,8 @@ class Driver:
         node = self._nodes[flight.to]
         if self.network.is_cut(flight):
             self.lose(flight, "cut")
+        elif refusal := self._refusal(flight):
+            self.lose(flight, refusal)
         elif not node.is_up:
             self.lose(flight, "down")
         elif node.is_paused:
@@ -344,10 +386,14 @@ class Driver:
             self.agenda.plan(self.agenda.now, again, AFTER_ARRIVALS)
 
     def _step(self, node: ClusterNode, flight: Flight) -> None:
-        self.invariants.check_received(node, flight)
+        if node.was_full and brings_entries(flight.message):
+            self.lose(flight, "full")  # the node drops it, or breaks I17
+        elif node.turns.takes_part:
+            self.members.check_received(node, flight)
+            self.invariants.check_received(node, flight)
         if flight.has_copy and flight.kind in self.acknowledgements:
             self._note_repeated(node, flight)
-        node.replica.step(flight.message)
+        node.turns.step(flight.message)
 
     def _note_repeated(self, node: ClusterNode, flight: Flight) -> None:
         engine = node.replica.engine
@@ -360,148 +406,6 @@ class Driver:
     def lose(self, flight: Flight, why: str) -> None:
         """Note that a message is lost."""
         self.note_flight(flight.sender, "drop", flight, reason=why)
-
-    # -- runs of nodes --
-
-    def start(self, node: ClusterNode, event: str) -> None:
-        """Begin a run of a node from its disk's synced layer."""
-        assert not node.is_lost, f"node {node.node_id} is lost"
-        try:
-            self.judge(partial(self._start, node, event))
-        except Crashed as crashed:
-            self._note_down(node, "crash", amid=f"recovery: {crashed}")
-
-    def _start(self, node: ClusterNode, event: str) -> None:
-        try:
-            recovered = self._recover(node)
-        except LogDamaged:
-            if not node.is_damaged:
-                raise
-            node.is_lost = True
-            self.note(node.node_id, "refuse", reason="damage")
-            self.goals.reach("damaged_log_refused")
-            return
-        except StorageFailed:
-            assert node.log_disk is not None
-            if node.log_disk.files.fault is None:
-                raise
-            self._note_down(node, "fail", reason="disk")
-            return
-        node.start(recovered, partial(self._make_turns, node))
-        pairs = hard_state_pairs(recovered.hard_state)
-        self.note(node.node_id, event, **pairs, log=all_entries(recovered.log))
-        self.turn(node, _do_nothing)
-
-    def _recover(self, node: ClusterNode) -> Recovered:
-        """What the node finds; the model learns which of the uncertain groups it kept."""
-        log_disk, disk = node.log_disk, node.disk
-        if log_disk is None:
-            return disk.recover()
-        torn_count = log_disk.torn_count
-        found = log_disk.recover()
-        if not log_disk.is_end_clean:
-            raise Broken(f"I11: node {node.node_id} leaves the remains of a torn group in its log")
-        if not log_disk.outlasts_power_cut(found):
-            raise Broken(f"I11: node {node.node_id} recovers what a power cut takes away again")
-        if log_disk.torn_count > torn_count:
-            self.goals.reach("torn_tail_cut")
-            self._rehearse(node, found)
-        node.is_damaged = False  # by what was wiped, or by what says nothing
-        uncertain, log_disk.uncertain = log_disk.uncertain, []
-        while not is_same(found, disk.recover()):
-            if not uncertain:
-                raise Broken(
-                    f"I11: node {node.node_id} recovers something else from its log than was synced"
-                )
-            disk.pending.append(uncertain.pop(0))
-            self._make_durable(node, "kept")
-        return found
-
-    def _rehearse(self, node: ClusterNode, found: Recovered) -> None:
-        """Whoever cuts off a torn tail must find the same again when it crashes amid that."""
-        assert node.log_disk is not None
-        random = Random(f"{self.seed}/rehearse/{node.node_id}/{node.run}")
-        problem = "" if node.is_damaged else node.log_disk.rehearse(found, random)
-        if problem:
-            raise Broken(f"I11: node {node.node_id} {problem}")
-
-    def _make_turns(self, node: ClusterNode, recovered: Recovered) -> Turns:
-        engine = self._make_engine(node.node_id, recovered)
-        watcher = RunWatcher(self, node)
-        replica = WatchedReplica(engine, self._make_machine(), self._limits, watcher)
-        surroundings = Surroundings(
-            send=partial(self.send, node),
-            flush=_do_nothing,
-            write=partial(self.write, node),
-            wake=watcher.wake,
-            answer=_do_nothing,
-            report_role=_hear_nothing,
-            time_ms=partial(self.time_ms, node),
-        )
-        groups_max = 1 if self._disk_model.is_real else self._disk_model.groups_max
-        return Turns(node.node_id, replica, self._limits, surroundings, groups_max)
-
-    def time_ms(self, node: ClusterNode) -> int:
-        """What the node's clock shows."""
-        return max(0, self.agenda.now * self._limits.tick_ms + node.clock_ahead_ms)
-
-    def crash(self, node: ClusterNode, kept: int, amid: str = "") -> None:
-        """End a run: of its pending groups the ``kept`` oldest survive, the others are lost.
-
-        On a real log chance decides what survives.
-        """
-        pairs: dict[str, object] = {"amid": amid} if amid else {}
-        self.judge(partial(self._end_run, node, "crash", kept, **pairs))
-
-    def stop(self, node: ClusterNode) -> None:
-        """End a run in order."""
-        self.judge(partial(self._stop, node, "stop"))
-
-    def _stop(self, node: ClusterNode, event: str, **pairs: object) -> None:
-        """The node answers whoever waits, as it does whenever it ends by itself."""
-        node.is_up = False
-        node.turns.end(
-            OutcomeUnknown("the node stopped before the outcome of the command was known"),
-            Unavailable("the node stopped before the command was proposed"),
-        )
-        for proposal in self.proposals:
-            if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
-                raise Broken(
-                    f"L5: node {node.node_id} stopped and told nobody what became of "
-                    f"p{proposal.number}"
-                )
-        self._end_run(node, event, 0, **pairs)
-
-    def _end_run(self, node: ClusterNode, event: str, kept: int, **pairs: object) -> None:
-        if node.log_disk is not None:
-            node.log_disk.crash(node.disk, self._keep_random(node))
-        else:
-            for _ in range(kept):
-                self._make_durable(node, "kept")
-        lost = node.disk.crash()
-        if lost:
-            self.goals.reach("crash_between_write_and_sync")
-        self.note(node.node_id, event, lost_writes=lost, **pairs)
-        node.is_up = node.is_paused = False
-        # The replica of this run is not used again, so its waiters are answered here.
-        for proposal in self.proposals:
-            if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
-                self.end(proposal, 0, None, OutcomeUnknown("the node crashed"))
-        inbox, node.inbox = node.inbox, []
-        for flight in inbox:
-            self.lose(flight, "down")
-        self.handle_down(node)
-
-    def _note_down(self, node: ClusterNode, event: str, **pairs: object) -> None:
-        """A start came to nothing."""
-        assert node.log_disk is not None
-        node.log_disk.crash(node.disk, self._keep_random(node))
-        node.run += 1
-        self.note(node.node_id, event, **pairs)
-        self.handle_down(node)
-
-    def _keep_random(self, node: ClusterNode) -> Random:
-        return Random(f"{self.seed}/keep/{node.node_id}/{node.run}")
 
     # -- proposals --
 
@@ -533,7 +437,8 @@ class Driver:
             limit = self._limits.uncommitted_bytes_max
             self.invariants.check_submitted(node, proposal, limit)
         except NotDone as error:
-            if isinstance(error, Overloaded):
+            self._note_refusal(error)
+            if isinstance(error, Overloaded) and not isinstance(error, DiskFull):
                 self.goals.reach("crowd_refused")
             self.end(proposal, 0, None, error)
 
@@ -543,7 +448,16 @@ class Driver:
         """The node says what became of a proposal."""
         if isinstance(error, OutcomeUnknown):
             self.goals.reach("unknown_outcome")
+        if isinstance(error, NotDone):
+            # It may have been refused before it was proposed, and is not held any more.
+            node = self._nodes[proposal.node_id]
+            node.unproposed = [each for each in node.unproposed if each is not proposal]
+            self._note_refusal(error)
         self.end(proposal, index, result, error)
+
+    def _note_refusal(self, refusal: NotDone) -> None:
+        if isinstance(refusal, DiskFull):
+            self.goals.reach("full_disk_refused")
 
     def end(
         self, proposal: Proposal, index: LogIndex, result: object, error: Exception | None
@@ -563,8 +477,13 @@ def _do_nothing() -> None:
     """There is nothing to do, or nothing to flush."""
 
 
-def _hear_nothing(_: object) -> None:
-    """Nobody has to know: changes of the role, for instance, are seen in the status."""
+def _always(_: Flight) -> bool:
+    """Nobody refuses anybody."""
+    return True
+
+
+def _hear_nothing(*_: object) -> None:
+    """Nobody wants to know."""
 
 
 def _sentence_of(error: BaseException) -> str:

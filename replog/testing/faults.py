@@ -16,7 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from replog.testing.log_disk import GROWING_OPERATIONS
-from replog.types import NO_NODE, NodeId, record
+from replog.types import NO_NODE, NodeId, Role, record
 
 if TYPE_CHECKING:
     from replog.testing.chance import Chance
@@ -30,6 +30,15 @@ ELECTION_TICKS: Final = 3
 
 ELECTION_CRASH_FACTOR: Final = 8
 """... and how much likelier."""
+
+LOST_CALL_CHANCE: Final = 0.7
+"""Nodes of one cluster meet over some ticks, and not in the order in which they are started."""
+
+STARTED_FIRST_CHANCE: Final = 0.6
+"""How likely it is that a node that rejoins is started before it is taken in."""
+
+CUT_OFF_CHANCE: Final = 0.7
+"""How likely it is that a node that is replaced as it runs is cut off."""
 
 FLAPS_MAX: Final = 5
 FADE_TICKS_MAX: Final = 3
@@ -54,6 +63,8 @@ class Faults:
     late_ticks_max: int = 0
     sync_ticks_max: int = 0
     """Every write takes 0 to this many ticks to be durable, beyond the cluster's own latency."""
+    job_ticks_max: int = 0
+    """Every job that reads or writes a piece of a snapshot takes 0 to this many ticks."""
     stall_chance: float = 0.0
     """Per node and tick: its disk stands still, and makes nothing durable meanwhile."""
     stall_ticks_max: int = 50
@@ -67,20 +78,33 @@ class Faults:
     crash_chance: float = 0.0
     """Per node and tick: it crashes, and a prefix of its pending writes survives; far likelier
     while its term is new."""
+    fetching_crash_chance: float = 0.0
+    """Per tick and node that fetches a snapshot: it crashes."""
     stop_chance: float = 0.0
     """Per node and tick: it is stopped in order."""
     crash_all_chance: float = 0.0
     """Per tick: every node crashes."""
     crash_in_write_chance: float = 0.0
     """Per node and tick: it will crash within the next operations on its files, if it has any."""
+    crash_in_job_chance: float = 0.0
+    """Per job that reads or writes a piece of a snapshot: the node crashes within it."""
     crash_in_recovery_chance: float = 0.0
     """Per restart: it crashes again while it recovers its log, or soon after, if it has files."""
     disk_error_chance: float = 0.0
     """Per node and tick: one of its next operations on files fails, if it has any."""
+    full_chance: float = 0.0
+    """Per node and tick: its disk has no room any more."""
+    full_ticks_max: int = 50
     damage_chance: float = 0.0
     """Per restart: a bit of the node's log has flipped, if it has files."""
     wipe_chance: float = 0.0
     """Per restart: the node has lost its disk, for ever."""
+    rejoin_chance: float = 0.0
+    """Per restart: the node has lost its disk, and rejoins under another incarnation."""
+    replace_chance: float = 0.0
+    """Per tick: some node is replaced by another incarnation while it runs."""
+    lost_call_chance: float = 0.0
+    """Per call of a node that is forming, or to one: nobody hears it."""
     down_ticks_max: int = 50
     pause_chance: float = 0.0
     """Per node and tick: it stands still, as a stopped process."""
@@ -96,10 +120,9 @@ class Faults:
 def drawn_faults(random: Random, ticks_scale: int) -> Faults:
     """A mixture for one run: each fault is on or off, and as strong as drawn (swarm testing).
 
-    Runs with few faults reach far into the protocol, runs with many reach its corners; neither can
-    stand for the other.  A third of the runs is about nothing but leaders that come and go, with
-    old messages about: there logs part.  ``ticks_scale`` is the longest election timeout: what
-    lasts is drawn around it.
+    Runs with few faults reach far into the protocol, runs with many reach its corners.  A third of
+    the runs is about nothing but leaders that come and go, with old messages about: there logs
+    part.  ``ticks_scale`` is the longest election timeout: what lasts is drawn around it.
     """
 
     def chance(most: float, is_on_chance: float = 0.4) -> float:
@@ -153,8 +176,16 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         wipe_chance=chance(0.2, 0.2),
         clock_chance=chance(0.1 / ticks_scale, 0.3),
         stop_chance=chance(0.1 / ticks_scale, 0.3),
+        job_ticks_max=random.choice((0, 0, 1, 4)),
+        fetching_crash_chance=chance(0.2, 0.7),
         stall_chance=chance(0.5 / ticks_scale, 0.3),
         stall_ticks_max=2 * ticks_scale,
+        full_chance=chance(0.5 / ticks_scale, 0.3),
+        full_ticks_max=4 * ticks_scale,
+        rejoin_chance=chance(0.5, 0.3),
+        replace_chance=chance(0.3 / ticks_scale, 0.2),
+        crash_in_job_chance=chance(0.05, 0.3),
+        lost_call_chance=LOST_CALL_CHANCE,
     )
 
 
@@ -191,6 +222,8 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
         # What a node owes to its disk is owed in elections above all.
         is_new_term = cluster.now - node.term_tick <= ELECTION_TICKS
         crash_chance = faults.crash_chance * (ELECTION_CRASH_FACTOR if is_new_term else 1)
+        if node.is_fetching:
+            crash_chance = max(crash_chance, faults.fetching_crash_chance)
         if chance.strikes("clock", faults.clock_chance):
             cluster.set_clock(node.node_id, *_drawn_clock(chance.details("clock")))
         if not node.is_up:
@@ -213,6 +246,8 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
             cluster.hold_disk(node.node_id)
             ticks = _drawn_lasting(chance.details("stall"), faults.stall_ticks_max)
             cluster.plan(ticks, partial(cluster.release_disk, node.node_id))
+        if chance.strikes("full", faults.full_chance):
+            _fill_disk(cluster, node, faults, chance.details("full"))
         if node.is_running and chance.strikes("pause", faults.pause_chance):
             cluster.pause(node.node_id)
             ticks = _drawn_lasting(chance.details("pause"), faults.pause_ticks_max)
@@ -224,8 +259,31 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
     if chance.strikes("transfer", faults.transfer_chance):
         leader_id = cluster.leader()
         to = chance.details("transfer").choice(list(cluster.nodes))
-        if leader_id != NO_NODE and cluster.nodes[leader_id].is_running:
+        is_able = leader_id != NO_NODE and cluster.nodes[leader_id].is_running
+        if is_able and cluster.is_voter(to, leader_id):
             cluster.transfer(leader_id, to)
+    if chance.strikes("replace", faults.replace_chance):
+        _begin_replacing(cluster, faults, chance.details("replace"))
+
+
+def _fill_disk(cluster: Cluster, node: ClusterNode, faults: Faults, random: Random) -> None:
+    """A disk that is full already stays so for as long as it was to be."""
+    room_groups, room_bytes = random.randint(0, 3), random.choice((0, 100, 2000))
+    ticks = _drawn_lasting(random, faults.full_ticks_max)
+    if node.snapshots.files.capacity_bytes is None:
+        cluster.fill_disk(node.node_id, room_groups, room_bytes)
+        cluster.plan(ticks, partial(cluster.clear_disk, node.node_id))
+
+
+def _begin_replacing(cluster: Cluster, faults: Faults, random: Random) -> None:
+    """Whoever is replaced as it runs was mostly taken for lost, because nobody hears it."""
+    node = random.choice(list(cluster.nodes.values()))
+    ticks = _drawn_lasting(random, faults.cut_ticks_max)
+    is_cut_off = random.random() < CUT_OFF_CHANCE
+    if node.is_up and cluster.can_replace(node.node_id):
+        if is_cut_off:
+            cluster.plan(ticks, partial(cluster.mend, cluster.isolate(node.node_id)))
+        cluster.replace(node.node_id)
 
 
 def _trouble_links(cluster: Cluster, faults: Faults, chance: Chance) -> None:
@@ -259,6 +317,20 @@ def _end_fade(cluster: Cluster, node_id: NodeId, cut_ticks: int) -> None:
     cluster.plan(cut_ticks, partial(cluster.mend, cluster.isolate(node_id)))
 
 
+def propose_somewhere(cluster: Cluster) -> None:
+    """Propose mostly at a node that takes itself for the leader, else anywhere.
+
+    A deposed leader that does not know it yet is as good: what it takes must not be lost in
+    silence.
+    """
+    running = [node for node in cluster.nodes.values() if node.is_running]
+    leaders = [node for node in running if node.replica.engine.soft_state.role is Role.LEADER]
+    is_guess = not leaders or cluster.random.random() < 0.1
+    if running:
+        node = cluster.random.choice(running if is_guess else leaders)
+        cluster.propose(node.node_id, b"%d" % (len(cluster.proposals) + 1))
+
+
 def plan_restart(cluster: Cluster, node: ClusterNode, faults: Faults, chance: Chance) -> None:
     """A node went down: plan when it starts again, and in what state its disk is then."""
     run = node.run
@@ -271,7 +343,15 @@ def plan_restart(cluster: Cluster, node: ClusterNode, faults: Faults, chance: Ch
     damaged = chance.strikes("damage", faults.damage_chance)
     wiped = chance.strikes("wipe", faults.wipe_chance)
     ticks = _drawn_lasting(random, faults.down_ticks_max)
+    if chance.strikes("rejoin", faults.rejoin_chance):
+        is_first = chance.details("rejoin").random() < STARTED_FIRST_CHANCE
+        cluster.plan(ticks, partial(_rejoin, cluster, node, run, is_first))
     cluster.plan(ticks, partial(_end_crash, cluster, node, run, damaged, wiped, crash_at, random))
+
+
+def _rejoin(cluster: Cluster, node: ClusterNode, run: int, started: bool) -> None:
+    if node.run == run and not node.is_up and cluster.can_replace(node.node_id):
+        cluster.rejoin(node.node_id, started)
 
 
 def _end_crash(

@@ -2,6 +2,7 @@
 
 :class:`ForgetfulFiles` is a :class:`~replog.storage.files.FileLayer`.  ``crash`` does what a power
 cut does: of everything that was not synced it keeps what it is told to, and the rest is gone.
+``write_back`` does what an operating system does when it likes: it makes durable what was written.
 
 How much is kept is said by one of
 
@@ -9,11 +10,17 @@ How much is kept is said by one of
 * :class:`KeepPrefix`: of each file the first so many unsynced bytes, in the order of writing;
 * :class:`KeepSectors`: of each file a random subset of the unsynced 512-byte sectors, which tears
   groups; and of each directory a random subset of the changes of names;
+* :class:`KeepLatest`: of each file the last unsynced write, of each directory the last change of
+  names, and nothing before them, as from a disk that puts things into an order of its own;
 * :class:`KeepEverything`: not a power cut but the end of the process.  What was written can be
   read, and is still *not synced*: a power cut after it takes it away.
 
 The names in a directory and the content of a file are synced apart, as POSIX has it.  A rename is
 atomic, but a later change of names may be kept where an earlier one is lost.
+
+The disk may be of a certain size (``capacity_bytes``).  Where it is used up, a write takes what
+still fits, and the next one fails with ``ENOSPC``, as does a preallocation that does not fit; files
+that are removed and no longer open free their room.
 
 Every operation passes :meth:`ForgetfulFiles._count`, where it is counted and where ``fault``, when
 set, is called before it takes effect and may raise: an ``OSError``, or :class:`Crashed` to stop
@@ -55,11 +62,16 @@ class KeepSectors:
 
 
 @record
+class KeepLatest:
+    """Of what is unsynced, the last write to each file and the last change of names stay alone."""
+
+
+@record
 class KeepEverything:
     """The process ends and the machine goes on; what is unsynced stays so."""
 
 
-Keep: TypeAlias = KeepNothing | KeepPrefix | KeepSectors | KeepEverything
+Keep: TypeAlias = KeepNothing | KeepPrefix | KeepSectors | KeepLatest | KeepEverything
 Fault: TypeAlias = Callable[[int, str, Path], None]
 """Called before an operation with its number (from 1), name and path; may raise."""
 
@@ -92,6 +104,9 @@ class _File:
             for offset, data in self.writes:
                 _patch(self.synced, data[:left], offset)
                 left = max(0, left - len(data))
+        elif isinstance(keep, KeepLatest):
+            for offset, data in self.writes[-1:]:
+                _patch(self.synced, data, offset)
         elif isinstance(keep, KeepSectors):
             for sector in self._unsynced_sectors():
                 if rng.random() < 0.5:
@@ -99,6 +114,10 @@ class _File:
                     _patch(self.synced, self.data[start : start + SECTOR_BYTES], start)
         self.data = bytearray(self.synced)
         self.writes.clear()
+
+    @property
+    def holds_unsynced(self) -> bool:
+        return bool(self.writes)
 
     def _unsynced_sectors(self) -> list[int]:
         sectors: set[int] = set()
@@ -124,15 +143,37 @@ class _Directory:
         self.changes.append(change)
         _apply(self.entries, change)
 
+    def files(self) -> list[_File]:
+        """All files in it and below it."""
+        found: list[_File] = []
+        for node in self.entries.values():
+            found += [node] if isinstance(node, _File) else node.files()
+        return found
+
+    @property
+    def holds_unsynced(self) -> bool:
+        return bool(self.changes) or any(node.holds_unsynced for node in self.entries.values())
+
     def sync(self) -> None:
         self.synced = dict(self.entries)
         self.changes.clear()
+
+    def write_back(self) -> None:
+        self.sync()
+        for node in self.entries.values():
+            if isinstance(node, _Directory):
+                node.write_back()
+            else:
+                node.sync()
 
     def crash(self, keep: Keep, rng: random.Random) -> None:
         if isinstance(keep, KeepSectors):
             for change in self.changes:
                 if rng.random() < 0.5:
                     _apply(self.synced, change)
+        elif isinstance(keep, KeepLatest):
+            for change in self.changes[-1:]:
+                _apply(self.synced, change)
         if not isinstance(keep, KeepEverything):
             self.entries = dict(self.synced)
             self.changes.clear()
@@ -143,9 +184,15 @@ class _Directory:
 class ForgetfulFiles:
     """See the module; one object is one disk, which outlives its crashes."""
 
-    def __init__(self, write_bytes_max: int | None = None) -> None:
+    def __init__(
+        self, write_bytes_max: int | None = None, capacity_bytes: int | None = None
+    ) -> None:
         self.operations_count = 0
+        self.capacity_bytes = capacity_bytes
+        """How many bytes of files the disk holds; ``None``: any number.  May be changed."""
         self.fault: Fault | None = None
+        self.struck_unsynced = False
+        """Whether the last crash met anything that was written and not synced."""
         self._write_bytes_max = write_bytes_max
         """The most that one ``write`` takes; ``None``: everything."""
         self._root = _Directory(DIRECTORY_MODE)
@@ -153,13 +200,35 @@ class ForgetfulFiles:
         self._locked: dict[Descriptor, Path] = {}
         self._descriptors_count = 0
 
+    @property
+    def used_bytes(self) -> int:
+        """The sizes of all files that have a name or are open."""
+        files = self._root.files() + [file for _, file in self._open.values()]
+        return sum({id(file): len(file.data) for file in files}.values())
+
+    def _room_bytes(self, wanted_bytes: int) -> int:
+        """How many of so many bytes a file may grow by."""
+        if self.capacity_bytes is None or wanted_bytes <= 0:
+            return wanted_bytes
+        return max(0, min(wanted_bytes, self.capacity_bytes - self.used_bytes))
+
     def crash(self, keep: Keep) -> None:
         """Lose what is not synced, except for what ``keep`` says; close and unlock everything."""
+        self.struck_unsynced = self.holds_unsynced
         seed = keep.seed if isinstance(keep, KeepSectors) else 0
         self._root.crash(keep, random.Random(seed))
         self._open.clear()
         self._locked.clear()
         self.fault = None
+
+    @property
+    def holds_unsynced(self) -> bool:
+        """Whether there is anything that a power cut could take away; no operation."""
+        return self._root.holds_unsynced
+
+    def write_back(self) -> None:
+        """Make durable whatever was written, names included; no operation."""
+        self._root.write_back()
 
     def corrupt(self, path: Path, offset: int, data: bytes) -> None:
         """Change bytes behind everybody's back, durably: the disk's own fault, not a crash's."""
@@ -171,6 +240,11 @@ class ForgetfulFiles:
         """Shorten a file behind everybody's back, durably."""
         file = self._file(path)
         del file.data[size_bytes:], file.synced[size_bytes:]
+
+    def synced_names(self, path: Path) -> list[str]:
+        """The names in a directory that every power cut would leave, sorted; no operation."""
+        directory = self._directory(path)
+        return sorted(directory.synced.keys() & directory.entries.keys())
 
     def open(self, path: Path) -> Descriptor:
         """See :meth:`replog.storage.files.FileLayer.open`."""
@@ -223,6 +297,12 @@ class ForgetfulFiles:
         path, file = self._opened(descriptor)
         self._count("write", path)
         taken = bytes(data[: self._write_bytes_max])
+        growth = offset + len(taken) - len(file.data)
+        missing = growth - self._room_bytes(growth)
+        if missing > 0:
+            if missing >= len(taken):
+                raise _os_error(errno.ENOSPC, path)
+            taken = taken[:-missing]
         file.write(taken, offset)
         return len(taken)
 
@@ -231,6 +311,8 @@ class ForgetfulFiles:
         path, file = self._opened(descriptor)
         self._count("preallocate", path)
         missing = offset + size_bytes - len(file.data)
+        if self._room_bytes(missing) < missing:
+            raise _os_error(errno.ENOSPC, path)
         if missing > 0:
             file.write(bytes(missing), len(file.data))
 
@@ -331,6 +413,22 @@ class ForgetfulFiles:
         if not isinstance(node, _File):
             raise _os_error(errno.EISDIR, path)
         return node
+
+
+def set_crash(files: ForgetfulFiles, operations: int, growing: int = 0) -> None:
+    """Let the machine crash at the ``operations``-th operation on the files from now; if a file
+    grows until then, ``growing`` operations later."""
+    at = files.operations_count + operations
+    at_if_grown = at + growing
+
+    def crash(count: int, operation: str, _: Path) -> None:
+        nonlocal at
+        if operation == "preallocate":
+            at = at_if_grown
+        if count >= at:
+            raise Crashed(operation)
+
+    files.fault = crash
 
 
 def _apply(names: dict[str, _Node], change: dict[str, _Node | None]) -> None:

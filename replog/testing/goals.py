@@ -15,10 +15,28 @@ COMMON: Final[dict[str, str]] = {
     "leadership_transferred": "a leader was told to hand over, and the next leader was that node",
     "duplicate_ack_ignored": "an acknowledgement arrived a second time at the leader that had it",
     "crash_between_write_and_sync": "a node crashed with a write on its way to disk",
+    "power_cut": "the power was cut at a node, and took something that was written and not synced",
+    "process_crash": "a process alone crashed, and what it had written and not synced stayed",
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
+    "full_disk_refused": "a leader refused a command, because its disk was full",
+    "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",
     "deaf_node_disturbed_nobody": "in calm the leader alone could not reach a node, and led on",
     "lone_leader_gave_up": "in calm a leader that was cut off from everybody gave up",
+    "leader_overtaken": "in calm a leader was cut off and overtaken, and became as the others are",
+    "overtaken_leader_filled": "... and what it lacked had been trimmed, so it was filled",
+    "snapshot_taken": "a node took a snapshot of its machine",
+    "snapshot_installed": "a node was filled from a snapshot that another one sent",
+    "log_trimmed_under_laggard": "a leader trimmed what one of its peers still lacked",
+    "transfer_resumed": "a snapshot went on arriving from where it had broken off",
+    "started_from_snapshot": "a node began a run with a machine filled from a snapshot",
+    "cluster_formed": "nodes that had not met each other formed a cluster",
+    "learner_admitted": "the entry that takes in a new incarnation of a node was committed",
+    "learner_began_with_backup": "a new incarnation of a node began with a backup of another one",
+    "learner_caught_up_by_log": "a learner applied all that was committed, entry after entry",
+    "learner_caught_up_by_snapshot": "a learner applied all that was committed, from a snapshot on",
+    "replaced_node_stopped": "a node heard that another incarnation took its place, and stopped",
+    "rejoined_twice": "a learner lost its disk, and came back under a third incarnation",
     "vain_transfer_called_off": "in calm a transfer to a node that was cut off came to nothing",
 }
 """The goals that every engine can come to."""
@@ -26,6 +44,7 @@ COMMON: Final[dict[str, str]] = {
 ON_FILES: Final[dict[str, str]] = {
     "torn_tail_cut": "a node found the remains of a torn group in its log and cut them off",
     "damaged_log_refused": "a node refused to start on a log with a flipped bit",
+    "unsynced_log_recovered": "a node at the sync level os lost nothing by a crash of its process",
 }
 """The goals of runs over the real log."""
 

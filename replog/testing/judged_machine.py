@@ -9,26 +9,48 @@ And what a machine is told must be fit to be relied on: the index rises, the tim
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+from typing import Final, cast
 
 from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, StateMachineError
-from replog.machine import ApplyContext, DumpPage, Machine
+from replog.machine import (
+    ApplyContext,
+    ConcurrentMachine,
+    DumpPage,
+    Machine,
+    MachineKind,
+    Opened,
+    SnapshotMachine,
+    machine_kind,
+)
 from replog.testing.checks import Broken
-from replog.testing.nodes import Proposal
+from replog.testing.nodes import MachineDisk, Proposal
 from replog.types import LogIndex
 
 DUMP_ITEMS = 100
+
+SAVED_COUNT: Final = 3
+"""How many commands a machine on a disk applies before it makes them durable."""
+
+_COMMAND: Final = struct.Struct(">QQ")
+"""The index and the time of the last command."""
 
 
 class Results:
     """What applying each entry came to, in one cluster."""
 
-    __slots__ = ("_by_index", "_times_ms")
+    __slots__ = ("_by_index", "_states", "_times_ms")
 
     def __init__(self) -> None:
         self._by_index: dict[LogIndex, tuple[bytes, str]] = {}
         self._times_ms: dict[LogIndex, int] = {}
+        self._states: dict[LogIndex, list[object]] = {}
+        """The state of the machine, of which a snapshot was taken, by its last command."""
 
     def judge(self, context: ApplyContext, result: object, error: str) -> None:
         """An entry was applied, with a result or with a declared error."""
@@ -45,6 +67,15 @@ class Results:
             raise Broken(
                 f"I10: applying entry {index} came to {_text(*came_to)}, and on another replica or "
                 f"in an earlier run to {_text(*first)}: the state machine is not deterministic"
+            )
+
+    def judge_state(self, index: LogIndex, items: list[object]) -> None:
+        """A machine that came up to the command at ``index`` is in this state."""
+        first = self._states.setdefault(index, items)
+        if first != items:
+            raise Broken(
+                f"I10: after entry {index} a machine is in another state than the same machine on "
+                "another replica or before it was snapshotted"
             )
 
     def judge_answer(self, proposal: Proposal) -> None:
@@ -108,6 +139,93 @@ class JudgedMachine:
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:
         """See :class:`~replog.machine.Machine`."""
         return self._machine.dump(cursor, items_max)
+
+
+class JudgedSnapshots(JudgedMachine):
+    """One that can be snapshotted as well: what is filled from a snapshot must be what was frozen.
+
+    The first chunk of its snapshots says up to which command the machine had come.
+    """
+
+    __slots__ = ()
+
+    def freeze(self) -> Iterable[bytes]:
+        """See :class:`~replog.machine.ConcurrentMachine`."""
+        self._results.judge_state(self._index, dump_all(self._machine))
+        machine = self._machine
+        is_in_memory = machine_kind(machine) is MachineKind.IN_MEMORY
+        chunks = (
+            list(cast(SnapshotMachine, machine).snapshot())
+            if is_in_memory
+            else cast(ConcurrentMachine, machine).freeze()
+        )
+        return chain((_COMMAND.pack(self._index, self._time_ms),), chunks)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """See :class:`~replog.machine.ConcurrentMachine`."""
+        whole = b"".join(chunks)
+        self._index, self._time_ms = _COMMAND.unpack_from(whole)
+        cast(ConcurrentMachine, self._machine).restore((whole[_COMMAND.size :],))
+        self._results.judge_state(self._index, dump_all(self._machine))
+
+
+class JudgedOnDisk(JudgedMachine):
+    """One on a disk of its own, which makes what it holds durable now and then."""
+
+    __slots__ = ("_unsaved_count", "disk")
+
+    def __init__(self, machine: Machine, results: Results) -> None:
+        super().__init__(machine, results)
+        self.disk = MachineDisk()
+        """To be set before ``open``."""
+        self._unsaved_count = 0
+
+    def apply(self, context: ApplyContext, payload: bytes) -> object:
+        """See :class:`~replog.machine.Machine`."""
+        try:
+            return super().apply(context, payload)
+        finally:
+            self._unsaved_count += 1
+            if self._unsaved_count >= SAVED_COUNT:
+                self._save()
+
+    def _save(self) -> None:
+        disk, self._unsaved_count = self.disk, 0
+        disk.index, disk.time_ms = self._index, self._time_ms
+        disk.state = b"".join(cast(ConcurrentMachine, self._machine).freeze())
+
+    def open(self, directory: Path) -> Opened:
+        """See :class:`~replog.machine.DurableMachine`."""
+        disk = self.disk
+        if disk.index:
+            cast(ConcurrentMachine, self._machine).restore((disk.state,))
+            self._index, self._time_ms = disk.index, disk.time_ms
+        return Opened(disk.index, disk.time_ms)
+
+    def freeze(self) -> Iterable[bytes]:
+        """See :class:`~replog.machine.DurableMachine`."""
+        self._results.judge_state(self._index, dump_all(self._machine))
+        return cast(ConcurrentMachine, self._machine).freeze()
+
+    def restore(self, chunks: Iterable[bytes], index: LogIndex, time_ms: int) -> None:
+        """See :class:`~replog.machine.DurableMachine`."""
+        cast(ConcurrentMachine, self._machine).restore(chunks)
+        self._index, self._time_ms = index, time_ms
+        self._save()
+
+    def close(self) -> None:
+        """See :class:`~replog.machine.DurableMachine`."""
+
+
+def judged(machine: Machine, results: Results, is_on_disk: bool = False) -> JudgedMachine:
+    """A machine that is judged; it offers snapshots if ``machine`` does, and ``is_on_disk`` says
+    whether a concurrent one is kept on a disk."""
+    kind = machine_kind(machine)
+    if kind is MachineKind.PLAIN:
+        return JudgedMachine(machine, results)
+    if kind is MachineKind.CONCURRENT and is_on_disk:
+        return JudgedOnDisk(machine, results)
+    return JudgedSnapshots(machine, results)
 
 
 def dump_all(machine: Machine) -> list[object]:

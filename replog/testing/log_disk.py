@@ -10,19 +10,23 @@ A crash here strikes within a system call: at the first, second or a later opera
 after the init that made the node's directory, which is durable when it returns.  Some writes
 by which the file grows, and every recovery from a torn log, are rehearsed besides, on copies of the
 files: they may crash anywhere, and the next recovery must come to its end, or find the same.
+
+At the sync level ``os`` chance ends processes alone, which may lose nothing that counts: what was
+written stays.  A power cut there is no fault that a correct system survives, so it comes only when
+a test asks for it, and what was not written back is uncertain then, acknowledged or not.
 """
 
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from random import Random
 from typing import Final
 
-from replog.errors import LogDamaged, StorageFailed
+from replog.errors import LogDamaged, StorageFailed, StorageFull
 from replog.storage.directory import init_directory, open_directory
 from replog.storage.hard_state import FILE_NAME as SECOND_COPY_NAME
 from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
@@ -41,7 +45,9 @@ from replog.testing.files import (
     KeepNothing,
     KeepPrefix,
     KeepSectors,
+    set_crash,
 )
+from replog.testing.snapshot_disk import CLUSTER_ID, NODE_PATH
 from replog.types import NodeId, Voter
 
 SEGMENT_BYTES: Final = 8 * 1024
@@ -50,6 +56,10 @@ SEGMENT_BYTES: Final = 8 * 1024
 EXTEND_BYTES: Final = 1024
 """... and grows by little, so that it grows often, and a crash may keep what is written in it
 and not how far it grew."""
+
+RESERVE_BYTES: Final = 64
+"""Room is sought so far ahead: less than a group takes, so that the group by which the file grows
+reaches into what it grew by."""
 
 WRITE_BYTES_MAX: Final = 100
 """A write takes no more than this at once, so most groups take several."""
@@ -86,9 +96,8 @@ REHEARSAL_OPERATIONS: Final = 16
 
 ERRORS: Final = (errno.EIO, errno.ENOSPC)
 
-_PATH: Final = Path(PurePosixPath("/data/node"))
-_CLUSTER_ID: Final = "simulated"
-_ENGINE: Final = "simulated"
+ENGINE: Final = "simulated"
+"""What every directory says of its engine."""
 
 
 class LogDisk:
@@ -96,13 +105,14 @@ class LogDisk:
 
     __slots__ = ("_before", "_home", "_log", "files", "is_end_clean", "torn_count", "uncertain")
 
-    def __init__(self, node_id: NodeId) -> None:
-        self.files = ForgetfulFiles(WRITE_BYTES_MAX)
-        self._home = StorageHome(self.files, _PATH, _CLUSTER_ID, node_id, node_id)
-        voters = (Voter(node_id, node_id),)
-        founding = FoundingRecord(FOUNDING_VERSION, _CLUSTER_ID, _ENGINE, WAL.name, voters)
-        init_directory(self.files, _PATH, founding, node_id)
-        self.files.crash(KeepNothing())
+    def __init__(
+        self, node_id: NodeId, files: ForgetfulFiles | None = None, is_synced: bool = True
+    ) -> None:
+        self.files = files or ForgetfulFiles(WRITE_BYTES_MAX)
+        self._home = StorageHome(
+            self.files, NODE_PATH, CLUSTER_ID, node_id, node_id, is_synced=is_synced
+        )
+        self.found()
         self._log: Storage | None = None
         self._before = self.files
         """The files as the last recovery met them."""
@@ -113,14 +123,26 @@ class LogDisk:
         self.torn_count = 0
         """How many recoveries found the remains of a group and cut them off."""
 
+    def found(self) -> None:
+        """Make the directory; the power is cut right after it."""
+        node_id = self._home.node_id
+        voters = (Voter(node_id, node_id),)
+        founding = FoundingRecord(FOUNDING_VERSION, CLUSTER_ID, ENGINE, WAL.name, voters)
+        init_directory(self.files, NODE_PATH, founding, node_id)
+        self.files.crash(KeepNothing())
+
     @property
     def path(self) -> Path:
         """The last segment of the log."""
         return self._home.path / segment_name(max(_segments(self.files)))
 
-    def _log_on(self, files: ForgetfulFiles) -> Wal:
+    def _log_on(self, files: ForgetfulFiles) -> Storage:
         """The log on some files, not recovered yet."""
-        return Wal(replace(self._home, files=files), SEGMENT_BYTES, EXTEND_BYTES)
+        return Wal(replace(self._home, files=files), SEGMENT_BYTES, EXTEND_BYTES, RESERVE_BYTES)
+
+    def unseen(self) -> AbstractContextManager[None]:
+        """What is read within is read by the test, and is no operation of the node's."""
+        return nullcontext()
 
     def write(self, group: Group) -> None:
         """Encode a group that is on its way now."""
@@ -128,17 +150,30 @@ class LogDisk:
         group.data = self._log.encode(group.writes)
 
     def persist(self, group: Group) -> None:
-        """Make a group durable; raises ``StorageFailed`` or ``Crashed`` when that was set up."""
+        """Make a group durable; raises ``StorageFull`` without room, and ``StorageFailed`` or
+        ``Crashed`` when that was set up."""
         assert self._log is not None
         self._log.persist(group.data)
+
+    @property
+    def is_full(self) -> bool:
+        """What the log of the current run says of its disk."""
+        return self._log is not None and self._log.is_full
+
+    def make_room(self) -> None:
+        """Let the log try to grow again."""
+        assert self._log is not None
+        self._log.make_room()
 
     def set_fault(self, random: Random) -> None:
         """Let one of the next few operations on the files fail, as a disk does."""
         number = random.choice(ERRORS)
+        # Without room a write is refused and comes again; only to a sync that is a failure.
+        failing = ("sync",) if number == errno.ENOSPC else ("write", "sync", "preallocate")
         at = self.files.operations_count + random.randint(1, 3)
 
         def fail(count: int, operation: str, path: Path) -> None:
-            if count >= at and operation in ("write", "sync", "preallocate"):
+            if count >= at and operation in failing:
                 raise OSError(number, errno.errorcode[number], str(path))
 
         self.files.fault = fail
@@ -146,28 +181,33 @@ class LogDisk:
     def set_crash(self, operations: int, growing: int = 0) -> None:
         """Let the machine crash at the ``operations``-th operation on the files from now; if a file
         grows until then, ``growing`` operations later: growing alone takes many."""
-        _set_crash(self.files, operations, growing)
+        set_crash(self.files, operations, growing)
 
-    def crash(self, disk: Disk, random: Random) -> None:
+    def crash(self, disk: Disk, random: Random, keep: Keep | None = None) -> Keep:
         """The run is over: the group on its way was written, in part or not at all.
 
-        ``disk`` is the model, whose pending groups are the uncertain ones from now on.
+        ``disk`` is the model, whose pending groups are the uncertain ones from now on.  ``keep`` is
+        what stays of all that is not synced (``None``: chance decides); returned is what did.
         """
         self.uncertain += disk.pending
         log = self._log if self.files.fault is None and disk.pending else None
         operations = random.randint(1, 3) if log is not None else 0
-        keep = _drawn_keep(random)
+        drawn = drawn_keep(random, self._home.is_synced)
+        keep = drawn if keep is None else keep
         if log is not None:
             self.set_crash(operations, random.randint(0, GROWING_OPERATIONS))
             try:
                 log.persist(disk.pending[0].data)
-            except (Crashed, StorageFailed):
+            except (Crashed, StorageFailed, StorageFull):
                 pass
             else:
                 # Synced, and the node did not learn of it.
                 pass
         self._log = None
         self.files.crash(keep)
+        if is_power_cut(keep):
+            self.uncertain[:0] = disk.cut_power()
+        return keep
 
     def flip_bit(self, random: Random) -> None:
         """Damage one byte of a segment, or of the second copy of the hard state, behind everybody's
@@ -187,16 +227,9 @@ class LogDisk:
     def recover(self) -> Recovered:
         """Open the log anew; raises ``LogDamaged``, ``StorageFailed`` or ``Crashed``."""
         self._before = deepcopy(self.files)
-        directory = open_directory(
-            _PATH,
-            cluster_id=_CLUSTER_ID,
-            node_id=self._home.node_id,
-            engine=_ENGINE,
-            storage=WAL.name,
-            files=self.files,
-        )
-        directory.close()  # the real one stays locked; a simulated node has no rival
+        self._check_directory()
         log = self._log_on(self.files)
+        assert isinstance(log, Wal)
         before = self.files.read(self.path) if _segments(self.files) else b""
         recovered = log.recover()
         self._log = log
@@ -205,6 +238,17 @@ class LogDisk:
         self.torn_count += after != before
         self.is_end_clean = find_content_end(after) <= log.end
         return recovered
+
+    def _check_directory(self) -> None:
+        directory = open_directory(
+            NODE_PATH,
+            cluster_id=CLUSTER_ID,
+            node_id=self._home.node_id,
+            engine=ENGINE,
+            storage=WAL.name,
+            files=self.files,
+        )
+        directory.close()  # the real one stays locked; a simulated node has no rival
 
     def rehearse_write(self, group: Group, seed: int) -> str:
         """Now and then, have a write by which the file grows, and half of those that open a
@@ -216,7 +260,7 @@ class LogDisk:
         assert isinstance(packed, PackedGroup)
         data = self.files.read(self.path)
         random = Random(f"{seed}/{self._home.node_id}/{group.number}/{len(data)}")
-        size_bytes = len(data.rstrip(b"\0")) + len(packed.data) + TAIL_BYTES
+        size_bytes = len(data.rstrip(b"\0")) + len(packed.data) + TAIL_BYTES + RESERVE_BYTES
         if packed.opening:
             share, syncs_max = OPENING_SHARE, 4
         else:
@@ -235,10 +279,11 @@ class LogDisk:
                 syncs_left -= 1
 
         files.fault = crash
-        with suppress(Crashed):
+        with suppress(Crashed, StorageFull):
             log.persist(group.data)
         sectors = KeepSectors(random.randrange(1 << 30))
-        files.crash(KeepEverything() if random.random() < EVERYTHING_CHANCE else sectors)
+        keeps_everything = random.random() < EVERYTHING_CHANCE or not self._home.is_synced
+        files.crash(KeepEverything() if keeps_everything else sectors)
         try:
             found = self._log_on(files).recover()
         except LogDamaged as damaged:
@@ -267,10 +312,10 @@ class LogDisk:
         what is wrong, if that finds anything else than ``found``."""
         for _ in range(REHEARSALS):
             files = deepcopy(self._before)
-            _set_crash(files, random.randint(1, REHEARSAL_OPERATIONS))
+            set_crash(files, random.randint(1, REHEARSAL_OPERATIONS))
             with suppress(Crashed):
                 self._log_on(files).recover()
-            files.crash(_drawn_keep(random))
+            files.crash(drawn_keep(random, self._home.is_synced))
             try:
                 again = self._log_on(files).recover()
             except LogDamaged as damaged:
@@ -282,24 +327,19 @@ class LogDisk:
 
 def _segments(files: ForgetfulFiles) -> list[int]:
     """The numbers of the segments that are there."""
-    return sorted(filter(None, map(segment_number, files.names(_PATH))))
+    return sorted(filter(None, map(segment_number, files.names(NODE_PATH))))
 
 
-def _set_crash(files: ForgetfulFiles, operations: int, growing: int = 0) -> None:
-    at = files.operations_count + operations
-    at_if_grown = at + growing
-
-    def crash(count: int, operation: str, _: Path) -> None:
-        nonlocal at
-        if operation == "preallocate":
-            at = at_if_grown
-        if count >= at:
-            raise Crashed(operation)
-
-    files.fault = crash
+def is_power_cut(keep: Keep) -> bool:
+    """Whether a crash that leaves so much is more than the end of the process."""
+    return not isinstance(keep, KeepEverything)
 
 
-def _drawn_keep(random: Random) -> Keep:
+def drawn_keep(random: Random, is_synced: bool = True) -> Keep:
+    """What a power cut, or only the end of the process, leaves; at the sync level ``os`` it is the
+    latter."""
+    if not is_synced:
+        return KeepEverything()
     kind = random.randrange(4)
     if kind == 0:
         return KeepNothing()

@@ -48,7 +48,17 @@ class Addressed(Protocol):
 class Flight:
     """One message on its way."""
 
-    __slots__ = ("has_copy", "kind", "line", "message", "number", "sender", "term", "to")
+    __slots__ = (
+        "has_copy",
+        "incarnations",
+        "kind",
+        "line",
+        "message",
+        "number",
+        "sender",
+        "term",
+        "to",
+    )
 
     def __init__(self, number: int, message: object) -> None:
         addressed = cast("Addressed", message)
@@ -60,6 +70,9 @@ class Flight:
         self.sender = addressed.sender
         self.to = addressed.to
         self.term = addressed.term
+        self.incarnations = self.link
+        """The sender's own, and the one that it means the receiver to be.  A founding voter of a
+        test cluster has its id for its incarnation."""
         self.line = 0
         """The line of the trace at which the message was last spelled out."""
         self.has_copy = False
@@ -82,7 +95,6 @@ class Network:
         "_cut_count",
         "cuts",
         "fading",
-        "fenced",
         "held",
         "holds",
         "in_flight",
@@ -101,9 +113,6 @@ class Network:
         """The cuts in force by number; a link may be in several."""
         self.fading: dict[NodeId, Random] = {}
         """Nodes of whose messages half are lost, and what decides which."""
-        self.fenced: list[NodeId] = []
-        """Nodes that every other one refuses to talk to, for ever: their incarnation is not the one
-        that the cluster was founded with."""
         self._cut_count = 0
 
     def send(self, message: object) -> Flight:
@@ -168,9 +177,11 @@ class Network:
 
     def is_cut(self, flight: Flight) -> bool:
         """Whether the flight's link is cut at the moment."""
-        if flight.sender in self.fenced or flight.to in self.fenced:
-            return True
-        return any(flight.link in links for links in self.cuts.values())
+        return self.is_link_cut(flight.link)
+
+    def is_link_cut(self, link: Link) -> bool:
+        """Whether a link is cut at the moment."""
+        return any(link in links for links in self.cuts.values())
 
 
 _KINDS: dict[type, str] = {}

@@ -8,24 +8,27 @@ replica by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
 from replog.errors import NotDone, OutcomeUnknown
+from replog.formation import NOBODY_MET, Formation
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.replica import Replica
 from replog.storage.protocol import Recovered
 from replog.stored_log import HeldLog
-from replog.testing.disk import Disk
+from replog.testing.disk import Disk, DiskModel
 from replog.testing.log_disk import LogDisk
 from replog.testing.network import Flight
+from replog.testing.snapshot_disk import SnapshotDisk, made_files
 from replog.turns import Turns
-from replog.types import Entry, LogIndex, NodeId, Status, Term
+from replog.types import Entry, LogIndex, NodeId, Status, Term, Voter
 
 
 class Recorder:
-    """A machine that only remembers its payloads; the result of each is its index."""
+    """A machine that only remembers its payloads; the result of each is its index.  A snapshot of
+    it is the payloads, one after the other."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -46,6 +49,30 @@ class Recorder:
             items=tuple(self.payloads[first:last]),
             cursor=b"%d" % last if last < len(self.payloads) else None,
         )
+
+    def freeze(self) -> Iterable[bytes]:
+        """See :class:`~replog.machine.ConcurrentMachine`."""
+        return [len(payload).to_bytes(4, "big") + payload for payload in self.payloads]
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """See :class:`~replog.machine.ConcurrentMachine`."""
+        whole, at = b"".join(chunks), 0
+        self.payloads = []
+        while at < len(whole):
+            end = at + 4 + int.from_bytes(whole[at : at + 4], "big")
+            self.payloads.append(whole[at + 4 : end])
+            at = end
+
+
+class MachineDisk:
+    """What a machine of one node has made durable, through all runs of the node."""
+
+    __slots__ = ("index", "state", "time_ms")
+
+    def __init__(self) -> None:
+        self.index: LogIndex = 0
+        self.time_ms = 0
+        self.state = b""
 
 
 class Outcome(Enum):
@@ -138,35 +165,53 @@ class ClusterNode:
     __slots__ = (
         "after_sync",
         "applied",
+        "birth",
         "clock_ahead_ms",
         "clock_phase",
         "clock_rate",
         "disk",
+        "formation",
+        "full_run",
         "handed_index",
         "inbox",
+        "incarnation",
+        "incarnation_wanted",
+        "installed_index",
         "is_damaged",
         "is_lost",
         "is_paused",
         "is_up",
         "issued_writes_count",
+        "learners_seen",
         "log_disk",
         "lost_entries",
+        "lost_index",
+        "machine_disk",
+        "met",
         "node_id",
         "run",
+        "seeks_room",
+        "snapshots",
         "status_seen",
         "term_tick",
         "turns",
         "unproposed",
         "wants_turn",
+        "was_full",
     )
 
-    def __init__(
-        self, node_id: NodeId, recovered: Recovered, log_disk: LogDisk | None = None
-    ) -> None:
+    def __init__(self, node_id: NodeId, recovered: Recovered, disk_model: DiskModel) -> None:
         self.node_id = node_id
-        self.disk = Disk(recovered)
-        self.log_disk = log_disk
+        self.disk = Disk(recovered, disk_model.is_synced)
+        self.log_disk: LogDisk | None = None
         """The real log beneath the modelled disk, if there is one."""
+        if disk_model.is_real:
+            self.log_disk = LogDisk(node_id, is_synced=disk_model.is_synced)
+        files = made_files() if self.log_disk is None else self.log_disk.files
+        self.snapshots = SnapshotDisk(files)
+        """The node's snapshots, which are on files at any rate."""
+        self.machine_disk = MachineDisk()
+        """What a machine on a disk of its own has made durable."""
         self.run = 0
         """How often the node was started."""
         self.is_up = False
@@ -176,8 +221,11 @@ class ClusterNode:
         """What arrived while the node was paused."""
         self.handed_index: LogIndex = 0
         """How far this run's engine handed out committed entries."""
+        self.installed_index: LogIndex = 0
+        """Where the last snapshot ends that this run installed; 0: none."""
         self.applied: list[Entry] = []
-        """What this run handed to its machine, in order."""
+        """What this run handed to its machine, in order; what the machine was filled with comes
+        first, as if it had been handed to it."""
         self.issued_writes_count = 0
         """How many writes the disk will have synced when all that this run asked for is durable."""
         self.after_sync: dict[int, tuple[object, list[int]]] = {}
@@ -187,13 +235,33 @@ class ClusterNode:
         """What was submitted to this run, and neither proposed nor refused."""
         self.wants_turn = False
         """Whether the node asked for another turn."""
+        self.was_full = False
+        """Whether the disk was full when the node last began a turn, and so knew of it."""
+        self.full_run = 0
+        """The run in which the disk was full and nothing was written since; 0: none."""
+        self.seeks_room = False
+        """Whether the current run is to seek room on its disk soon."""
         self.is_damaged = False
-        """Whether somebody flipped a bit of the node's log."""
+        """Whether somebody flipped a bit of the node's log, or a power cut took some of it that
+        counted."""
         self.is_lost = False
         """Whether the node takes part no more, for ever: its disk is gone, or not to be trusted."""
         self.lost_entries: Mapping[LogIndex, Entry] = {}
         """What was on a disk that is lost, of a node that takes part no more: the votes that it
         gave stay given, and no quorum will ever be met without them."""
+        self.lost_index: LogIndex = 0
+        """Up to where a snapshot on that disk reached."""
+        self.incarnation = node_id
+        """Of the node's directory: a founding voter's is its id."""
+        self.incarnation_wanted = node_id
+        """The newest that the operator wants to be taken in; another one than its directory's while
+        the node runs and is to be replaced."""
+        self.birth = 0
+        """Of the node's directory; it has another one when its disk was wiped."""
+        self.met = NOBODY_MET
+        """Whom the directory has met, durably."""
+        self.formation: Formation
+        """Of the current (or last) run."""
         self.clock_rate = 100
         """How many ticks the node's clock makes in 100 of the cluster's."""
         self.clock_phase = 0
@@ -202,29 +270,111 @@ class ClusterNode:
         self.term_tick = 0
         """The tick at which the node's term last changed."""
 
-    def start(self, recovered: Recovered, make_turns: Callable[[Recovered], Turns]) -> None:
-        """Begin a run from what was recovered from the disk."""
+    def start(self, turns: Turns, applied: Sequence[Entry]) -> None:
+        """Begin a run; ``applied`` is what its machine is filled with."""
         assert not self.is_up
         self.run += 1
         self.is_up = True
-        self.is_paused = self.wants_turn = False
-        self.applied = []
-        self.handed_index = 0
+        self.is_paused = self.wants_turn = self.was_full = self.seeks_room = False
+        self.applied = list(applied)
+        self.handed_index = len(applied)
+        self.installed_index = 0
         self.issued_writes_count = self.disk.synced_writes_count
         self.after_sync.clear()
         self.unproposed.clear()
-        self.turns = make_turns(recovered)
+        self.turns = turns
         self.status_seen: Status = self.replica.engine.status()
         """The status after the last event, by which changes are noticed."""
+        self.learners_seen: Sequence[Voter] = self.replica.engine.learners
+        """Who counted in no quorum then."""
+
+    @property
+    def own(self) -> Voter:
+        """Which incarnation of which node this is."""
+        return Voter(self.node_id, self.incarnation)
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether the directory is another one than the founding voter's."""
+        return self.incarnation != self.node_id
+
+    def incarnation_of(self, node_id: NodeId) -> int:
+        """For whom the node's engine took another one, when its status was last seen."""
+        for learner in self.learners_seen:
+            if learner.node_id == node_id:
+                return learner.incarnation
+        return node_id
+
+    def renew(self) -> None:
+        """Lose the disk, and have an empty one under the incarnation that is wanted."""
+        assert self.incarnation_wanted != self.incarnation
+        self.wipe(fenced=True)
+        self.incarnation = self.incarnation_wanted
+        self.is_damaged = self.is_lost = False
+        self.run += 1  # so that nothing that was planned for the old directory befalls the new one
+
+    def holds_as_voter(self, entry: Entry) -> bool:
+        """Whether the voter's disk holds an entry, or held it when it was lost; what is on the disk
+        of a learner counts for nothing."""
+        held, base_index = self.lost_entries.get(entry.index), self.lost_index
+        if not self.is_learner:
+            held = self.disk.entries.get(entry.index) or held
+            base_index = max(self.disk.base_index, base_index)
+        return entry.index <= base_index or (held is not None and held.body == entry.body)
 
     def wipe(self, fenced: bool) -> None:
         """Lose the disk; ``fenced``: nobody will take the node for what it was."""
         assert not self.is_up, f"node {self.node_id} runs"
-        if fenced:
+        if fenced and not self.is_learner:
             self.lost_entries = dict(self.disk.entries)
-        self.disk = Disk(Recovered(None, HeldLog()))
+            self.lost_index = self.disk.base_index
+        is_synced = self.disk.is_synced
+        self.disk = Disk(Recovered(None, HeldLog()), is_synced)
         if self.log_disk is not None:
-            self.log_disk = LogDisk(self.node_id)
+            self.log_disk = LogDisk(self.node_id, is_synced=is_synced)
+        self.snapshots = SnapshotDisk(
+            made_files() if self.log_disk is None else self.log_disk.files
+        )
+        self.machine_disk = MachineDisk()
+
+    def fill_disk(self, room_groups: int, room_bytes: int) -> None:
+        """Leave so little room on the disk: for so many groups with entries on a modelled one, and
+        for so many bytes in files."""
+        if self.log_disk is None:
+            self.disk.fill(room_groups)
+        files = self.snapshots.files
+        files.capacity_bytes = files.used_bytes + room_bytes
+
+    def clear_disk(self) -> None:
+        """Let there be any room on the disk; the node finds out when it seeks some."""
+        self.disk.room_groups = None
+        self.snapshots.files.capacity_bytes = None
+
+    def write_back(self) -> None:
+        """Make durable whatever the operating system has of the node's log and files."""
+        self.disk.write_back()
+        self.snapshots.files.write_back()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the node's storage says that it has no room for more entries."""
+        return self.disk.is_full if self.log_disk is None else self.log_disk.is_full
+
+    @property
+    def base_index(self) -> LogIndex:
+        """How far what is durable of the node's past reaches in snapshots alone."""
+        return max(self.disk.base_index, self.snapshots.durable_index)
+
+    def disk_entry(self, index: LogIndex) -> Entry | None:
+        """What the node's disk holds at an index, in the log or within a snapshot; of the latter
+        only the value counts."""
+        held = self.disk.entries.get(index)
+        if 0 < index <= len(self.applied) and index <= self.base_index:
+            applied = self.applied[index - 1]
+            if held is None or held.body != applied.body:
+                # A snapshot from elsewhere stands for more than the log that it came to.
+                return applied
+        return held
 
     def take_ticks(self) -> int:
         """How many ticks the node's clock makes in this one of the cluster."""
@@ -236,6 +386,16 @@ class ClusterNode:
     def is_running(self) -> bool:
         """Whether the node is up and not paused."""
         return self.is_up and not self.is_paused
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the node is up and fetches a snapshot, or has not made durable yet that its log
+        begins behind one."""
+        if not self.is_up:
+            return False
+        snapshots = self.turns.snapshots
+        is_arriving = snapshots.transfer.picture.arriving is not None
+        return is_arriving or snapshots.is_installing or self.disk.base_index < self.installed_index
 
     @property
     def replica(self) -> Replica:

@@ -8,7 +8,7 @@ serves for a while and is then left alone, so that histories stay short enough t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from random import Random
 from typing import Final, Protocol
 
@@ -62,6 +62,16 @@ class Registers:
         keys = [key for key in sorted(self._values) if key >= cursor]
         items = tuple((key, self._values[key]) for key in keys[:items_max])
         return DumpPage(items, keys[items_max] if len(keys) > items_max else None)
+
+    def freeze(self) -> Iterable[bytes]:
+        """Each register as its key and its value; see
+        :class:`~replog.machine.ConcurrentMachine`."""
+        return (b"%b %b " % (key, value) for key, value in sorted(self._values.items()))
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """See :class:`~replog.machine.ConcurrentMachine`."""
+        words = b"".join(chunks).split(b" ")
+        self._values = dict(zip(words[:-1:2], words[1::2], strict=True))
 
 
 class Workload(Protocol):

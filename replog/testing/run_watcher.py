@@ -28,6 +28,10 @@ class RunWatcher:
         """The node asks for another turn."""
         self._node.wants_turn = True
 
+    def handle_step(self, message: object) -> None:
+        """Judge what is taken in."""
+        self._driver.invariants.check_taken(self._node, message)
+
     def handle_ready(self, ready: Ready) -> None:
         """Judge what is handed out, and remember what must not leave yet."""
         node = self._node
@@ -43,6 +47,16 @@ class RunWatcher:
         if ready.writes:
             self._driver.observe(self._node)
 
+    def handle_installed(self, last_index: LogIndex) -> None:
+        """Take what the snapshot stands for as applied."""
+        node, driver = self._node, self._driver
+        driver.note(node.node_id, "install", index=last_index)
+        driver.goals.reach("snapshot_installed")
+        driver.members.note_installed(node)
+        node.applied = driver.invariants.stands_for(node, last_index)
+        node.handed_index = max(node.handed_index, last_index)
+        node.installed_index = last_index
+
     def handle_apply(self, ready: Ready) -> None:
         """Judge and note what is applied."""
         node, driver = self._node, self._driver
@@ -54,6 +68,7 @@ class RunWatcher:
     def handle_offered(self, waiters: Sequence[Waiter]) -> None:
         """They are not held any more, whatever becomes of them."""
         node = self._node
+        self._driver.invariants.check_offered(node)
         node.unproposed = [each for each in node.unproposed if each not in waiters]
 
     def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:

@@ -151,7 +151,7 @@ def _leave_out_strikes(search: _Search, handle_attempt: Callable[[int], None]) -
 
 def _cut_operations(search: _Search) -> None:
     """Halve the number of commands for as long as it still breaks, then go up in halves."""
-    low, high = 0, min(search.options.operations_max, 1 << 10)
+    low, high = 0, min(search.options.operations_max, 1 << 12)
     while low < high and not search.is_over:
         middle = (low + high) // 2
         if search.attempt(replace(search.options, operations_max=middle)):

@@ -2,9 +2,10 @@
 
 ``simulate(SimOptions(engine="raft", seed=7))`` runs a cluster of real nodes (the engine, the
 replica and the turn that serve users) in virtual time over a modelled network, and in two fifths of
-the seeds over the real log code on files in memory and through the real codec.  The seed draws
-everything: the number of nodes, tiny limits, the engine's options, which faults are on and how
-strong (swarm testing), and every single fault.
+the seeds over the real log code on files in memory and through the real codec; a fifth of these has
+the sync level ``os``, and no power cuts.  The seed draws everything: the number of nodes, tiny
+limits, the engine's options, which faults are on and how strong (swarm testing), and every single
+fault.
 
 A run has two phases.  In the first, faults strike while clients ask for things; nothing that is
 promised may break.  Then everything is mended, and the cluster must work: a leader, a fresh command
@@ -26,13 +27,18 @@ from typing import Final
 from replog.errors import BadCommand, CallerError, DumpUnavailable
 from replog.limits import KIB, MIB, Limits
 from replog.plugins import find_engine
-from replog.testing.calm import check_deaf_node, check_lone_leader, check_vain_transfer
+from replog.testing.calm import (
+    check_deaf_node,
+    check_lone_leader,
+    check_overtaken_leader,
+    check_vain_transfer,
+)
 from replog.testing.chance import ALL, Chance, Selection
 from replog.testing.cluster import Cluster
 from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
 from replog.testing.faults import drawn_faults
 from replog.testing.goals import COMMON, ON_FILES, Goals
-from replog.testing.judged_machine import JudgedMachine, Results, dump_all
+from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
 from replog.testing.registers import RegisterWorkload, Workload
@@ -48,7 +54,7 @@ TICKS: Final = 360
 HISTORY_BUDGET: Final = 300_000
 """How many configurations the search for a linearization may examine."""
 
-PATIENCE_TICKS: Final = 40
+PATIENCE_TICKS: Final = 24
 """After so many ticks without an answer a client gives up: the outcome is unknown to it."""
 
 UNCOMMITTED_BYTES_MAX: Final = 4 * KIB
@@ -67,14 +73,27 @@ CALM_MESSAGES_PER_LINK: Final = 2
 BATCHED_CHANCE: Final = 0.4
 """How likely it is that nodes deal with all that arrives in a tick in one turn."""
 
+ON_DISK_CHANCE: Final = 0.3
+"""How likely it is that the machines are on disks of their own."""
+
 CROWDED_CHANCE: Final = 0.15
 """How likely it is that one command, if it is as large as any, is as much as a node takes."""
+
+FORMING_CHANCE: Final = 0.1
+"""How likely it is that the nodes have not met yet."""
 
 EAGER_CHANCE: Final = 0.3
 """How likely it is that clients are eager, ..."""
 
 ASKS_AGAIN_CHANCE: Final = 0.5
 """... and that an eager one that gets an answer asks for something else in the same turn."""
+
+PROCESS_CRASHES_CHANCE: Final = 0.2
+"""How likely it is that the real log runs at the sync level ``os``, where processes crash and the
+power is never cut."""
+
+OVERTAKE_CHANCE: Final = 0.4
+"""How likely it is that in calm the leader is cut off and overtaken."""
 
 TICKS_PER_ENTRY: Final = 8
 """How long a slow disk and a window of one entry may take to bring a node one entry further."""
@@ -145,13 +164,14 @@ class Simulation:
         self._results = results = Results()
         self._eager_random = self._source("eager")
         self._is_eager = self._eager_random.random() < EAGER_CHANCE
+        is_on_disk = self._source("machine").random() < ON_DISK_CHANCE
         self.cluster = Cluster(
             plugin,
             self.engine_options,
             node_count=node_count,
             seed=options.seed,
             limits=self.limits,
-            machine=lambda: JudgedMachine(self.workload.machine(), results),
+            machine=lambda: judged(self.workload.machine(), results, is_on_disk),
             quorum=self.trial.commit_quorum(self.engine_options, voters),
             checks=self.trial.checks(self.engine_options, voters, self.goals),
             disk_model=self.disk_model,
@@ -161,9 +181,10 @@ class Simulation:
             acknowledgements=self.trial.acknowledgements,
             batched=self._source("batched").random() < BATCHED_CHANCE,
             handle_ended=self._handle_ended,
+            formed=self._source("formed").random() >= FORMING_CHANCE,
         )
         self.faults = drawn_faults(self._source("faults"), self.election_ticks)
-        self._ask_chance = self._source("asking").choice((0.5, 0.8, 0.95))
+        self._ask_chance = self._source("asking").choice((0.6, 0.9, 0.95))
         self._clients: list[Proposal | None] = [None] * self._source("client count").choice(
             (4, 6, 8)
         )
@@ -179,10 +200,16 @@ class Simulation:
         random = self._source("disks")
         sync_ticks = random.choice((0, 0, 1, 3))
         is_contract = random.random() < 0.3 and not self.is_real
-        return DiskModel(sync_ticks, GROUPS_UNBOUNDED if is_contract else 1, self.is_real)
+        is_os_level = self._source("process crashes").random() < PROCESS_CRASHES_CHANCE
+        return DiskModel(
+            sync_ticks,
+            GROUPS_UNBOUNDED if is_contract else 1,
+            self.is_real,
+            is_synced=not (self.is_real and is_os_level),
+        )
 
     def _drawn_limits(self) -> Limits:
-        random = self._source("limits")
+        random, snapshots = self._source("limits"), self._source("snapshots")
         largest = self.workload.command_bytes_max
         much = max(UNCOMMITTED_BYTES_MAX, 64 * largest)
         uncommitted = self._source("uncommitted").choice((2 * largest, much, much))
@@ -195,6 +222,10 @@ class Simulation:
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
+            snapshot_entries=snapshots.choice((5, 12, 30, 1 << 30)),
+            trim_margin_entries=snapshots.choice((1, 3, 10)),
+            snapshot_chunk_bytes=(chunk_bytes := snapshots.choice((40, 100, 1000))),
+            snapshot_bytes_per_second_max=max(chunk_bytes, snapshots.choice((400, 1000, 1 << 20))),
         )
 
     def run(self) -> SimReport:
@@ -204,8 +235,10 @@ class Simulation:
         cluster.calm()
         self._check_liveness()
         cluster.check_committed()
+        is_overtaken = self._overtake()
         self._check_equal()
-        self._check_last_trouble()
+        if not is_overtaken:
+            self._check_last_trouble()
         self._check_history()
         return SimReport(
             engine=self.options.engine,
@@ -337,8 +370,27 @@ class Simulation:
             if dump != first:
                 raise cluster.violation(f"I10: the state of node {node_id} differs from another's")
 
+    def _overtake(self) -> bool:
+        """By chance, have the leader cut off and overtaken; whether that could be done."""
+        cluster = self.cluster
+        if not self.chance.strikes("overtake", OVERTAKE_CHANCE):
+            return False
+        random, leader_id = self._source("overtake"), cluster.leader()
+
+        def draw() -> bytes:
+            return self.workload.draw(random, len(cluster.proposals) + 1)
+
+        ticks = 2 * LEADER_TIMEOUTS * self.election_ticks
+        ticks += TICKS_PER_ENTRY * cluster.nodes[leader_id].status_seen.last_index
+        margin = self.limits.trim_margin_entries
+        goals = check_overtaken_leader(cluster, leader_id, ticks, margin, draw, self.chance)
+        cluster.check_committed()
+        for goal in goals:
+            self.goals.reach(goal)
+        return bool(goals)
+
     def _check_last_trouble(self) -> None:
-        """One more trouble in calm, by the seed: each has an end that can be told."""
+        """One last trouble in calm, by the seed: each has an end that can be told."""
         leader_id = self.cluster.leader()
         ticks = CALM_TIMEOUTS * self.election_ticks
         kind = self.options.seed % 3

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from replog.engine import FieldKind, MessageSpec
 from replog.envelope import open_envelope
 from replog.errors import UnknownFormat
-from replog.testing.network import Flight, kind_of
+from replog.testing.network import Flight, Link, kind_of
 from replog.types import NO_NODE, Entry, EntryKind, HardState, NodeId
 
 SPELL_AGAIN_LINES: Final = 20
@@ -114,6 +114,17 @@ class Trace:
 def node_text(node_id: NodeId) -> str:
     """``n3``; ``-`` for nobody, or for the cluster as a whole."""
     return f"n{node_id}" if node_id != NO_NODE else "-"
+
+
+def links_text(links: Sequence[Link]) -> str:
+    """``n1-n2`` for a link that is cut both ways, ``n1>n2`` for one way; ``-`` for none."""
+    words: list[str] = []
+    for a, b in links:
+        if (b, a) not in links:
+            words.append(f"{node_text(a)}>{node_text(b)}")
+        elif a < b:
+            words.append(f"{node_text(a)}-{node_text(b)}")
+    return ",".join(words) or "-"
 
 
 def value_text(value: object) -> str:

@@ -12,19 +12,26 @@ from typing import Protocol
 
 from replog.engine import Engine
 from replog.limits import Limits
+from replog.loading import Loaded
 from replog.machine import Machine
 from replog.replica import Replica
-from replog.types import LogIndex, Ready, Waiter
+from replog.types import LogIndex, Ready, SnapshotMeta, Voter, Waiter
 
 
 class Watcher(Protocol):
     """Is told of what passes between a turn and a replica."""
+
+    def handle_step(self, message: object) -> None:
+        """The replica is about to be given a message."""
 
     def handle_ready(self, ready: Ready) -> None:
         """The replica handed out a Ready; nothing of it is carried out yet."""
 
     def handle_advanced(self, ready: Ready) -> None:
         """The replica was told that a Ready is durable."""
+
+    def handle_installed(self, last_index: LogIndex) -> None:
+        """The machine was filled from a snapshot, and the replica goes on behind it."""
 
     def handle_apply(self, ready: Ready) -> None:
         """The replica is about to apply what a Ready committed."""
@@ -41,9 +48,38 @@ class WatchedReplica(Replica):
 
     __slots__ = ("_watcher",)
 
-    def __init__(self, engine: Engine, machine: Machine, limits: Limits, watcher: Watcher) -> None:
-        super().__init__(engine, machine, limits)
+    def __init__(
+        self,
+        engine: Engine,
+        machine: Machine,
+        limits: Limits,
+        loaded: Loaded,
+        watcher: Watcher,
+        own: Voter,
+        is_voter: bool,
+    ) -> None:
+        super().__init__(
+            engine,
+            machine,
+            limits,
+            loaded.applied_index,
+            loaded.time_ms,
+            loaded.learners,
+            own,
+            is_voter,
+            loaded.learners_index,
+        )
         self._watcher = watcher
+
+    def step(self, message: object) -> None:
+        """See :class:`~replog.replica.Replica`."""
+        self._watcher.handle_step(message)
+        super().step(message)
+
+    def install(self, meta: SnapshotMeta) -> None:
+        """See :class:`~replog.replica.Replica`."""
+        super().install(meta)
+        self._watcher.handle_installed(meta.last.index)
 
     def ready(self) -> Ready | None:
         """See :class:`~replog.replica.Replica`."""

@@ -37,7 +37,7 @@ class Connection:
             # macOS refuses this on a connection that was reset already; reading will tell.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
-        self._queue: list[bytes] = []
+        self._queue: list[bytes | memoryview] = []
         self._queue_bytes = 0
         self._queue_bytes_max = queue_bytes_max
         self._is_blocked = False
@@ -86,7 +86,8 @@ class Connection:
                 return
             self._queue_bytes -= sent
             if sent < len(data):
-                self._queue[0:0] = [data[sent:]]
+                # A view: a large frame leaves in many pieces, and its rest is not copied for each.
+                self._queue[0:0] = [memoryview(data)[sent:]]
             if sent == 0:
                 if not self._is_blocked:
                     self._is_blocked = True
@@ -97,7 +98,7 @@ class Connection:
                 self.blocked_since = trio.current_time()
         self.blocked_since = None
 
-    def _join_first(self) -> bytes:
+    def _join_first(self) -> bytes | memoryview:
         """Take the first frames off the queue, as one piece that is not copied again and again."""
         count, size_bytes = 0, 0
         for frame in self._queue:

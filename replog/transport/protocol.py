@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from replog.types import NodeId
+
 
 class Transport(Protocol):
     """One node's way to its peers."""
@@ -17,6 +19,12 @@ class Transport(Protocol):
 
     def flush(self) -> None:
         """Let everything that is queued leave."""
+
+    def is_called_by(self, peer_id: NodeId) -> bool:
+        """Whether the peer is connected to this node, or was until a moment ago."""
+
+    def close_replaced(self) -> None:
+        """Hear no more of incarnations of a peer that take part no more."""
 
     async def open(self) -> None:
         """Listen for the peers; raises :class:`~replog.errors.AddressError`."""

@@ -3,7 +3,10 @@
 Node a calls node b and sends its messages there; b's messages come over b's own call.  A call
 begins with a handshake: the caller says its protocol versions, cluster, id, incarnation, engine and
 whom it means to have called; the other side welcomes it or refuses with a sentence.  So a node of
-another cluster, a wiped node or a mistaken address never gets a message through.
+another cluster, a wiped node or a mistaken address never gets a message through, and of two
+incarnations of one node only that which takes part (:mod:`replog.control`).  Both sides also
+say by which birth their directory goes and whom it has met, and what a node hears of that is
+durable before it answers (:mod:`replog.formation`).
 
 The rules this module keeps: a slow peer costs memory up to ``limits.peer_queue_bytes_max``, then
 messages to it are dropped, and never the other peers' pace; a connection on which nothing arrives
@@ -14,7 +17,7 @@ noticed); whatever is not a correct peer is refused, counted, and logged at a li
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Final
@@ -23,6 +26,7 @@ import structlog
 import trio
 
 from replog.address import Address
+from replog.control import incarnation_in_force
 from replog.errors import FrameError, HandshakeError, PeerError, SchemaError
 from replog.frames import (
     HANDSHAKE_LIMITS,
@@ -41,7 +45,8 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
-from replog.types import Epoch, NodeId, record
+from replog.transport.meetings import Meetings
+from replog.types import Epoch, NodeId, Voter, record
 from replog.wire import FrameReader, MessageCodec, pack_frame
 
 PROTOCOL_VERSION: Final = 1
@@ -49,6 +54,8 @@ PROTOCOL_VERSION: Final = 1
 
 _BACKOFF_SECONDS_MIN: Final = 0.05
 _BACKOFF_SECONDS_MAX: Final = 2.0
+_CALLS_AGAIN_SECONDS: Final = _BACKOFF_SECONDS_MAX
+"""After so long a node that runs would have called again."""
 _CHECKS_PER_IDLE: Final = 4
 """How often a connection is looked at before its silence has lasted too long."""
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
@@ -65,26 +72,44 @@ class Member:
     incarnation: int
     epoch: Epoch
     """The record in force: its voters are the peers, each with exactly one incarnation."""
+    founders: tuple[Voter, ...]
+    """Whom the founding record names."""
+    learners: Callable[[], Sequence[Voter]] = tuple
+    """Who takes part without a vote, as far as this node has applied."""
 
     def incarnation_of(self, node_id: NodeId) -> int | None:
-        """The incarnation that counts as ``node_id``; ``None``: it is no member."""
-        for voter in self.epoch.voters:
-            if voter.node_id == node_id:
-                return voter.incarnation
-        return None
+        """The incarnation that is accepted now as ``node_id``; ``None``: it is no member."""
+        return incarnation_in_force(self.epoch, self.learners(), node_id)
+
+    def is_founding(self, node_id: NodeId, incarnation: int) -> bool:
+        """Whether that is an incarnation of the founding record, which any directory may bear that
+        was made from it: only its birth tells which one it is."""
+        return Voter(node_id, incarnation) in self.founders
 
 
 class _Link:
     """The way to one peer."""
 
-    __slots__ = ("address", "connection", "dropped_count", "peer_id")
+    __slots__ = ("address", "connection", "dropped_count", "has_called", "incarnation", "peer_id")
 
     def __init__(self, peer_id: NodeId, address: Address) -> None:
         self.peer_id = peer_id
         self.address = address
         self.connection: Connection | None = None
+        self.incarnation = 0
+        """Of whoever answered there last."""
         self.dropped_count = 0
         """Messages dropped because the peer was not connected or too slow."""
+        self.has_called = trio.Event()
+        """The peer was welcomed here since we last called it: so it can be reached now."""
+
+
+@record
+class _Caller:
+    """A peer that calls, on the connection that it uses now."""
+
+    incarnation: int
+    connection: Connection
 
 
 def reason_of(failure: BaseException) -> str:
@@ -110,10 +135,12 @@ class TcpTransport:
         limits: Limits,
         on_message: Callable[[object], None],
         on_batch: Callable[[], None],
+        meetings: Meetings,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         """``on_message`` takes each message that arrives, ``on_batch`` follows a batch of them."""
         self._member = member
+        self._meetings = meetings
         self._listen = listen
         self._listeners: list[trio.SocketListener] = []
         self._codec = codec
@@ -127,7 +154,9 @@ class TcpTransport:
             for peer, address in sorted(addresses.items())
             if peer != member.node_id
         }
-        self._incoming: dict[NodeId, Connection] = {}
+        self._incoming: dict[NodeId, _Caller] = {}
+        self._gone_at: dict[NodeId, float] = {}
+        """When the last connection of a peer ended, if it was not for a new one."""
         self._frame_limits = {**codec.frame_limits, FrameType.KEEPALIVE: 0}
         self._refusals = Refusals("peer", limits, log)
 
@@ -174,7 +203,8 @@ class TcpTransport:
         while True:
             await trio.sleep(idle_seconds / _CHECKS_PER_IDLE)
             outgoing = [link.connection for link in self._links.values() if link.connection]
-            for connection in (*outgoing, *self._incoming.values()):
+            incoming = [caller.connection for caller in self._incoming.values()]
+            for connection in (*outgoing, *incoming):
                 connection.silent_checks += 1
                 if connection.silent_checks > _CHECKS_PER_IDLE:
                     connection.close()
@@ -190,6 +220,7 @@ class TcpTransport:
         reported = ""
         while True:
             reason = ""
+            link.has_called = trio.Event()
             try:
                 connection = await self._call(link)
             except (OSError, PeerError, trio.TooSlowError) as failure:
@@ -211,7 +242,8 @@ class TcpTransport:
                 )
                 reported = reason
             # Jitter: nodes that lost each other together should not call together.
-            await trio.sleep(backoff * random.uniform(0.5, 1.0))
+            with trio.move_on_after(backoff * random.uniform(0.5, 1.0)):
+                await link.has_called.wait()
             backoff = min(2 * backoff, _BACKOFF_SECONDS_MAX)
 
     async def _call(self, link: _Link) -> Connection:
@@ -238,8 +270,8 @@ class TcpTransport:
             receiver=link.peer_id,
             engine=me.epoch.engine,
             epoch=me.epoch.number,
-            fresh=False,
-            met=(),
+            birth=self._meetings.birth,
+            met=self._meetings.told,
         )
         connection.queue(self._frames.encode(hello))
         connection.flush()
@@ -255,12 +287,16 @@ class TcpTransport:
                 f"node {answer.sender} answered in version {answer.version} of the peer protocol, "
                 f"and this node speaks version {PROTOCOL_VERSION}; upgrade the older of the two"
             )
-        expected = (link.peer_id, me.incarnation_of(link.peer_id))
-        if (answer.sender, answer.incarnation) != expected:
+        if answer.sender != link.peer_id:
             raise HandshakeError(
-                f"{link.address} is node {answer.sender} of incarnation {answer.incarnation}, not "
-                f"node {expected[0]} of incarnation {expected[1]} as the founding record says"
+                f"{link.address} is node {answer.sender}, not node {link.peer_id}; check the peer "
+                "addresses"
             )
+        link.incarnation = answer.incarnation
+        self._check_incarnation(answer)
+        await self._meet(answer)
+        # Somebody else may have come in its place while that was made durable.
+        self._check_incarnation(answer)
 
     async def _keep_link(self, link: _Link, connection: Connection) -> None:
         """Let messages out over a fresh connection until it ends."""
@@ -287,13 +323,13 @@ class TcpTransport:
                 reader = FrameReader(HANDSHAKE_LIMITS)
                 with trio.fail_after(self._limits.handshake_ms / 1000):
                     first = await receive_first(connection, reader)
-                caller_id = self._welcome(connection, *first)
+                caller_id = await self._welcome(connection, *first)
                 reader.accept(self._frame_limits)
                 await self._receive_messages(connection, reader, caller_id)
             except (PeerError, trio.TooSlowError) as failure:
                 await self._refusals.refuse(connection, failure)
 
-    def _welcome(self, connection: Connection, frame_type: int, content: bytes) -> NodeId:
+    async def _welcome(self, connection: Connection, frame_type: int, content: bytes) -> NodeId:
         """Check who calls; raises :class:`~replog.errors.HandshakeError`."""
         me = self._member
         if refusal := refusal_of_first(FrameType.PEER_HELLO, frame_type):
@@ -301,17 +337,33 @@ class TcpTransport:
         hello = self._frames.decode(frame_type, content)
         assert isinstance(hello, PeerHello)
         self._check_hello(hello)
+        await self._meet(hello)
+        # Somebody else may have come in its place while that was made durable.
+        self._check_incarnation(hello)
         older = self._incoming.pop(hello.sender, None)
         if older is not None:
-            older.close()  # the caller lost it, or it would not have called again
-        self._incoming[hello.sender] = connection
-        connection.queue(
-            self._frames.encode(
-                PeerWelcome(PROTOCOL_VERSION, me.node_id, me.incarnation, False, False)
-            )
+            older.connection.close()  # the caller lost it, or it would not have called again
+        self._incoming[hello.sender] = _Caller(hello.incarnation, connection)
+        welcome = PeerWelcome(
+            version=PROTOCOL_VERSION,
+            sender=me.node_id,
+            incarnation=me.incarnation,
+            birth=self._meetings.birth,
+            met=self._meetings.told,
         )
+        connection.queue(self._frames.encode(welcome))
         connection.flush()
+        if hello.sender in self._links:
+            self._links[hello.sender].has_called.set()
         return hello.sender
+
+    async def _meet(self, other: PeerHello | PeerWelcome) -> None:
+        """Remember whose directory it is, durably, before anything rests on it."""
+        me = self._member
+        if me.is_founding(me.node_id, me.incarnation) and me.is_founding(
+            other.sender, other.incarnation
+        ):
+            await self._meetings.take_in(other.sender, other.birth, other.met)
 
     def _check_hello(self, hello: PeerHello) -> None:
         me = self._member
@@ -329,18 +381,49 @@ class TcpTransport:
             raise HandshakeError(
                 f"this is node {me.node_id}, not node {hello.receiver}; check the peer addresses"
             )
-        expected = me.incarnation_of(hello.sender)
-        if expected is None:
-            raise HandshakeError(f"node {hello.sender} is no member of cluster '{me.cluster_id}'")
-        if hello.incarnation != expected:
+        self._check_incarnation(hello)
+        if hello.sender == me.node_id:
             raise HandshakeError(
-                f"node {hello.sender} has incarnation {hello.incarnation}, but the founding record "
-                f"of this node names {expected}: its directory was made anew or founded apart"
+                f"node {me.node_id} is called by a node of the same id; stop one of the two"
             )
         if hello.engine != me.epoch.engine:
             raise HandshakeError(
                 f"this cluster runs the engine '{me.epoch.engine}', not '{hello.engine}'"
             )
+
+    def _check_incarnation(self, other: PeerHello | PeerWelcome) -> None:
+        """Refuse all but the one incarnation of a node that takes part, as far as is applied here.
+
+        A node that rejoins is refused until the entry that takes it in was applied, and the one in
+        whose place it came from then on.
+        """
+        me = self._member
+        expected = me.incarnation_of(other.sender)
+        if expected is None:
+            raise HandshakeError(f"node {other.sender} is no member of cluster '{me.cluster_id}'")
+        if other.incarnation != expected:
+            raise HandshakeError(
+                f"node {other.sender} has incarnation {other.incarnation}, and node {me.node_id} "
+                f"knows it as {expected}: its directory was founded apart, or made by `replog "
+                "rejoin`, which has not come so far here, or came again since"
+            )
+
+    def is_called_by(self, peer_id: NodeId) -> bool:
+        """Whether a connection of that peer stands, on which something was heard not long ago, or
+        broke off so lately that it may call again."""
+        gone_at = self._gone_at.get(peer_id)
+        is_near = gone_at is not None and trio.current_time() - gone_at < _CALLS_AGAIN_SECONDS
+        return peer_id in self._incoming or is_near
+
+    def close_replaced(self) -> None:
+        """Who takes part has changed: end the connections of those who do no more."""
+        incarnation_of = self._member.incarnation_of
+        for link in self._links.values():
+            if link.connection and link.incarnation != incarnation_of(link.peer_id):
+                link.connection.close()
+        for peer_id, caller in sorted(self._incoming.items()):
+            if caller.incarnation != incarnation_of(peer_id):
+                caller.connection.close()
 
     async def _receive_messages(
         self, connection: Connection, reader: FrameReader, caller_id: NodeId
@@ -359,5 +442,7 @@ class TcpTransport:
                     on_message(message)
                 self._on_batch()
         finally:
-            if self._incoming.get(caller_id) is connection:
+            caller = self._incoming.get(caller_id)
+            if caller is not None and caller.connection is connection:
                 del self._incoming[caller_id]
+                self._gone_at[caller_id] = trio.current_time()

@@ -23,6 +23,9 @@ BUGS: Final[Mapping[Bug, str]] = {
     planted.old_acceptances_counted: "crashes.old_answer_comes_late",
     planted.votes_told_as_facts: "crashes.asked_node_has_an_old_value",
     planted.hint_covers_open_slots: "crashes.open_value_stays_open",
+    planted.fact_binds_nobody: "snapshots.snapshot_brings_its_senders_term",
+    planted.install_drops_votes: "snapshots.install_keeps_what_is_behind",
+    planted.base_not_told: "snapshots.trim_tells_the_disk",
     planted.far_slots_taken: "refusals.out_of_range_survived",
 }
 """Each with the scenario that finds it."""

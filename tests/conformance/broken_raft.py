@@ -20,8 +20,11 @@ BUGS: Final[Mapping[Bug, str]] = {
     planted.repeated_vote_counted: "faults.repeated_answers",
     planted.second_vote: "crashes.voter_dies_with_answer_out",
     planted.vote_forgotten_by_restart: "crashes.voter_dies_with_answer_out",
-    planted.always_truncated: "contract.deterministic",
+    planted.always_truncated: "faults.reordering",
     planted.deposed_leader_obeyed: "crashes.old_proposal_comes_late",
+    planted.fact_binds_nobody: "snapshots.fact_deposes",
+    planted.install_drops_what_follows: "snapshots.install_keeps_what_is_behind",
+    planted.trimmed_beyond_the_disk: "snapshots.trim_keeps_what_is_not_durable",
     planted.term_beyond_the_last: "refusals.out_of_range_survived",
 }
 """Each with the scenario that finds it."""

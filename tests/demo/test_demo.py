@@ -72,6 +72,22 @@ def test_demo_loses_nothing(tmp_path: Path, engine: str) -> None:
     assert not any(map(is_alive, node_pids(kept)))
 
 
+def test_demo_at_os_level(tmp_path: Path) -> None:
+    """At the sync level os the kill of the leader loses nothing, and the nodes' own word that
+    nothing is durable is the demonstration's."""
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    done = subprocess.run(
+        [*COMMAND, "--engine", engine_names()[0], "--input", text, "--sync", "os", "--json"],
+        capture_output=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert (result["durable"], result["lost"], result["replicas_equal"]) == (False, 0, True)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_demo_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
     """However the demonstration is ended in the middle, its nodes end as well."""

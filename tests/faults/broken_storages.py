@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from replog.errors import Compacted, InvariantViolated
+from replog.errors import Compacted, InvariantViolated, StorageFull
 from replog.limits import KIB
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage, Write
@@ -28,7 +28,7 @@ class SmallWal(WalPlugin):
     """The write-ahead log with segments so small that a scenario fills several."""
 
     def open(self, home: StorageHome) -> Storage:
-        return Wal(home, segment_bytes=64 * KIB, extend_bytes=16 * KIB)
+        return Wal(home, segment_bytes=64 * KIB, extend_bytes=16 * KIB, reserve_bytes=4 * KIB)
 
 
 class Passing:
@@ -40,6 +40,14 @@ class Passing:
     @property
     def durable(self) -> bool:
         return self.inner.durable
+
+    @property
+    def is_full(self) -> bool:
+        return self.inner.is_full
+
+    @property
+    def written_bytes(self) -> int:
+        return self.inner.written_bytes
 
     def recover(self) -> Recovered:
         recovered = self.inner.recover()
@@ -56,6 +64,9 @@ class Passing:
 
     def persist(self, group: object) -> None:
         self.inner.persist(group)
+
+    def make_room(self) -> None:
+        self.inner.make_room()
 
     def close(self) -> None:
         self.inner.close()
@@ -370,6 +381,55 @@ class ClosesOnce(Passing):
         self.inner.close()
 
 
+# -- a full disk --
+
+
+class StaysFull(Passing):
+    """Never looks for room again."""
+
+    def make_room(self) -> None:
+        pass
+
+
+class RefusesVotesWhenFull(Passing):
+    """Takes nothing at all while it is full."""
+
+    def persist(self, group: object) -> None:
+        if self.inner.is_full:
+            raise StorageFull("full")
+        self.inner.persist(group)
+
+
+class DropsWhatFindsNoRoom(Passing):
+    """Counts a group as persisted that found no room; it gets there before the next one."""
+
+    late: object = None
+
+    def persist(self, group: object) -> None:
+        try:
+            if self.late is not None:
+                self.inner.persist(self.late)
+                self.late = None
+            self.inner.persist(group)
+        except StorageFull:
+            self.late = group
+
+
+class KeepsVotesBackWhenFull(Passing):
+    """A group gets to a full disk with the one that follows it."""
+
+    late: object = None
+
+    def persist(self, group: object) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            self.inner.persist(late)
+        if self.inner.is_full and late is None:
+            self.late = group
+        else:
+            self.inner.persist(group)
+
+
 # -- whose it is, and how durable --
 
 
@@ -484,6 +544,10 @@ BUGS: Final[Mapping[type[Passing] | type[Plugin], str]] = {
     SmallGroupsOnly: "groups.large_groups",
     OneThreadOnly: "groups.persisted_beside_reads",
     ClosesOnce: "groups.closed_twice",
+    StaysFull: "full.full_and_not_again",
+    RefusesVotesWhenFull: "full.votes_while_full",
+    DropsWhatFindsNoRoom: "full.refused_comes_again",
+    KeepsVotesBackWhenFull: "full.crash_at_every_operation",
 }
 """Each with the scenario that finds it."""
 

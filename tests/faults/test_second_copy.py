@@ -46,7 +46,7 @@ def home_on(files: ForgetfulFiles, incarnation: int = 7) -> StorageHome:
 
 def opened(files: ForgetfulFiles) -> tuple[Wal, HardState | None]:
     """The log, and the hard state that it recovered."""
-    wal = Wal(home_on(files))
+    wal = Wal(home_on(files), extend_bytes=4096, reserve_bytes=512)
     return wal, wal.recover().hard_state
 
 

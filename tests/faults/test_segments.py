@@ -44,7 +44,7 @@ def home_on(files: ForgetfulFiles) -> StorageHome:
 
 def opened(files: ForgetfulFiles) -> tuple[Wal, StoredLog]:
     """The log, recovered."""
-    wal = Wal(home_on(files), SEGMENT_BYTES, extend_bytes=1000)
+    wal = Wal(home_on(files), SEGMENT_BYTES, extend_bytes=1000, reserve_bytes=100)
     return wal, wal.recover().log
 
 
@@ -151,7 +151,7 @@ def test_segment_opens_with_hard_state() -> None:
     files, wal, _ = long_log()
     persist(wal, cut(60))
     assert len(names(files)) == 1
-    recovered = Wal(home_on(files), SEGMENT_BYTES, extend_bytes=1000).recover()
+    recovered = Wal(home_on(files), SEGMENT_BYTES, extend_bytes=1000, reserve_bytes=100).recover()
     assert recovered.hard_state == HardState(1, 1, 1)
     assert recovered.log.base == EntryId(1, 1, 60)
     assert all_entries(recovered.log) == ()
@@ -323,7 +323,12 @@ def test_sync_level_os() -> None:
     the log is refused."""
     for is_power_cut in (False, True):
         files = founded()
-        wal = Wal(replace(home_on(files), is_synced=False), SEGMENT_BYTES, extend_bytes=1000)
+        wal = Wal(
+            replace(home_on(files), is_synced=False),
+            SEGMENT_BYTES,
+            extend_bytes=1000,
+            reserve_bytes=100,
+        )
         assert not wal.durable
         wal.recover()
         persist(wal, Write(HardState(1, 1, 1), None, ()))
@@ -349,7 +354,12 @@ def test_sync_level_os_seals_segments() -> None:
     """A segment that another one follows is durable at every level, so that only the last one can
     be torn by a power cut."""
     files = founded()
-    wal = Wal(replace(home_on(files), is_synced=False), SEGMENT_BYTES, extend_bytes=1000)
+    wal = Wal(
+        replace(home_on(files), is_synced=False),
+        SEGMENT_BYTES,
+        extend_bytes=1000,
+        reserve_bytes=100,
+    )
     wal.recover()
     persist(wal, Write(HardState(1, 1, 1), None, ()))
     for index in range(1, 61):
@@ -377,7 +387,12 @@ def test_base_durable_before_removal() -> None:
     """With the sync level ``os``, too, nothing is removed before the base that allows it is
     durable."""
     files = founded()
-    wal = Wal(replace(home_on(files), is_synced=False), SEGMENT_BYTES, extend_bytes=1000)
+    wal = Wal(
+        replace(home_on(files), is_synced=False),
+        SEGMENT_BYTES,
+        extend_bytes=1000,
+        reserve_bytes=100,
+    )
     wal.recover()
     persist(wal, Write(HardState(1, 1, 1), None, ()))
     for index in range(1, 40):

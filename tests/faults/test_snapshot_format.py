@@ -75,19 +75,20 @@ def test_format_frozen() -> None:
     chain = zlib.crc32(data[:508])
     assert data[508:512] == chain.to_bytes(4)
     content = (
-        "a4" "646c617374" "83010207"  # a map of 4: last: [1, 2, 7]
+        "a5" "646c617374" "83010207"  # a map of 5: last: [1, 2, 7]
         "6565706f6368" "a5"  # epoch: a map of 5
         "666e756d626572" "01" "66656e67696e65" "6165"  # number: 1, engine: "e"
         "66766f74657273" "81820105" "6b73746172745f696e646578" "01"  # voters: [[1, 5]], start_index
         "66616772656564" "80"  # agreed: []
         "6774696d655f6d73" "09" "676d616368696e65" "626b76"  # time_ms: 9, machine: "kv"
+        "686c6561726e657273" "80"  # learners: []
     )  # fmt: skip
     at = 512
     for head, body in (
-        ("01" "00000056", content),
+        ("01" "00000060", content),
         ("02" "00000008", "01" + b"machine".hex()),  # flags, name
         ("03" "00000005", b"state".hex()),
-        ("04" "0000000c", "00000001" "0000000000000293"),  # sections, size of the file
+        ("04" "0000000c", "00000001" "000000000000029d"),  # sections, size of the file
     ):  # fmt: skip
         expected = bytes.fromhex(head + body)
         assert data[at : at + len(expected)].hex() == expected.hex()
@@ -95,7 +96,7 @@ def test_format_frozen() -> None:
         chain = zlib.crc32(expected, chain)
         assert data[at : at + 4] == chain.to_bytes(4)
         at += 4
-    assert at == len(data) == 0x293
+    assert at == len(data) == 0x29D
 
 
 def test_meta_round_trip() -> None:
@@ -118,6 +119,8 @@ def test_meta_round_trip() -> None:
         ({"epoch": replace(EPOCH, voters=(Voter(3, 1), Voter(1, 1)))}, "ascend"),
         ({"epoch": replace(EPOCH, voters=(Voter(0, 1),))}, "1 to 65535"),
         ({"epoch": replace(EPOCH, voters=(Voter(1, 0),))}, "incarnation"),
+        ({"learners": (Voter(3, 1), Voter(1, 1))}, "ascend"),
+        ({"learners": (Voter(1, 1 << 63),)}, "incarnation"),
         ({"epoch": replace(EPOCH, agreed=(("b", 1), ("a", 1)))}, "agreed"),
         ({"epoch": replace(EPOCH, agreed=(("a", -1),))}, "agreed"),
     ],
@@ -140,7 +143,8 @@ def test_meta_of_wrong_shape_refused() -> None:
         for value in strange:
             table = {**plain, "epoch": dict(plain["epoch"])}
             (table if key in table else table["epoch"])[key] = value
-            if (key, value) in (("agreed", []), ("machine", "x"), ("engine", "x")):
+            right = (("agreed", []), ("machine", "x"), ("engine", "x"), ("learners", []))
+            if (key, value) in right:
                 continue  # these are right
             with pytest.raises((SnapshotDamaged, UnknownFormat), match=r"/node/some.snap: the "):
                 unpack_meta(PATH, 512, strict_dumps(table))
@@ -154,8 +158,8 @@ def test_meta_key_missing_or_new() -> None:
     """A key that is missing is a broken writer; one too many is a later release."""
     table = strict_loads(pack_meta(META))
     assert isinstance(table, dict)
-    with pytest.raises(UnknownFormat, match="the meta holds 'learners', which this release"):
-        unpack_meta(PATH, 512, strict_dumps({**table, "learners": []}))
+    with pytest.raises(UnknownFormat, match="the meta holds 'sessions', which this release"):
+        unpack_meta(PATH, 512, strict_dumps({**table, "sessions": []}))
     del table["machine"]
     with pytest.raises(SnapshotDamaged, match="the meta has no machine"):
         unpack_meta(PATH, 512, strict_dumps(table))
@@ -174,7 +178,7 @@ def test_unknown_section() -> None:
         )
         assert read(data, None) == {"sessions": b"s", "machine": b"m"}
         if mandatory:
-            with pytest.raises(UnknownFormat, match="'sessions' at offset 640 is mandatory, and"):
+            with pytest.raises(UnknownFormat, match="'sessions' at offset 650 is mandatory, and"):
                 read(data, ("machine",))
         else:
             assert read(data, ("machine",)) == {"machine": b"m"}
@@ -209,7 +213,7 @@ def test_broken_writer_noticed() -> None:
     ):
         with pytest.raises(SnapshotDamaged, match="so a broken or foreign program wrote it, at"):
             read(data)
-    with pytest.raises(SnapshotDamaged, match="claims to have 1048577 bytes, at offset 640"):
+    with pytest.raises(SnapshotDamaged, match="claims to have 1048577 bytes, at offset 650"):
         read(ended(META_RECORD, (RECORD_BLOCK, bytes(BLOCK_BYTES_MAX + 1))))
     with pytest.raises(SnapshotDamaged, match="something follows the end mark"):
         read(ended(META_RECORD, MACHINE) + b"\0")

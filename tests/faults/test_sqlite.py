@@ -5,6 +5,7 @@ What it shares with every storage is in ``test_storages.py``.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -15,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from replog import plugins
-from replog.errors import DirectoryError, LogDamaged, StorageFailed, UnknownFormat
+from replog.errors import DirectoryError, LogDamaged, StorageFailed, StorageFull, UnknownFormat
 from replog.storage import sqlite_log
 from replog.storage.files import RealFiles
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Write
-from replog.storage.sqlite import FILE_NAME, SQLITE, SqliteStorage
+from replog.storage.sqlite import FILE_NAME, ROOM_BYTES, SQLITE, SqliteStorage
 from replog.stored_log import all_entries
 from replog.testing.files import ForgetfulFiles
 from replog.types import Entry, EntryId, EntryKind, HardState, entry_body
@@ -75,7 +76,7 @@ def refused(path: Path) -> str:
         recovered(path)
     sentence = str(caught.value)
     assert str(path / FILE_NAME) in sentence
-    assert "keep" in sentence, "and what to do"
+    assert "`replog rejoin`" in sentence, "and what to do"
     return sentence
 
 
@@ -311,27 +312,82 @@ def test_log_of_another_names_both(tmp_path: Path) -> None:
 # The disk
 
 
-def test_full_disk_poisons(tmp_path: Path) -> None:
-    """A write that fails ends the storage: nothing is retried, every later call fails alike, and
-    the next run finds what was acknowledged."""
-    written(tmp_path)
-    storage = recovered(tmp_path)
+def full_storage(path: Path) -> tuple[SqliteStorage, object]:
+    """A storage whose database may not grow, and the group that it refused for that."""
+    written(path)
+    storage = recovered(path)
     persist(storage, Write(None, None, [entry(41)]))
+    set_pages_max(storage, None)
+    group = storage.encode([Write(HardState(1, 9, 1), None, [entry(42, b"large" * 10_000)])])
+    with pytest.raises(StorageFull, match=r"no room for group 2 of this run \(.*full"):
+        storage.persist(group)
+    assert storage.is_full
+    return storage, group
+
+
+def set_pages_max(storage: SqliteStorage, count: int | None) -> None:
+    """Let the database have so many pages; ``None``: as many as it has."""
     assert storage._writer is not None
     (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
-    storage._writer.execute(f"PRAGMA max_page_count = {pages}")
-    group = storage.encode([Write(HardState(1, 9, 1), None, [entry(42, b"large" * 10_000)])])
-    with pytest.raises(StorageFailed, match=r"writing group 2 of this run failed \(.*full"):
+    storage._writer.execute(f"PRAGMA max_page_count = {count or pages}")
+
+
+def test_full_disk_refuses_and_goes_on(tmp_path: Path) -> None:
+    """A group that finds no room is taken back as a whole and persisted again when there is some,
+    with the groups behind it; what was encoded can be read all the time."""
+    storage, group = full_storage(tmp_path)
+    behind = storage.encode([Write(None, None, [entry(43)])])
+    assert [each.index for each in storage._log.read(40, 43, 1 << 20)] == [40, 41, 42, 43]
+    with pytest.raises(StorageFull):
         storage.persist(group)
-    storage._writer.execute("PRAGMA max_page_count = 1000000")
-    for call in (lambda: storage.persist(group), lambda: storage.encode([])):
-        with pytest.raises(StorageFailed, match="writing group 2"):
-            call()
+    with pytest.raises(AssertionError, match="in the order"):
+        storage.persist(behind)
+    set_pages_max(storage, 1_000_000)
+    storage.make_room()
+    assert not storage.is_full
+    storage.persist(group)
+    storage.persist(behind)
     storage.close()
     storage = SqliteStorage(home_at(tmp_path))
     found = storage.recover()
+    assert found.hard_state == HardState(1, 9, 1)
+    assert found.log.runs.last_index == 43
+    storage.close()
+
+
+def test_full_disk_refused_group_not_found(tmp_path: Path) -> None:
+    """Of a group that was refused the next run finds nothing, and everything before it."""
+    storage, _ = full_storage(tmp_path)
+    storage.close()
+    storage = SqliteStorage(home_at(tmp_path))
+    found = storage.recover()
+    assert not storage.is_full
     assert found.hard_state == HardState(1, 4, 2, 3)
     assert found.log.runs.last_index == 41
+    storage.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_full_disk_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Room is looked for with a file that is removed again; that there is none is no error, and
+    another failure poisons."""
+    storage, group = full_storage(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fail(files: RealFiles, descriptor: int, offset: int, size_bytes: int) -> None:
+        assert size_bytes > ROOM_BYTES + 2 * 50_000
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(RealFiles, "preallocate", fail)
+    if number == errno.EIO:
+        with pytest.raises(StorageFailed, match="refused"):
+            storage.make_room()
+        with pytest.raises(StorageFailed, match="refused"):
+            storage.persist(group)
+    else:
+        storage.make_room()
+        assert storage.is_full
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
     storage.close()
 
 

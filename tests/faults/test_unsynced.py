@@ -68,7 +68,7 @@ def home_on(files):
 
 
 def opened(files):
-    wal = Wal(home_on(files), extend_bytes=EXTEND_BYTES)
+    wal = Wal(home_on(files), extend_bytes=EXTEND_BYTES, reserve_bytes=512)
     return wal, wal.recover()
 
 
@@ -223,7 +223,7 @@ def test_wiping_syncs_each_step():
     files.fault = note
     opened(files)
     reading = ["names", "read", "names", "read"]  # the log, and the second copy of the hard state
-    copying = ["sync_directory", "open", "write", "sync"]
+    copying = ["names", "sync_directory", "open", "write", "sync"]
     assert names == [*reading, "open", *["write", "sync"] * 3, *copying]
 
 

@@ -46,7 +46,7 @@ def founded(**options):
 
 
 def opened(files, **owner):
-    wal = Wal(home_on(files, **owner), extend_bytes=EXTEND_BYTES)
+    wal = Wal(home_on(files, **owner), extend_bytes=EXTEND_BYTES, reserve_bytes=512)
     return wal, wal.recover()
 
 
@@ -240,23 +240,32 @@ def test_persist_out_of_order():
         wal.persist(second)
 
 
-@pytest.mark.parametrize("operation", ["write", "sync", "preallocate"])
-def test_persist_failing(operation):
-    """A failed operation poisons the log: the error names file and reason, nothing is retried."""
+@pytest.mark.parametrize(
+    ("operation", "number"),
+    [
+        ("write", errno.EIO),
+        ("sync", errno.EIO),
+        ("preallocate", errno.EIO),
+        ("sync", errno.ENOSPC),
+    ],
+)
+def test_persist_failing(operation, number):
+    """A failed operation poisons the log, and a failed sync whatever its reason: the error names
+    file and reason, nothing is retried."""
     files = founded()
     wal, _ = opened(files)
     groups = [wal.encode([put(entry(1, data=b"y" * FOUNDING_BYTES))]), wal.encode([put(entry(2))])]
 
-    def fault(number, name, path):
+    def fault(_, name, path):
         if name == operation:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, "Out of order")
 
     files.fault = fault
-    with pytest.raises(StorageFailed, match=f"{LOG}.*group 2 .*No space left on device"):
+    with pytest.raises(StorageFailed, match=f"{LOG}.*group 2 .*Out of order"):
         wal.persist(groups[0])
     names = operations(files)
     for act in (lambda: wal.persist(groups[1]), lambda: wal.encode([put(entry(3))])):
-        with pytest.raises(StorageFailed, match="No space left"):
+        with pytest.raises(StorageFailed, match="Out of order"):
             act()
     assert names == []
 

@@ -26,8 +26,9 @@ UNSEEN: Mapping[str, Sequence[str]] = {
         "request_vote transfer=false",
         "vote pre=true",
         "timeout_now",
+        "install_snapshot",
     ),
-    "multipaxos": ("prepare pre=true", "promise pre=true", "learn_request", "take_over"),
+    "multipaxos": ("prepare pre=true", "promise pre=true", "learn_request", "take_over", "trimmed"),
 }
 """What is never sent in these spaces, as docs/testing.md says under what they cannot see."""
 

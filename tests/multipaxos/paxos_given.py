@@ -9,8 +9,10 @@ from replog.limits import Limits
 from replog.stored_log import HeldLog
 from replog.testing import Cluster, Flight, Outcome, Proposal
 from replog.types import (
+    NO_ENTRY,
     NO_NODE,
     Entry,
+    EntryId,
     EntryKind,
     Epoch,
     HardState,
@@ -64,6 +66,9 @@ def lone(
     limits: Limits | None = None,
     agreed: tuple[tuple[str, int], ...] = (),
     start_index: LogIndex = 1,
+    base_index: LogIndex = 0,
+    snapshot_index: LogIndex = 0,
+    applied_index: LogIndex = 0,
 ) -> MultiPaxos:
     """One engine without a cluster, as it starts from what its disk holds."""
     voters = tuple(Voter(each, each) for each in range(1, node_count + 1))
@@ -72,10 +77,12 @@ def lone(
         node_id,
         Epoch(1, "multipaxos", voters, start_index, agreed),
         HardState(1, promised, owner or NO_NODE, hint),
-        HeldLog(entries),
+        HeldLog(entries, EntryId(1, 0, base_index) if base_index else NO_ENTRY),
         limits or Limits(),
         options or MultiPaxosOptions(),
         seed=7,
+        snapshot=EntryId(1, 0, snapshot_index) if snapshot_index else NO_ENTRY,
+        applied_index=applied_index,
     )
     engine = PLUGIN.create(setup)
     assert isinstance(engine, MultiPaxos)

@@ -9,7 +9,7 @@ import pytest
 from paxos_given import b, engine_of, led, vote
 
 from replog.stored_log import HeldLog
-from replog.types import Role
+from replog.types import EntryId, Role
 from replog_multipaxos.acceptor import merge_accepted
 from replog_multipaxos.indexes import IndexSet
 from replog_multipaxos.messages import MESSAGE_SPECS, MESSAGE_TYPES, Accepted
@@ -56,7 +56,7 @@ def test_overwritten_write_is_not_durable() -> None:
     slots.put([vote(1, b(2, 2))], held=True)
     slots.advance_durable()
     assert slots.durable.ranges() == ((2, 2),)
-    assert [entry.term for entry in slots.take_unsaved()] == [b(2, 2)]
+    assert [entry.term for entry in slots.take_unsaved()[1]] == [b(2, 2)]
     slots.advance_durable()
     assert slots.durable_index == 2
 
@@ -77,7 +77,7 @@ def test_slices_are_shared_and_never_stale() -> None:
     slots.put([vote(1, b(1, 1)), vote(2, b(1, 1))], held=True)
     first, _ = slots.slice_within(1, 2, 1000)
     assert slots.slice_within(1, 2, 1000)[0] is first
-    assert slots.take_unsaved() is first
+    assert slots.take_unsaved()[1] is first
     slots.put([vote(2, b(2, 2))], held=True)
     assert slots.slice_within(1, 2, 1000)[0][1].term == b(2, 2)
 
@@ -85,7 +85,7 @@ def test_slices_are_shared_and_never_stale() -> None:
 def test_trimmed_slots_are_gone() -> None:
     """What is trimmed is not told any more; what is behind it stays."""
     slots = Slots(0, HeldLog([vote(slot, b(1, 1)) for slot in range(1, 6)]), b(1, 1), 0, 1 << 20)
-    slots.trim(3)
+    slots.trim(EntryId(1, 0, 3))
     assert (slots.base_index, slots.last_index, slots.durable_index) == (3, 5, 5)
     assert slots.at(3) is HOLE
     assert [entry.index for entry in slots.votes_within(1, 1000)[0]] == [4, 5]

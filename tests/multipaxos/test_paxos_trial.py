@@ -316,6 +316,17 @@ def leave_and_fill_hole(cluster: Cluster) -> None:
     assert cluster.leader() == 2
 
 
+def lose_a_disk(cluster: Cluster) -> None:
+    """Node 3 holds what was chosen, and comes back with an empty disk."""
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.propose(1, b"x")
+    cluster.tick(BY_HAND.heartbeat_ticks)
+    cluster.crash(3)
+    cluster.rejoin(3)
+    assert cluster.run_until(cluster.is_converged, 100)
+
+
 def learn_of_next_ballot(cluster: Cluster) -> None:
     """Node 3 lacks what node 1 got chosen, and is told it by node 2, which asks for a ballot of
     its own; nothing but that fact tells node 3 of the ballot."""
@@ -351,6 +362,7 @@ def ask_holder_of_old_vote(cluster: Cluster) -> None:
 
 
 SCRIPTS: Sequence[tuple[str, str, Bug, Callable[[Cluster], None], str, int]] = (
+    ("P6", "which that never said", paxos_bugs.lost_peer_remembered, lose_a_disk, "", 3),
     ("P4", "two runs of node", paxos_bugs.no_sync_awaited, ask_twice, "P4", 3),
     (
         "P9",

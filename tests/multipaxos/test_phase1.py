@@ -18,11 +18,12 @@ from paxos_given import (
 )
 
 from replog.errors import SchemaError
+from replog.limits import Limits
 from replog.testing import Outcome
 from replog.types import EntryKind, Role
 from replog_multipaxos import MultiPaxos, MultiPaxosOptions
 from replog_multipaxos.ballot import next_ballot, owner_of, round_of
-from replog_multipaxos.messages import Accept, Learn, LearnRequest, Nack, Prepare, Promise
+from replog_multipaxos.messages import Accept, Learn, LearnRequest, Nack, Prepare, Promise, Trimmed
 
 BY_HAND = MultiPaxosOptions(automatic_elections=False)
 
@@ -276,14 +277,16 @@ def test_other_quorum_when_trimmed_is_gone() -> None:
 
 
 def test_trimmed_cluster_takes_over() -> None:
-    """A candidate that is behind what one node trimmed is brought up by the other, and leads."""
-    cluster = led(5)
+    """A candidate that is behind what others trimmed is brought up by them, and leads."""
+    cluster = led(5, limits=Limits(trim_margin_entries=2))
     cluster.isolate(5)
     for at in range(6):
         done(cluster, 1, b"%d" % at)
     cluster.tick(3)
     for node_id in (2, 3):
-        engine_of(cluster, node_id).trim(4)
+        cluster.take_snapshot(node_id)
+        cluster.tick()
+        assert engine_of(cluster, node_id).slots.base_index == 4
     cluster.crash(1)
     cluster.heal()
     cluster.tick(12)
@@ -307,16 +310,17 @@ def test_accept_of_trimmed_slot_is_a_fact() -> None:
 
 
 def test_request_for_trimmed_is_told_the_rest() -> None:
-    """Who asks for trimmed slots is told what is left of those asked for, and nothing if nothing
-    is; the next request goes to another node."""
+    """Who asks for trimmed slots is told how far they are trimmed, and what is left of those asked
+    for; the next request goes to another node."""
     votes = [vote(slot, b(1, 1), b"x") for slot in (1, 2)]
     engine = lone(promised=b(1, 1), entries=votes, hint=2)
     carried_out(engine)
     engine.trim(1)
     engine.step(LearnRequest(1, b(1, 1), 3, 2, ((1, 1),)))
-    assert answers(engine) == []
+    assert answers(engine) == [Trimmed(1, b(1, 1), 2, 3, 1)]
     engine.step(LearnRequest(1, b(1, 1), 3, 2, ((1, 2),)))
-    [told] = answers(engine)
+    [trimmed, told] = answers(engine)
+    assert trimmed == Trimmed(1, b(1, 1), 2, 3, 1)
     assert isinstance(told, Learn)
     assert [entry.index for entry in told.entries] == [2]
 

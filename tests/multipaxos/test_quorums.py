@@ -80,10 +80,11 @@ def test_recorded_sizes_must_meet(agreed: tuple[tuple[str, int], ...]) -> None:
         lone(agreed=agreed)
 
 
-def test_status_says_how_many_commit() -> None:
-    """A node's status names the phase-2 quorum."""
+def test_status_says_how_many_commit_and_elect() -> None:
+    """A node's status names the quorums of both phases."""
     agreed = (("phase1_quorum", 4), ("phase2_quorum", 2))
-    assert lone(node_count=5, agreed=agreed).status().commit_quorum == 2
+    status = lone(node_count=5, agreed=agreed).status()
+    assert (status.election_quorum, status.commit_quorum) == (4, 2)
 
 
 def test_small_phase2_quorum_commits() -> None:

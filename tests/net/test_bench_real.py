@@ -16,6 +16,7 @@ from replog.founding import found_cluster, founding_path
 from replog_bench import cluster
 from replog_bench.__main__ import main
 from replog_bench.processes import ChildFailed, Processes
+from replog_bench.recovery import BUDGETS, KEEP_ALL, RecoveryPlan, running
 from replog_bench.trial import Trial
 
 ENGINES = plugins.engine_names()
@@ -23,6 +24,14 @@ SHORT = [
     *("--seconds", "0.3", "--network-seconds", "0.3"),
     *("--warm-up-seconds", "0.1", "--repeats", "1"),
 ]
+LONG_LOG_FIGURES = {
+    "leader grows",
+    "follower grows",
+    "catch-up",
+    "caught-up node grows",
+    "restart, whole log",
+}
+CUT_FIGURES = {"cut: sent again", "cut: receiver grows", "cut: sender grows"}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -35,6 +44,7 @@ def test_throughput_engine_rows(
     base, row = json.loads(capsys.readouterr().out)
     assert (base["engine"], row["engine"]) == ("bare", engine)
     assert row["clients"] == base["clients"] == 8
+    assert row["durable"] is base["durable"] is True
     assert row["ops_per_second"] > 0
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["ratio_to_bare"] == pytest.approx(
@@ -44,6 +54,19 @@ def test_throughput_engine_rows(
     assert row["network_ops_per_second"] > 0
     assert 0 < row["network_p50_ms"] <= row["network_p99_ms"]
     assert not any(tmp_path.iterdir())
+
+
+def test_throughput_at_os_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the sync level os real nodes say that they are not durable, and so do all figures."""
+    timeline = tmp_path / "timeline"
+    arguments = ["throughput", "--engines", ENGINES[0], "--clients", "8", *SHORT, "--no-network"]
+    options = ["--json", "--sync", "os", "--timeline", str(timeline)]
+    assert main([*arguments, *options]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["durable"] for row in rows] == [False, False]
+    assert timeline.read_text().startswith(
+        f"timeline of {ENGINES[0]}, 8 in flight, NOT durable, embedded\n"
+    )
 
 
 def test_throughput_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,3 +143,36 @@ def test_member_ends_with_parent(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("engine", "scenarios"), [(ENGINES[0], "long-log,cut"), (ENGINES[-1], "default,transfer")]
+)
+def test_recovery_rows(
+    engine: str, scenarios: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each figure of a node that comes back has a row, and no file is left."""
+    words = ["recovery", "--engine", engine, "--scenarios", scenarios, "--directory", str(tmp_path)]
+    assert main([*words, "--entries", "3000", "--snapshot-mb", "12", "--json"]) == 0
+    value = {row["what"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    if "cut" in scenarios:
+        assert value.keys() == LONG_LOG_FIGURES | CUT_FIGURES
+        assert 0 < value["restart, whole log"] < 15
+        assert value["catch-up"] > 0
+        assert 0 <= value["cut: sent again"] < 24
+    else:
+        assert value.keys() == BUDGETS.keys() - LONG_LOG_FIGURES - CUT_FIGURES
+        assert value["snapshot durable"] >= value["snapshot installed"] > 0
+        ratio = value["snapshot durable"] / value["bare write and sync"]
+        assert value["snapshot durable, of bare"] == pytest.approx(ratio, rel=0.01)
+    assert not any(tmp_path.iterdir())
+
+
+def test_recovery_node_killed_reported(tmp_path: Path) -> None:
+    """A node that dies while it is asked ends the measurement with a sentence that names it."""
+    plan = RecoveryPlan(ENGINES[0], 100, 1, 1, ["long-log"], 15.0, tmp_path)
+    with running(plan, "kv", KEEP_ALL) as recovering:
+        recovering.children[2].process.kill()
+        with pytest.raises(ChildFailed, match="node 2 ended"):
+            recovering.ask(2, "picture")
+    assert not any(tmp_path.iterdir())

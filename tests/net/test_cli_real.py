@@ -11,13 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from replog.config import Config, load_config, local_config
 from replog.config_text import config_toml
+from replog.node import Node
 from replog.server import status_map
-from replog.types import PeerState, PeerStatus, Role, Status
+from replog.snapshots import NO_SNAPSHOTS
+from replog.types import PeerState, PeerStatus, Role, Status, Voter
 
 pytestmark = pytest.mark.net
 
@@ -134,7 +138,17 @@ def test_status_shows_every_node(cluster: ServedCluster) -> None:
 def test_status_keys_of_peers_documented() -> None:
     """Every key that a node's status has, those of its peers included, is in docs/json.md."""
     peer = PeerStatus(2, PeerState.PROBE, 0, 1, 0, True)
-    status = status_map(Status(1, "fake", Role.LEADER, 1, 1, 1, 0, 0, 0, 0, (peer,)), True)
+    picture = Status(1, "fake", Role.LEADER, 1, 1, 1, 0, 0, 0, 0, (peer,))
+    node = SimpleNamespace(
+        status=lambda: picture,
+        snapshots=lambda: NO_SNAPSHOTS,
+        is_durable=True,
+        is_disk_full=False,
+        waits_for=(),
+        is_voter=True,
+        learners=(Voter(3, 7),),
+    )
+    status = status_map(cast(Node, node))
     text = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
     [inner] = status["peers"]  # type: ignore[misc]
     assert not [key for key in (*status, *inner) if f"`{key}`" not in text]

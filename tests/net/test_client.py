@@ -19,6 +19,7 @@ from replog.errors import (
     CommandFailed,
     CommandTooLarge,
     ConfigError,
+    DiskFull,
     DumpUnavailable,
     NotDone,
     OutcomeUnknown,
@@ -310,13 +311,15 @@ async def test_nobody_listens() -> None:
     assert "within 0.2 s" in str(failed.value)
 
 
-async def test_overloaded_is_tried_again() -> None:
-    """A command that the leader was too busy for is sent again a little later."""
+@pytest.mark.parametrize("code", ["Overloaded", "DiskFull"])
+async def test_overloaded_is_tried_again(code: str) -> None:
+    """A command that the leader was too busy for, or had no room for, is sent again a little
+    later."""
 
     async def be_busy(conversation: Conversation) -> None:
         await conversation.welcome()
         for _ in range(2):
-            await conversation.send(not_done(await conversation.request(), "Overloaded"))
+            await conversation.send(not_done(await conversation.request(), code))
         await conversation.serve()
 
     async with scripted_nodes(be_busy) as (node,), Client(node.address) as client:
@@ -324,17 +327,19 @@ async def test_overloaded_is_tried_again() -> None:
         assert (node.bodies, len(node.conversations)) == ([b"x"] * 3, 1)
 
 
-async def test_overloaded_until_the_deadline() -> None:
-    """A leader that stays busy gives Overloaded when the deadline passes, and not much later."""
+@pytest.mark.parametrize("made", [Overloaded, DiskFull])
+async def test_overloaded_until_the_deadline(made: type[NotDone]) -> None:
+    """A leader that stays busy, or full, gives that very error when the deadline passes, and not
+    much later."""
 
     async def be_busy(conversation: Conversation) -> None:
         await conversation.welcome()
         while (request := await conversation.receive()) is not None:
-            await conversation.send(not_done(request, "Overloaded"))  # type: ignore[arg-type]
+            await conversation.send(not_done(request, made.__name__))  # type: ignore[arg-type]
 
     async with scripted_nodes(be_busy) as (node,), Client(node.address) as client:
         started = trio.current_time()
-        with pytest.raises(Overloaded):
+        with pytest.raises(made):
             await client.propose(b"x", deadline_seconds=0.3)
         assert 0.2 < trio.current_time() - started < 3
 

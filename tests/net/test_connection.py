@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import trio
 
@@ -43,4 +45,24 @@ async def test_queued_bytes_tell_what_never_left() -> None:
     while data := await far.receive():
         came += len(data)
     assert came == total - unsent
+    far.close()
+
+
+async def test_large_frames_arrive_as_they_were() -> None:
+    """Frames that the kernel takes piece by piece arrive whole and in order, small ones between."""
+    near, far = await connected_pair()
+    frames = [random.Random(size).randbytes(size) for size in (5_000_000, 3, 1 << 20, 70_000)]
+    for frame in frames:
+        assert near.queue(frame)
+    near.flush()
+    assert near.queued_bytes, "the kernel took a part"
+    came = bytearray()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.run_writer)
+            while len(came) < sum(map(len, frames)):
+                came += await far.receive()
+            near.close()
+    assert came == b"".join(frames)
+    assert near.queued_bytes == 0
     far.close()

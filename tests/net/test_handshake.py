@@ -17,6 +17,8 @@ from structlog.testing import capture_logs
 
 from replog import plugins
 from replog.address import Address
+from replog.errors import StorageFull
+from replog.formation import NOBODY_MET, Formation, MetRecord
 from replog.frames import (
     FrameCodec,
     FrameType,
@@ -27,6 +29,7 @@ from replog.frames import (
     ServerHello,
 )
 from replog.limits import Limits
+from replog.transport.meetings import Meetings
 from replog.transport.tcp import PROTOCOL_VERSION, Member, TcpTransport
 from replog.types import Epoch, Voter
 from replog.wire import FrameReader, MessageCodec
@@ -40,7 +43,9 @@ MESSAGES = MessageCodec(plugins.find_engine("raft").messages, LIMITS)
 EPOCH = Epoch(
     number=1, engine="raft", voters=(Voter(1, 71), Voter(2, 72), Voter(3, 73)), start_index=1
 )
-NODE = Member("demo", 1, 71, EPOCH)
+NODE = Member("demo", 1, 71, EPOCH, EPOCH.voters)
+BIRTH = 1001
+"""Of node 1's directory."""
 HELLO = PeerHello(
     version_min=PROTOCOL_VERSION,
     version_max=PROTOCOL_VERSION,
@@ -50,14 +55,40 @@ HELLO = PeerHello(
     receiver=1,
     engine="raft",
     epoch=1,
-    fresh=False,
+    birth=2002,
     met=(),
 )
-WELCOME = PeerWelcome(PROTOCOL_VERSION, sender=2, incarnation=72, fresh=False, met_you=False)
+WELCOME = PeerWelcome(
+    PROTOCOL_VERSION, sender=2, incarnation=72, birth=2002, met=((1, BIRTH), (3, 3003))
+)
+WELCOMED = PeerWelcome(PROTOCOL_VERSION, sender=1, incarnation=71, birth=BIRTH, met=((2, 2002),))
+"""How node 1 answers a correct peer that it has not met before."""
 
 
 def message(sender: int = 2, to: int = 1, term: int = 1) -> TimeoutNow:
     return TimeoutNow(epoch=1, term=term, sender=sender, to=to)
+
+
+class Memory:
+    """Whom node 1 has met: its formation, and the disk that remembers it."""
+
+    def __init__(self, recorded: MetRecord = NOBODY_MET) -> None:
+        self.formation = Formation(1, BIRTH, (1, 2, 3), recorded)
+        self.saved: list[MetRecord] = []
+        self.failure: Exception | None = None
+        self.news_count = 0
+
+    def meetings(self) -> Meetings:
+        """What a transport asks."""
+        return Meetings(self.formation, self._save, self._note)
+
+    def _save(self, recorded: MetRecord) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.saved.append(recorded)
+
+    def _note(self) -> None:
+        self.news_count += 1
 
 
 class Peer:
@@ -106,6 +137,7 @@ class Called:
 
     def __init__(self) -> None:
         self.heard: list[object] = []
+        self.memory = Memory()
         self.transport = TcpTransport(
             NODE,
             Address("127.0.0.1", 0),
@@ -114,6 +146,7 @@ class Called:
             LIMITS,
             self.heard.append,
             lambda: None,
+            self.memory.meetings(),
             structlog.get_logger(),
         )
 
@@ -142,7 +175,7 @@ async def called() -> AsyncIterator[Called]:
 async def test_correct_caller_is_welcome(called: Called) -> None:
     """A correct peer is welcomed by the node's own id and incarnation, and its messages pass."""
     async with called.by() as peer:
-        assert await peer.receive() == PeerWelcome(PROTOCOL_VERSION, 1, 71, False, False)
+        assert await peer.receive() == WELCOMED
         await peer.send(message())
         await until(lambda: called.heard == [message()])
 
@@ -151,7 +184,7 @@ async def test_caller_of_more_versions_is_welcome(called: Called) -> None:
     """A caller that speaks other versions as well is welcomed in ours."""
     hello = replace(HELLO, version_min=0, version_max=PROTOCOL_VERSION + 3)
     async with called.by(hello) as peer:
-        assert await peer.receive() == PeerWelcome(PROTOCOL_VERSION, 1, 71, False, False)
+        assert await peer.receive() == WELCOMED
 
 
 @pytest.mark.parametrize(
@@ -176,13 +209,23 @@ async def test_caller_of_more_versions_is_welcome(called: Called) -> None:
         pytest.param({"sender": 9}, "node 9 is no member of cluster 'demo'", id="stranger"),
         pytest.param(
             {"incarnation": 99},
-            "node 2 has incarnation 99, but the founding record of this node names 72",
+            "node 2 has incarnation 99, and node 1 knows it as 72",
             id="incarnation",
         ),
         pytest.param(
             {"sender": 3},
-            "node 3 has incarnation 72, but the founding record of this node names 73",
+            "node 3 has incarnation 72, and node 1 knows it as 73",
             id="incarnation_of_another",
+        ),
+        pytest.param(
+            {"sender": 1, "incarnation": 71},
+            "node 1 is called by a node of the same id",
+            id="itself",
+        ),
+        pytest.param(
+            {"met": ((1, BIRTH + 1),)},
+            "node 1's directory was made anew: it has forgotten what it voted",
+            id="knows_another_birth",
         ),
         pytest.param(
             {"engine": "other"}, "this cluster runs the engine 'raft', not 'other'", id="engine"
@@ -204,6 +247,52 @@ async def test_refused_caller_takes_no_place(called: Called) -> None:
             await stranger.refusal()
         await peer.send(message())
         await until(lambda: called.heard == [message()])
+
+
+async def test_meeting_durable_before_the_welcome(called: Called) -> None:
+    """The welcome tells the caller that it is remembered when that is on disk, and not before."""
+    async with called.by() as peer:
+        welcome = await peer.receive()
+        assert called.memory.saved == [MetRecord(met=((2, 2002),))]
+        assert welcome == WELCOMED
+        assert called.memory.news_count == 1
+
+
+async def test_meeting_without_room_is_no_meeting(called: Called) -> None:
+    """Where there is no room to remember a caller it is told so and is not welcome, until there
+    is."""
+    called.memory.failure = StorageFull("there is no room on the disk; make some")
+    async with called.by() as peer:
+        assert "cannot remember whom it meets: there is no room" in await peer.refusal()
+    called.memory.failure = None
+    async with called.by() as peer:
+        assert await peer.receive() == WELCOMED
+
+
+async def test_same_birth_again_is_no_news(called: Called) -> None:
+    """A peer that calls again is welcome again, and nothing is written."""
+    for _ in range(2):
+        async with called.by() as peer:
+            assert await peer.receive() == WELCOMED
+    assert len(called.memory.saved) == 1
+
+
+async def test_second_birth_is_refused(called: Called) -> None:
+    """A caller that was met under another birth is told what that means and what to do."""
+    async with called.by() as peer:
+        assert isinstance(await peer.receive(), PeerWelcome)
+    async with called.by(replace(HELLO, birth=2003)) as anew:
+        sentence = await anew.refusal()
+    assert "node 2's directory was made anew: it has forgotten what it voted" in sentence
+    assert "`replog rejoin`" in sentence
+    assert called.memory.saved == [MetRecord(met=((2, 2002),))]
+
+
+async def test_caller_says_that_it_knows_us(called: Called) -> None:
+    """A hello counts as much as a welcome: who remembers us in it is one less to wait for."""
+    async with called.by(replace(HELLO, met=((1, BIRTH),))) as peer:
+        assert isinstance(await peer.receive(), PeerWelcome)
+    assert called.memory.formation.waits_for == (3,)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +321,7 @@ class Calling:
 
     def __init__(self, port: int, logged: list[dict[str, object]]) -> None:
         self.logged = logged
+        self.memory = Memory()
         self.heard: list[object] = []
         self.transport = TcpTransport(
             NODE,
@@ -241,6 +331,7 @@ class Calling:
             LIMITS,
             self.heard.append,
             self._send,
+            self.memory.meetings(),
             structlog.get_logger(),
         )
 
@@ -296,11 +387,20 @@ async def test_correct_answer_makes_the_link() -> None:
             receiver=2,
             engine="raft",
             epoch=1,
-            fresh=False,
+            birth=BIRTH,
             met=(),
         ),
         message(sender=1, to=2),
     ]
+
+
+async def test_welcome_counts_when_it_is_durable() -> None:
+    """Who is told in a welcome that it is remembered has that on disk before it counts."""
+    came: list[object] = []
+    async with calling(WELCOME, came) as node:
+        await until(lambda: len(came) == 2)
+        assert node.memory.saved == [MetRecord(met=((2, 2002), (3, 3003)), known_by=(2,))]
+        assert node.memory.formation.waits_for == (3,)
 
 
 @pytest.mark.parametrize(
@@ -308,21 +408,26 @@ async def test_correct_answer_makes_the_link() -> None:
     [
         pytest.param(
             replace(WELCOME, incarnation=99),
-            "is node 2 of incarnation 99, not node 2 of incarnation 72 as the founding record says",
+            "node 2 has incarnation 99, and node 1 knows it as 72",
             id="incarnation",
         ),
         pytest.param(
             replace(WELCOME, sender=3),
-            "is node 3 of incarnation 72, not node 2 of incarnation 72",
+            "is node 3, not node 2; check the peer addresses",
             id="node",
         ),
         pytest.param(
             replace(WELCOME, sender=3, incarnation=73),
-            "is node 3 of incarnation 73, not node 2 of incarnation 72",
+            "is node 3, not node 2; check the peer addresses",
             id="another_member",
         ),
         pytest.param(
             ServerHello(1, "demo", 2, 2, ()), "is not the peer port of a node", id="client_port"
+        ),
+        pytest.param(
+            replace(WELCOME, met=((1, BIRTH + 1),)),
+            "node 1's directory was made anew",
+            id="knows_another_birth",
         ),
         pytest.param(replace(WELCOME, version=9), "answered in version 9", id="version"),
         pytest.param(Refusal("go away"), "go away", id="refused"),

@@ -28,7 +28,8 @@ from replog.founding import bootstrap_cluster
 from replog.frames import ClientHello, FrameCodec, FrameType, PeerHello, Refusal
 from replog.limits import Limits
 from replog.machine import DumpPage
-from replog.node import Node, check_epoch, open_node
+from replog.node import Node, open_node
+from replog.opening import check_epoch
 from replog.storage.files import Descriptor, RealFiles
 from replog.storage.identity import unpack_identity
 from replog.storage.protocol import Recovered
@@ -363,7 +364,7 @@ async def test_peer_hears_keepalives_while_it_sends(tmp_path: Path) -> None:
     incarnation = founding.incarnation_of(2)
     assert incarnation is not None
     codec = FrameCodec(limits)
-    hello = PeerHello(1, 1, config.cluster_id, 2, incarnation, 1, config.engine, 1, False, ())
+    hello = PeerHello(1, 1, config.cluster_id, 2, incarnation, 1, config.engine, 1, 5, ())
     with trio.fail_after(10):
         async with open_node(config, 1):
             stream = await trio.open_tcp_stream("127.0.0.1", config.node(1).peer.port)

@@ -18,11 +18,14 @@ import pytest
 
 from replog.config import local_config
 from replog.errors import OutcomeUnknown
+from replog.formation import MetRecord
 from replog.founding import bootstrap_cluster
 from replog.node import Node
+from replog.opening import open_state
 from replog.storage.directory import open_directory
 from replog.storage.protocol import Storage
 from replog.sync_thread import SyncThread
+from replog.transfer_messages import SnapshotFetch, SnapshotGone
 from replog.types import Entry, EntryKind, Ready, Role, entry_body
 from replog_kv import Kv
 from replog_raft.messages import (
@@ -91,10 +94,12 @@ class Bench:
         turns._surroundings = replace(
             turns._surroundings, send=self.wire.send, flush=self.wire.flush
         )
+        sending = turns.snapshots.transfer._sending
+        sending._outlet = replace(sending._outlet, send=self.wire.send)
 
     def hear(self, message: object) -> list[object]:
         """A message arrives; what leaves because of it."""
-        self.node._replica.step(message)
+        self.node._turns.step(message)
         return self.turn()
 
     def turn(self) -> list[object]:
@@ -117,7 +122,7 @@ Held: TypeAlias = Callable[[int], AbstractContextManager[Bench]]
 
 @pytest.fixture
 def held(tmp_path: Path) -> Held:
-    """Opens node 1 of a cluster of so many, held."""
+    """Opens node 1 of a cluster of so many, held; they have met."""
 
     @contextmanager
     def opened(nodes: int) -> Iterator[Bench]:
@@ -130,9 +135,13 @@ def held(tmp_path: Path) -> Held:
             engine=config.engine,
             storage=config.storage,
         ) as directory:
+            others = range(2, nodes + 1)
+            directory.open_met().save(MetRecord(tuple((each, 7) for each in others), (*others,)))
             storage = directory.open_storage()
             try:
-                yield Bench(Node(config, directory, storage, Kv()), storage)
+                machine = Kv()
+                state = open_state(config, directory, storage, machine)
+                yield Bench(Node(config, directory, storage, machine, state), storage)
             finally:
                 storage.close()
 
@@ -300,3 +309,22 @@ def test_lost_leadership_ends_its_waits_past_a_backlog(held: Held) -> None:
         assert [type(error) for error in told] == [OutcomeUnknown]
         assert node._turns._unapplied, "the backlog is still there"
         assert all(waiting.soft_state is None for waiting in node._turns._unapplied)
+
+
+def test_answer_without_a_ready_leaves(held: Held) -> None:
+    """What is said of a snapshot leaves with the turn, although the engine is ready for nothing."""
+    fetch = SnapshotFetch(
+        epoch=1,
+        term=0,
+        sender=2,
+        to=1,
+        last_index=9,
+        size_bytes=99,
+        checksum=7,
+        offset=0,
+        bytes_max=99,
+    )
+    gone = SnapshotGone(epoch=1, term=0, sender=1, to=2, last_index=9, checksum=7)
+    with held(3) as bench:
+        bench.turn()
+        assert bench.hear(fetch) == [gone]

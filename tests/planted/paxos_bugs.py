@@ -11,7 +11,7 @@ from shared_bugs import sent_at_once
 from replog.engine import EngineSetup
 from replog.errors import NotLeader
 from replog.quorum import Threshold
-from replog.types import Entry, EntryKind, LogIndex, Ready, Role, Term, entry_body
+from replog.types import Entry, EntryId, EntryKind, LogIndex, Ready, Role, Term, entry_body
 from replog_multipaxos import MultiPaxos, acceptor, election, leader, learner, slots
 from replog_multipaxos.ballot import owner_of
 from replog_multipaxos.election import Candidacy
@@ -100,11 +100,11 @@ def written_taken_for_durable(patch: pytest.MonkeyPatch) -> None:
     """What is handed to the disk counts as if it were on it."""
     right = Slots.take_unsaved
 
-    def wrong(slots: Slots) -> tuple[Entry, ...]:
-        entries = right(slots)
+    def wrong(slots: Slots) -> tuple[EntryId | None, tuple[Entry, ...]]:
+        base, entries = right(slots)
         for entry in entries:
             slots.durable.add(entry.index, entry.index)
-        return entries
+        return base, entries
 
     patch.setattr(Slots, "take_unsaved", wrong)
 
@@ -374,11 +374,12 @@ def other_bytes_sent(patch: pytest.MonkeyPatch) -> None:
 def votes_told_as_facts(patch: pytest.MonkeyPatch) -> None:
     """Who is asked for chosen values tells every vote that it has on disk, chosen or not."""
 
-    def wrong(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[LogIndex]:
+    def wrong(engine: MultiPaxos, ranges: tuple[Range, ...]) -> Iterator[Range]:
         for first, last in ranges:
-            yield from range(first, min(last, engine.slots.durable_index) + 1)
+            if first <= min(last, engine.slots.durable_index):
+                yield first, min(last, engine.slots.durable_index)
 
-    patch.setattr(learner, "known_slots", wrong)
+    patch.setattr(learner, "known_ranges", wrong)
 
 
 def hint_covers_open_slots(patch: pytest.MonkeyPatch) -> None:
@@ -395,13 +396,50 @@ def hint_covers_open_slots(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MultiPaxos, "ready", wrong)
 
 
+def lost_peer_remembered(patch: pytest.MonkeyPatch) -> None:
+    """A leader takes a learner to hold what the lost incarnation had accepted."""
+    patch.setattr(leader, "forget_peers", lambda *_: None)
+
+
+# -- snapshots --
+
+
+def fact_binds_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A node takes what a higher ballot brings, and promises nothing."""
+    patch.setattr(MultiPaxos, "observe_term", lambda *_: None)
+
+
+def install_drops_votes(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot takes away the votes in the slots behind it."""
+    right = Slots.install
+
+    def wrong(held: Slots, base: EntryId) -> None:
+        right(held, base)
+        held.last_index = base.index
+        for behind in (held.durable, held.held):
+            behind.remove(base.index + 1, 1 << 62)
+
+    patch.setattr(Slots, "install", wrong)
+
+
+def base_not_told(patch: pytest.MonkeyPatch) -> None:
+    """The disk is not told where the slots begin."""
+    right = Slots.trim
+
+    def wrong(held: Slots, base: EntryId) -> None:
+        right(held, base)
+        held._moved_base = None
+
+    patch.setattr(Slots, "trim", wrong)
+
+
 # -- limits --
 
 
 def far_slots_taken(patch: pytest.MonkeyPatch) -> None:
     """Whoever tells of a far slot has every slot up to it made room for."""
     for module in (slots, acceptor, election, learner):
-        patch.setattr(module, "check_not_ahead", lambda *_: None, raising=False)
+        patch.setattr(module, "is_too_far", lambda *_: False, raising=False)
 
 
 def message_size_ignored(patch: pytest.MonkeyPatch) -> None:

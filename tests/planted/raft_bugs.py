@@ -10,7 +10,7 @@ from shared_bugs import sent_at_once
 
 from replog.engine import EngineSetup
 from replog.errors import NotLeader
-from replog.types import NO_NODE, Entry, EntryKind, NodeId, Role, Term
+from replog.types import NO_NODE, Entry, EntryId, EntryKind, LogIndex, NodeId, Role, Term
 from replog_raft import Raft, election, follower, leader
 from replog_raft.leader import Leader
 from replog_raft.logview import LogView
@@ -246,6 +246,37 @@ def held_taken_for_committed(patch: pytest.MonkeyPatch) -> None:
         raft.commit_index = raft.view.last_index
 
     patch.setitem(_HANDLERS[Role.FOLLOWER], Heartbeat, wrong)
+
+
+# -- snapshots --
+
+
+def fact_binds_nobody(patch: pytest.MonkeyPatch) -> None:
+    """A node takes what a higher term brings, and goes on in its own."""
+    patch.setattr(Raft, "observe_term", lambda *_: None)
+
+
+def install_drops_what_follows(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot takes away what was acknowledged behind it."""
+    right = LogView.install
+
+    def wrong(view: LogView, last: EntryId) -> None:
+        if view.last_index > last.index:
+            view.truncate(last.index + 1)
+        right(view, last)
+
+    patch.setattr(LogView, "install", wrong)
+
+
+def trimmed_beyond_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """A log is trimmed up to what was applied, whether it is on the disk or not."""
+
+    def wrong(raft: Raft, upto: LogIndex) -> LogIndex:
+        raft.view.durable_index = max(raft.view.durable_index, upto)
+        raft.view.trim(upto, raft.epoch.number)
+        return raft.view.base_index
+
+    patch.setattr(Raft, "trim", wrong)
 
 
 # -- limits --

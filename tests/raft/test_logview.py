@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from replog.stored_log import HeldLog
-from replog.types import Entry, EntryKind, LogIndex, Term, entry_body
+from replog.types import Entry, EntryId, EntryKind, LogIndex, Term, entry_body
 from replog_raft.logview import LogView
 
 
@@ -39,7 +39,7 @@ class Disk:
         self.entries = {
             index: view.slice(index, index)[0] for index in range(first, view.last_index + 1)
         }
-        self.under_way: deque[tuple[LogIndex | None, tuple[Entry, ...]]] = deque()
+        self.under_way: deque[tuple[EntryId | None, LogIndex | None, tuple[Entry, ...]]] = deque()
 
     def take(self, view: LogView) -> None:
         """Start a write."""
@@ -47,7 +47,7 @@ class Disk:
 
     def finish(self, view: LogView) -> None:
         """End the oldest write."""
-        truncate_from, entries = self.under_way.popleft()
+        _, truncate_from, entries = self.under_way.popleft()
         if truncate_from is not None:
             self.entries = {at: one for at, one in self.entries.items() if at < truncate_from}
         self.entries.update({one.index: one for one in entries})
@@ -186,7 +186,7 @@ def test_truncate_everything() -> None:
     view = view_of(1, 1, base_index=10)
     view.truncate(11)
     assert (view.last_index, view.last_term, view.durable_index) == (10, 0, 10)
-    assert view.take_unsaved() == (11, ())
+    assert view.take_unsaved() == (None, 11, ())
 
 
 def test_take_unsaved_once() -> None:
@@ -194,7 +194,7 @@ def test_take_unsaved_once() -> None:
     view = view_of(1, 1, 1)
     view.truncate(2)
     view.extend([entry(2, 2)])
-    truncate_from, entries = view.take_unsaved()
+    _, truncate_from, entries = view.take_unsaved()
     assert (truncate_from, indexes(entries)) == (2, [2])
     assert not view.has_unsaved
 
@@ -206,7 +206,7 @@ def test_truncate_unsaved_not_told() -> None:
     view.truncate(2)
     assert not view.has_unsaved
     view.extend([entry(2, 2)])
-    truncate_from, entries = view.take_unsaved()
+    _, truncate_from, entries = view.take_unsaved()
     assert (truncate_from, [one.term for one in entries]) == (None, [2])
 
 
@@ -217,7 +217,7 @@ def test_truncate_twice_told_lowest() -> None:
         view.truncate(from_index)
     view.extend([entry(2, 2)])
     view.truncate(2)
-    assert view.take_unsaved() == (2, ())
+    assert view.take_unsaved() == (None, 2, ())
 
 
 def test_advance_in_order() -> None:
@@ -295,7 +295,7 @@ def test_clone_independent() -> None:
     clone.take_unsaved()
     assert view.key() == before
     view.extend([entry(4, 3)])
-    assert view.take_unsaved() == (3, (entry(3, 3), entry(4, 3)))
+    assert view.take_unsaved() == (None, 3, (entry(3, 3), entry(4, 3)))
 
 
 def test_key_tells_durability_apart() -> None:

@@ -41,12 +41,13 @@ from replog_raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
     Message,
     RequestVote,
     TimeoutNow,
     Vote,
 )
-from replog_raft.raft import TABLE
+from replog_raft.table import TABLE
 
 OPTIONS = RaftOptions(heartbeat_ticks=2, election_ticks_min=10, election_ticks_max=20)
 
@@ -120,7 +121,7 @@ def test_plugin_creates_engine() -> None:
 def test_create_with_impossible_log_refused(entries: list[Entry]) -> None:
     """A recovered log that no Raft can have written stops the node, also under ``python -O``."""
     setup = replace(make_setup(), hard_state=HardState(1, 3, 0), log=HeldLog(entries))
-    with pytest.raises(LogDamaged, match="keep this node stopped"):
+    with pytest.raises(LogDamaged, match="`replog rejoin`"):
         PLUGIN.create(setup)
 
 
@@ -156,6 +157,7 @@ def test_specs_numbers_fixed() -> None:
         5: Heartbeat,
         6: HeartbeatReply,
         7: TimeoutNow,
+        8: InstallSnapshot,
     }
 
 

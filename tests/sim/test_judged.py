@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import pytest
 
 from replog.errors import CallerError, CommandTooLarge, DumpUnavailable, Overloaded
@@ -9,9 +12,10 @@ from replog.limits import Limits
 from replog.machine import DumpPage
 from replog.plugins import engine_names, find_engine
 from replog.quorum import Majority
+from replog.snapshots import Snapshots
 from replog.testing import sim
-from replog.testing.calm import check_lone_leader, check_vain_transfer
-from replog.testing.chance import Selection
+from replog.testing.calm import check_lone_leader, check_overtaken_leader, check_vain_transfer
+from replog.testing.chance import Chance, Selection
 from replog.testing.checks import Broken, Violation
 from replog.testing.cluster import Cluster
 from replog.testing.nodes import Outcome, Proposal, Recorder
@@ -22,6 +26,7 @@ from replog.types import Waiter
 
 ENGINE = engine_names()[0]
 NONE = Selection.parse("none")
+OVERTAKEN_LIMITS: Final = Limits(trim_margin_entries=1)
 
 
 def led(limits: Limits | None = None, batched: bool = False) -> Cluster:
@@ -207,3 +212,50 @@ def test_vain_transfer_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Turns, "_propose_submitted", lambda _: None)
     with pytest.raises(Violation, match="L10: node 1 was to hand over to node 2"):
         check_vain_transfer(cluster, 1, 100, b"x")
+
+
+def overtake(cluster: Cluster) -> Sequence[str]:
+    """Have the leader of a cluster overtaken."""
+    margin = OVERTAKEN_LIMITS.trim_margin_entries
+    return check_overtaken_leader(cluster, 1, 300, margin, lambda: b"x", Chance(1))
+
+
+def test_overtaken_leader_filled() -> None:
+    """L11: a leader that comes back to a trimmed log is filled from a snapshot."""
+    cluster = led(limits=OVERTAKEN_LIMITS)
+    assert overtake(cluster) == ("leader_overtaken", "overtaken_leader_filled")
+    assert cluster.leader() in (2, 3)
+
+
+def test_overtaken_leader_not_replaced_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L11: that nobody takes the place of a leader which is cut off is found."""
+    cluster = led(limits=OVERTAKEN_LIMITS)
+    monkeypatch.setattr(type(cluster.nodes[2].replica.engine), "tick", lambda _: None)
+    with pytest.raises(Violation, match=r"L11: node 1 led and was cut off, .* nobody else leads"):
+        overtake(cluster)
+
+
+def test_overtaken_leader_not_filled_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L11: a leader that comes back to a trimmed log and stays behind is found."""
+    monkeypatch.setattr(Snapshots, "_install", lambda *_: None)
+    cluster = led(limits=OVERTAKEN_LIMITS)
+    with pytest.raises(Violation, match=r"L11: node 1 led, .* is not as they are"):
+        overtake(cluster)
+
+
+def test_filled_machine_waits() -> None:
+    """I3: what is committed while a machine is filled from a snapshot is applied when that is over,
+    and not before."""
+    cluster = led()
+    node = cluster.nodes[1]
+    before = node.applied_index
+    node.turns.snapshots.is_installing = True
+    cluster.propose(1, b"x")
+    cluster.tick(3)
+    assert node.status_seen.commit_index == before + 1
+    assert node.applied_index == before
+    with pytest.raises(Broken, match=f"I3: node 1 applies entry {before + 1} to a machine"):
+        cluster.invariants.check_applied(node, [cluster.invariants.chosen[before + 1]])
+    node.turns.snapshots.is_installing = False
+    cluster.tick()
+    assert node.applied_index == before + 1

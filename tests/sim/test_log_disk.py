@@ -144,8 +144,7 @@ def test_rehearse_write_growing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replog.testing.log_disk.REHEARSED_SHARE", 1.0)
     assert not grown()
 
-    def extend(end: SegmentEnd, size_bytes_min: int) -> None:
-        size_bytes = -(-size_bytes_min // end._extend_bytes) * end._extend_bytes
+    def extend(end: SegmentEnd, size_bytes: int) -> None:
         end._files.preallocate(end._file, end._allocated, size_bytes - end._allocated)
         end._allocated = size_bytes
 

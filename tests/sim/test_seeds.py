@@ -13,7 +13,7 @@ from replog.testing.sim import SimOptions
 
 pytestmark = pytest.mark.slow
 
-SEEDS = range(104)
+SEEDS = range(86)
 
 
 @pytest.fixture(scope="module")

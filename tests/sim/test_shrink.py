@@ -11,22 +11,29 @@ from replog.plugins import engine_names
 from replog.storage.protocol import Recovered
 from replog.stored_log import HeldLog
 from replog.testing.checks import Violation
-from replog.testing.cluster import Cluster
+from replog.testing.runs import Runs
 from replog.testing.shrink import shrink
 from replog.testing.sim import SimOptions, simulate
-from replog.types import NodeId
+from replog.types import EntryId, LogIndex, NodeId
 
 
 def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
     """A node that starts again has forgotten its log."""
-    right = Cluster._make_engine
+    right = Runs.make_engine
 
-    def wrong(cluster: Cluster, node_id: NodeId, recovered: Recovered) -> Engine:
-        if cluster.now:
-            recovered = Recovered(recovered.hard_state, HeldLog())
-        return right(cluster, node_id, recovered)
+    def wrong(
+        runs: Runs,
+        node_id: NodeId,
+        recovered: Recovered,
+        snapshot: EntryId,
+        applied_index: LogIndex,
+    ) -> Engine:
+        if runs.now:
+            log = HeldLog((), recovered.log.base)
+            recovered = Recovered(recovered.hard_state, log)
+        return right(runs, node_id, recovered, snapshot, applied_index)
 
-    patch.setattr(Cluster, "_make_engine", wrong)
+    patch.setattr(Runs, "make_engine", wrong)
 
 
 @cache
@@ -46,12 +53,12 @@ def test_shrink_to_few_strikes(engine: str, monkeypatch: pytest.MonkeyPatch) -> 
     forget_on_restart(monkeypatch)
     options, violation = first_violation(engine)
     whole = shrink(options, violation.invariant, attempts_max=1)
-    shrunk = shrink(options, violation.invariant, attempts_max=80)
+    shrunk = shrink(options, violation.invariant, attempts_max=200)
     assert whole is not None
     assert shrunk is not None
     assert 1 <= shrunk.strikes <= max(1, whole.strikes * 3 // 4)
     assert shrunk.options.ticks < options.ticks
-    assert shrunk.options.operations_max < 1_000
+    assert shrunk.options.operations_max < 2_000
     with pytest.raises(Violation) as again:
         simulate(shrunk.options)
     assert again.value.invariant == violation.invariant

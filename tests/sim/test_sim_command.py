@@ -179,7 +179,9 @@ def test_interrupt_ends_everything_at_once(seconds: float) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    assert (process.returncode, errors) == (130, b"")
+    # A shell says 130 as well of a process that had no handler yet.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert errors == b""
     for _ in range(100):
         try:
             os.killpg(process.pid, 0)

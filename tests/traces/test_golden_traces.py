@@ -224,6 +224,37 @@ def fail_over() -> Cluster:
     return cluster
 
 
+def install() -> Cluster:
+    """A follower comes back to a leader that has trimmed what it lacks.
+
+    n3 is cut off while four commands are committed.  The leader takes a snapshot, and trims its log
+    behind it but for one entry.  n3 says where its log ends; what follows there cannot be sent any
+    more, so the leader says how far the trim went (install_snapshot).  n3 asks who has a snapshot
+    that reaches as far, and fetches it from n1 in two chunks.  When its machine is filled, its disk
+    is told where the log begins, and then n3 acknowledges as if it had been sent the entries
+    (Raft §7).
+    """
+    limits = Limits(trim_margin_entries=1, snapshot_chunk_bytes=400)
+    cluster = Cluster(PLUGIN, FIGURE_8, limits=limits)
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.remark("n3 is cut off")
+    cut = cluster.isolate(3)
+    for payload in (b"a", b"b", b"c", b"d"):
+        cluster.propose(1, payload)
+        cluster.settle()
+    cluster.remark("n1 takes a snapshot, and trims its log")
+    cluster.take_snapshot(1)
+    cluster.tick()
+    assert cluster.nodes[1].disk.base_index == 4
+    cluster.remark("n3 is back")
+    cluster.mend(cut)
+    assert cluster.run_until(cluster.is_converged, 3 * STICKY_TICKS)
+    assert cluster.nodes[3].installed_index == 5
+    assert cluster.nodes[3].disk.base_index == 5
+    return cluster
+
+
 def entry_terms(message: object) -> list[Term]:
     """The terms of the entries in a message."""
     entries: Sequence[Entry] = getattr(message, "entries", ())
@@ -239,6 +270,7 @@ SCENARIOS: Mapping[str, Callable[[], Cluster]] = {
         figure_8_overwritten,
         figure_8_committed,
         fail_over,
+        install,
     )
 }
 

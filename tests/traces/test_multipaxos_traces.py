@@ -195,8 +195,41 @@ def fail_over() -> Cluster:
     return cluster
 
 
+def install() -> Cluster:
+    """A node comes back to others that have trimmed what it lacks.
+
+    n3 is cut off while four commands are chosen.  All that can tell it of them, n1 and n2, take
+    snapshots, and trim their slots behind these but for one.  n3 hears that more is chosen than it
+    has and asks for it; it is told how far the slots are trimmed (trimmed).  It asks who has a
+    snapshot that reaches as far, and fetches one in two chunks.  When its machine is filled, its
+    disk is told where its slots begin, and n3 says up to where it holds what is chosen.
+    """
+    limits = Limits(trim_margin_entries=1, snapshot_chunk_bytes=400)
+    cluster = Cluster(PLUGIN, BEATING, limits=limits)
+    cluster.campaign(1)
+    cluster.settle()
+    cluster.remark("n3 is cut off")
+    cut = cluster.isolate(3)
+    for payload in (b"a", b"b", b"c", b"d"):
+        cluster.propose(1, payload)
+        cluster.settle()
+    cluster.remark("n1 and n2 take snapshots, and trim their slots")
+    for node_id in (1, 2):
+        cluster.take_snapshot(node_id)
+    cluster.tick()
+    assert [cluster.nodes[node_id].disk.base_index for node_id in (1, 2)] == [3, 3]
+    cluster.remark("n3 is back")
+    cluster.mend(cut)
+    assert cluster.run_until(cluster.is_converged, 60)
+    assert cluster.nodes[3].installed_index == 4
+    cluster.tick()
+    assert cluster.nodes[3].disk.base_index == 4
+    return cluster
+
+
 SCENARIOS: Mapping[str, Callable[[], Cluster]] = {
-    scenario.__name__: scenario for scenario in (take_over, hole, figure_8_chosen, fail_over)
+    scenario.__name__: scenario
+    for scenario in (take_over, hole, figure_8_chosen, fail_over, install)
 }
 
 

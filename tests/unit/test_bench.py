@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -22,17 +23,28 @@ import trio.testing
 
 from replog import plugins
 from replog.errors import CallerError, NotLeader, PluginError
+from replog.limits import MIB
+from replog.storage.files import RealFiles
 from replog.types import Waiter
-from replog_bench import bare, cluster, micro_parts, processes, protocol, throughput
+from replog_bench import bare, cluster, memory, micro_parts, processes, protocol, throughput
 from replog_bench.__main__ import main
 from replog_bench.bare import ACK, Follower, Leader, encode_batch, split_commands
 from replog_bench.journal import Journal, SyncThread
 from replog_bench.load import ClosedLoop, LoadResult, Window, commands, percentile
+from replog_bench.memory import MemoryMark
 from replog_bench.micro_engine import EngineCluster
 from replog_bench.micro_parts import PART_MEASURES
 from replog_bench.network import run_clients
 from replog_bench.processes import Child, ChildFailed, Processes
-from replog_bench.report import Measured, ThroughputRow, throughput_rows, to_json, to_table
+from replog_bench.recovery import recovery_row
+from replog_bench.report import (
+    Measured,
+    RecoveryRow,
+    ThroughputRow,
+    throughput_rows,
+    to_json,
+    to_table,
+)
 from replog_bench.trial import Trial, load_result
 
 
@@ -403,7 +415,8 @@ class Script:
     """A child that says what was written for it, and is told nothing more than to campaign."""
 
     def __init__(self, *lines: processes.Line) -> None:
-        self.lines = deque([{"opened": True}, *lines])
+        self.name = "raft node"
+        self.lines = deque([{"opened": 1, "durable": True}, *lines])
         self.told: list[dict[str, object]] = []
 
     def line(self, seconds: float) -> processes.Line:
@@ -432,10 +445,16 @@ def _says(leader: int, term: int) -> processes.Line:
 def test_elect_agreed(scripts: list[list[processes.Line]], leader_id: int) -> None:
     """The load waits until all nodes know the same leader, whoever it is, of the latest term."""
     members = {at: Script(*lines) for at, lines in enumerate(scripts, start=1)}
-    assert cluster._elect(members) == leader_id  # type: ignore[arg-type]
+    assert cluster._elect(members, is_durable=True) == leader_id  # type: ignore[arg-type]
     assert members[1].told == [{"do": "campaign"}]
     assert not any(member.told for node_id, member in members.items() if node_id != 1)
     assert not any(member.lines for member in members.values())
+
+
+def test_elect_other_level() -> None:
+    """A node whose log is not what its figures would say of it ends the trial with a sentence."""
+    with pytest.raises(ChildFailed, match=r"raft node says that its log is durable, and the level"):
+        cluster._elect({1: Script()}, is_durable=False)  # type: ignore[dict-item]
 
 
 # -- network clients --
@@ -582,9 +601,24 @@ def test_rows_as_json_and_table() -> None:
     rows = throughput_rows(measured, clients=1, value_bytes=64, sync_us=1.0)
     (row,) = json.loads(to_json(rows))
     assert (row["engine"], row["clients"], row["ratio_to_bare"]) == ("bare", 1, 1.0)
+    assert row["durable"] is True
     assert row["network_ops_per_second"] is None
     head, line = to_table(ThroughputRow.HEADINGS, rows).splitlines()
     assert head.index("ops/s") + len("ops/s") == line.index("1,234") + len("1,234")
+
+
+def test_rows_not_durable() -> None:
+    """A figure for which nothing was synced says in its row, and in its cell, that it is not
+    durable."""
+    measured = {"bare": _measured([1234.0])}
+    for is_durable, word in ((True, "yes"), (False, "NO")):
+        rows = throughput_rows(
+            measured, clients=1, value_bytes=64, sync_us=1.0, is_durable=is_durable
+        )
+        (row,) = json.loads(to_json(rows))
+        assert row["durable"] is is_durable
+        head, line = to_table(ThroughputRow.HEADINGS, rows).splitlines()
+        assert line.split()[head.split().index("durable")] == word
 
 
 def _plan(directory: Path, *, network_seconds: float = 0.2, repeats: int = 2) -> throughput.Plan:
@@ -636,6 +670,40 @@ def test_run_throughput_no_network(tmp_path: Path) -> None:
     assert rows[1].network_ops_per_second is None
 
 
+def test_run_throughput_at_os_level(tmp_path: Path) -> None:
+    """Every contestant is given the level, bare included, and what is shown meanwhile says that
+    nothing of it is durable."""
+    levels: list[str] = []
+    shown: list[str] = []
+
+    def run(trial: Trial) -> LoadResult:
+        levels.append(trial.sync)
+        return _result(10.0)
+
+    contestants = {
+        "bare": throughput.Contestant(run, None),
+        "raft": throughput.Contestant(run, run),
+    }
+    plan = replace(_plan(tmp_path, repeats=1), sync="os")
+    rows = throughput.run_throughput(contestants, plan, shown.append)
+    assert levels == ["os"] * 3
+    assert len(shown) == 3
+    assert all("NOT durable" in text for text in shown)
+    assert [row.durable for row in rows] == [False, False]
+
+
+@pytest.mark.parametrize("is_synced", [True, False])
+def test_journal_level(is_synced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bare pipeline's file is synced with every append, or left to the operating system."""
+    synced: list[int] = []
+    journal = Journal(tmp_path / "journal", is_synced=is_synced)
+    monkeypatch.setattr(RealFiles, "sync", lambda _, descriptor: synced.append(descriptor))
+    journal.append(b"x" * 100)
+    journal.append(b"y" * 100)
+    journal.close()
+    assert len(synced) == (2 if is_synced else 0)
+
+
 def test_find_contestants_unknown() -> None:
     """An engine that is not installed is refused in one sentence, with those that are."""
     with pytest.raises(PluginError, match=r"no engine named 'nonesuch'.*installed: ") as refused:
@@ -676,6 +744,26 @@ def test_throughput_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.net
+@pytest.mark.parametrize("is_json", [False, True])
+def test_throughput_command_at_os_level(
+    is_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --sync os the table ends with the word that nothing is durable, and JSON has the key."""
+    arguments = "throughput --seconds 0.2 --warm-up-seconds 0.1 --repeats 1 --clients 4 --sync os"
+    more = ["--directory", str(tmp_path), *(["--json"] if is_json else [])]
+    assert main([*arguments.split(), *more]) == 0
+    captured = capsys.readouterr()
+    assert "no disk" not in captured.err
+    if is_json:
+        (row,) = json.loads(captured.out)
+        assert row["durable"] is False
+    else:
+        head, line, said = captured.out.splitlines()
+        assert line.split()[head.split().index("durable")] == "NO"
+        assert said.startswith("NOT durable: with --sync os nothing is synced before it is ack")
+
+
 def test_micro_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The small operations are measured one row each, chosen by a part of their names."""
     assert main(["micro", "--only", "crc32", "--json"]) == 0
@@ -701,7 +789,9 @@ def test_command_unwritable_profile(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--profile" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--clients=0", "--clients=1,x", "--seconds=-1", "--repeats=0"])
+@pytest.mark.parametrize(
+    "option", ["--clients=0", "--clients=1,x", "--seconds=-1", "--repeats=0", "--sync=never"]
+)
 def test_command_bad_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A number that makes no sense is refused by the name of its option."""
     with pytest.raises(SystemExit):
@@ -712,7 +802,7 @@ def test_command_bad_option(option: str, capsys: pytest.CaptureFixture[str]) -> 
     assert line.endswith("; see `python -m replog_bench throughput --help`")
 
 
-@pytest.mark.parametrize("arguments", [[], ["throughput"], ["micro"]])
+@pytest.mark.parametrize("arguments", [[], ["throughput"], ["micro"], ["recovery"]])
 def test_help_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Every help text ends with an example that can be copied."""
     with pytest.raises(SystemExit):
@@ -744,3 +834,52 @@ def test_storage_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert all(row["value"] > 0 for row in rows)
     assert [row["ratio_to_bare"] is None for row in rows] == [False, False, False, True, True]
     assert not list(tmp_path.iterdir())
+
+
+def test_recovery_row_best() -> None:
+    """The best of the repeats is judged, which is the highest of a speed and the lowest of a time,
+    and a figure without a budget is not judged at all."""
+    speed = recovery_row("catch-up", [150_000.0, 250_000.0, 100_000.0])
+    assert (speed.value, speed.best, speed.is_kept) == (150_000.0, 250_000.0, True)
+    assert recovery_row("catch-up", [150_000.0, 199_999.0]).is_kept is False
+    time_taken = recovery_row("restart, whole log", [6.0, 5.0, 7.0])
+    assert (time_taken.value, time_taken.best, time_taken.is_kept) == (6.0, 5.0, True)
+    assert recovery_row("restart, whole log", [5.1]).is_kept is False
+    installed = recovery_row("snapshot installed", [50.0, 60.0])
+    assert (installed.best, installed.is_kept) == (60.0, None)
+
+
+def test_recovery_rows_as_table() -> None:
+    """A row says its budget and whether it is kept, and a dash where there is none."""
+    rows = [recovery_row("catch-up", [150_000.0]), recovery_row("cut: sent again", [1.5])]
+    _, judged, unjudged = to_table(RecoveryRow.HEADINGS, rows).splitlines()
+    assert ">= 200,000    no  " in judged
+    assert unjudged.split()[4:8] == ["1.50", "MB", "-", "-"]
+
+
+def test_memory_peak_is_kept() -> None:
+    """What was resident for a moment counts, and a mark forgets what was before it."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the system does not tell a peak of memory")
+    size_bytes = 32 * MIB
+    mark = MemoryMark()
+    held = bytearray(b"x") * size_bytes
+    del held
+    # The kernel counts pages in batches, so a few may be missing.
+    assert 0.9 * size_bytes < mark.grown_bytes < 2 * size_bytes
+    assert MemoryMark().grown_bytes < size_bytes // 2
+
+
+def test_memory_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no peak of memory can be had, one sentence says so."""
+    monkeypatch.setattr(memory, "_FORGET", Path("/nonexistent/clear_refs"))
+    with pytest.raises(memory.MemoryUnknown, match="measure this on Linux"):
+        MemoryMark()
+
+
+def test_recovery_unknown_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    """A scenario that does not exist is refused with those that do."""
+    with pytest.raises(SystemExit):
+        main(["recovery", "--scenarios", "cut,nonesuch"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there is no scenario 'nonesuch'; choose from long-log, default, transfer, cut" in line

@@ -149,8 +149,13 @@ def test_interrupt_while_loading_is_silent() -> None:
                 "config",
                 "plugins",
                 "kv",
+                "snapshot",
+                "backup",
+                "restore",
             )
         ),
+        ["snapshot", "take"],
+        ["snapshot", "list"],
         ["config", "example"],
         ["config", "check"],
         *(["kv", action] for action in ("put", "get", "delete", "range", "cas")),
@@ -644,6 +649,59 @@ def test_status_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     )
     assert document["nodes"][1]["problem"] == "connection refused"
     assert document["nodes"][1]["role"] is None
+
+
+@pytest.mark.parametrize(
+    ("commits", "elects", "sentence"),
+    [
+        (3, 3, "so 3 of the 4 voters that are left must run"),
+        (0, 0, "so 3 of the 4 voters that are left must run"),
+        (2, 4, "so 4 (to elect) and 2 (to commit) of the 4 voters that are left must run"),
+    ],
+)
+def test_status_names_lost_voters(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    commits: int,
+    elects: int,
+    sentence: str,
+) -> None:
+    """A learner is shown as one, and what is left without its vote is said, as whoever has come
+    furthest knows it."""
+    quorums = {"commit_quorum": commits, "election_quorum": elects}
+    known = {"learners": [{"node": 5, "incarnation": 7}], "applied_index": 9}
+    answers = [
+        replace(each, status={**(each.status or {}), **quorums, "voter": each.node_id != 5})
+        for each in (node_answer(node_id, 1) for node_id in range(1, 6))
+    ]
+    answers[0] = replace(answers[0], status={**(answers[0].status or {}), **known})
+
+    async def ask_cluster(addresses: object, seconds: float) -> ClusterAnswer:
+        return ClusterAnswer("a", 1, answers)
+
+    monkeypatch.setattr(asking, "ask_cluster", ask_cluster)
+    assert main(["status", "--connect", "127.0.0.1:1"]) == 0
+    captured = capsys.readouterr()
+    assert f"1 voter was lost: node 5 has come back without a vote, {sentence}" in captured.err
+    assert re.search(r"^ +5 +\S+ +learner ", captured.out, re.MULTILINE)
+    assert captured.out.count("learner") == 1
+
+
+def test_status_names_full_disks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who has a full disk is named, with the remedy; it is no reason for another exit code."""
+    full = node_answer(2, 1)
+    full = replace(full, status={**(full.status or {}), "disk_full": True})
+
+    async def ask_cluster(addresses: object, seconds: float) -> ClusterAnswer:
+        return ClusterAnswer("a", 1, [LEADER, full])
+
+    monkeypatch.setattr(asking, "ask_cluster", ask_cluster)
+    assert main(["status", "--connect", "127.0.0.1:1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("full disk") == 1
+    assert "node 2 (127.0.0.1:2) has a full disk and takes in no entries; free" in said
 
 
 # --- kv -----------------------------------------------------------------------------------------

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import pty
+import re
 import sys
 import termios
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import cast
+from pathlib import Path
+from typing import NoReturn, cast
 
 import pytest
 import trio
 
-from replog.cli import demo_run
+from replog.cli import demo_run, main
 from replog.cli.demo_check import ReplicaDump, count_lost, count_words, dump_replica
 from replog.cli.demo_load import Acknowledged, Load
-from replog.cli.demo_report import DemoResult, Progress, print_side_by_side
+from replog.cli.demo_report import (
+    DemoResult,
+    Progress,
+    document_of,
+    print_result,
+    print_side_by_side,
+)
 from replog.cli.demo_words import Put, lines_of_replog, puts_of, words_in
+from replog.cli.shared import ProgressLine
 from replog.client import Client, NodeDump
+from replog.config import Config
 from replog.errors import OutcomeUnknown, Overloaded, ReplogError, Unavailable
 from replog.machine import ApplyContext
+from replog.plugins import engine_names
 from replog.types import Applied, NodeId
 from replog_kv import Kv
 
@@ -267,10 +278,10 @@ async def test_words_counted_across_pages(
 # --- Side by side -------------------------------------------------------------------------------
 
 
-def result_of(engine: str, lost: int = 0) -> DemoResult:
+def result_of(engine: str, lost: int = 0, durable: bool = True) -> DemoResult:
     return DemoResult(
         engine=engine,
-        durable=True,
+        durable=durable,
         nodes=3,
         writes=30,
         seconds=2.0,
@@ -296,8 +307,47 @@ def test_engines_shown_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["abc", "defghi"]
     column = lines[1].index("defghi")
-    rows = {line[:23].strip(): line for line in lines[2:10]}
+    rows = {line[:23].strip(): line for line in lines[2:11]}
+    assert rows["logs"].split()[-3:] == ["synced", "to", "disk"]
     assert rows["time without a leader"][column:] == "812 ms"
     assert rows["latency"][column:] == "p50 1.2 ms, p99 900.0 ms"
     assert rows["lost"][column:].startswith("2   <-- this must never happen")
     assert lines[-1].endswith("--engines abc,defghi")
+    assert "NOT durable" not in "".join(lines)
+
+
+def test_not_durable_said_everywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is shown of a run whose logs are not durable says so: the verdict, the columns side
+    by side, the document, and the line while it runs."""
+    result = result_of("abc", durable=False)
+    print_result(result)
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert "logs NOT durable: a power cut may lose what is acknowledged" in first_line
+    print_side_by_side([result, result_of("other", durable=False)])
+    shown = capsys.readouterr().out
+    assert re.search(r"^ *logs +NOT durable +NOT durable$", shown, re.MULTILINE)
+    assert shown.rstrip().endswith("--engines abc,other --sync os")
+    assert document_of(result)["durable"] is False
+    lines: list[str] = []
+    monkeypatch.setattr(ProgressLine, "show", lambda _, text: lines.append(text))
+    Progress("abc", is_durable=False).show(7)
+    Progress("abc").show(7)
+    assert [("NOT durable" in line) for line in lines] == [True, False]
+
+
+@pytest.mark.parametrize(("arguments", "level"), [([], "always"), (["--sync", "os"], "os")])
+def test_sync_level_reaches_the_nodes(
+    arguments: list[str], level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The level that is asked for is that of the cluster's configuration, and always by default."""
+    found: list[str] = []
+
+    def stop(config: Config, folder: Path) -> NoReturn:
+        found.append(config.sync)
+        raise Unavailable("enough was seen")
+
+    monkeypatch.setattr(demo_run, "node_processes", stop)
+    assert main(["demo", "--engine", engine_names()[0], "--json", *arguments]) == 1
+    assert found == [level]

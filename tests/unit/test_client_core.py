@@ -20,6 +20,7 @@ from replog.errors import (
     BadCommand,
     CommandFailed,
     CommandTooLarge,
+    DiskFull,
     DumpUnavailable,
     EntryReplaced,
     HandshakeError,
@@ -55,8 +56,8 @@ FRAMES: dict[FrameType, bytes] = {
     **{
         frame_type: CODEC.encode(frame)
         for frame_type, frame in (
-            (FrameType.PEER_HELLO, PeerHello(1, 1, "c", 1, 1, 2, "e", 1, False, ())),
-            (FrameType.PEER_WELCOME, PeerWelcome(1, 1, 1, False, False)),
+            (FrameType.PEER_HELLO, PeerHello(1, 1, "c", 1, 1, 2, "e", 1, 1, ())),
+            (FrameType.PEER_WELCOME, PeerWelcome(1, 1, 1, 1, ())),
             (FrameType.REFUSAL, Refusal("go away")),
             (FrameType.CLIENT_HELLO, ClientHello(1, 1, "")),
             (FrameType.SERVER_HELLO, HELLO),
@@ -284,6 +285,7 @@ def test_end_tells_what_cannot_have_arrived() -> None:
         (Outcome.UNKNOWN, "NotLeader", OutcomeUnknown),
         (Outcome.NOT_DONE, "NotLeader", NotLeader),
         (Outcome.NOT_DONE, "Overloaded", Overloaded),
+        (Outcome.NOT_DONE, "DiskFull", DiskFull),
         (Outcome.NOT_DONE, "CommandTooLarge", CommandTooLarge),
         (Outcome.NOT_DONE, "BadCommand", BadCommand),
         (Outcome.NOT_DONE, "EntryReplaced", EntryReplaced),

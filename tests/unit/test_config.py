@@ -507,6 +507,7 @@ def test_write_and_load_equal(tmp_path: Path) -> None:
         engine="fake",
         state_machine="tally",
         storage="memory",
+        sync="os",
         engine_options=_options(ticks=2, ratio=1e16, eager=False, label='"\\\n\x7f\u2028é'),
         limits=Limits(tick_ms=5, apply_entries_max=1),
         cluster_id='a"b',

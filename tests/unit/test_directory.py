@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zlib
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -328,8 +329,8 @@ def test_open_failing():
     assert "Permission denied" in refused(files)
 
 
-def changed_identity(change):
-    files = initialised()
+def changed_identity(change, files=None):
+    files = deepcopy(files) if files else initialised()
     path = NODE / IDENTITY_NAME
     data = change(files.read(path))
     files.cut(path, 0)
@@ -340,14 +341,14 @@ def changed_identity(change):
 def test_open_edited_identity():
     """An identity that was edited, or damaged anywhere, is refused."""
     assert "was edited" in refused(changed_identity(lambda data: data.replace(b"raft", b"rift")))
-    size = len(initialised().read(NODE / IDENTITY_NAME))
-    for at in range(size):
+    files = initialised()
+    for at in range(len(files.read(NODE / IDENTITY_NAME))):
 
         def flip(data, at=at):
             return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
-        refused(changed_identity(flip))
-        refused(changed_identity(lambda data, at=at: data[:at]))
+        refused(changed_identity(flip, files))
+        refused(changed_identity(lambda data, at=at: data[:at], files))
 
 
 # The founding record

@@ -39,8 +39,8 @@ PEER_HELLO = PeerHello(
     receiver=65_535,
     engine="some",
     epoch=3,
-    fresh=True,
-    met=(2, 3),
+    birth=(1 << 63) - 1,
+    met=((2, 5), (3, 1)),
 )
 REPLY = Reply(
     request_id=9,
@@ -55,7 +55,7 @@ REPLY = Reply(
 FRAMES: dict[FrameType, OwnFrame] = {
     FrameType.PEER_HELLO: PEER_HELLO,
     FrameType.PEER_WELCOME: PeerWelcome(
-        version=1, sender=2, incarnation=(1 << 64) - 1, fresh=False, met_you=True
+        version=1, sender=2, incarnation=(1 << 64) - 1, birth=1, met=((1, 7),)
     ),
     FrameType.REFUSAL: Refusal(reason="node 3 is not a member: add it first"),
     FrameType.CLIENT_HELLO: ClientHello(version_min=1, version_max=1, cluster_id=""),
@@ -81,7 +81,7 @@ def array_of(frame: OwnFrame) -> list[object]:
     ("frame_type", "frame"),
     [
         *FRAMES.items(),
-        (FrameType.PEER_HELLO, dataclasses.replace(PEER_HELLO, fresh=False, met=())),
+        (FrameType.PEER_HELLO, dataclasses.replace(PEER_HELLO, birth=1, met=())),
         (FrameType.SERVER_HELLO, ServerHello(1, "", 1, 1, ())),
         (FrameType.REQUEST, Request(0, "", b"")),
         *(
@@ -179,11 +179,18 @@ def test_decode_other_shape_refused(frame_type: FrameType) -> None:
         (FrameType.PEER_HELLO, 3, 65_536),
         (FrameType.PEER_HELLO, 5, 0),
         (FrameType.PEER_HELLO, 7, 1 << 32),
-        (FrameType.PEER_HELLO, 8, 1),
-        (FrameType.PEER_HELLO, 9, [0]),
-        (FrameType.PEER_HELLO, 9, [65_536]),
-        (FrameType.PEER_HELLO, 9, [True]),
+        (FrameType.PEER_HELLO, 8, 0),
+        (FrameType.PEER_HELLO, 8, 1 << 63),
+        (FrameType.PEER_HELLO, 8, True),
+        (FrameType.PEER_HELLO, 9, [1]),
         (FrameType.PEER_HELLO, 9, [[1]]),
+        (FrameType.PEER_HELLO, 9, [[0, 1]]),
+        (FrameType.PEER_HELLO, 9, [[65_536, 1]]),
+        (FrameType.PEER_HELLO, 9, [[1, 0]]),
+        (FrameType.PEER_HELLO, 9, [[1, 1 << 63]]),
+        (FrameType.PEER_HELLO, 9, [[1, True]]),
+        (FrameType.PEER_HELLO, 9, [[2, 1], [1, 1]]),
+        (FrameType.PEER_HELLO, 9, [[1, 1], [1, 2]]),
         (FrameType.PEER_WELCOME, 2, -1),
         (FrameType.SERVER_HELLO, 2, 0),
         (FrameType.SERVER_HELLO, 3, 65_536),

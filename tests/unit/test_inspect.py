@@ -43,7 +43,7 @@ def founded(path: Path, storage: str = "wal") -> StorageHome:
 def filled(path: Path, count: int = 40) -> StorageHome:
     """A directory whose log has several segments."""
     home = founded(path)
-    wal = Wal(home, segment_bytes=4096, extend_bytes=4096)
+    wal = Wal(home, segment_bytes=4096, extend_bytes=4096, reserve_bytes=512)
     wal.recover()
     wal.persist(wal.encode([Write(HardState(1, 3, 1), None, ())]))
     for index in range(1, count + 1):
@@ -199,7 +199,7 @@ def test_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         writer.section("machine", mandatory=True)
         writer.write(bytes(5000))
         info = writer.publish()
-    wal = Wal(home, segment_bytes=4096, extend_bytes=4096)
+    wal = Wal(home, segment_bytes=4096, extend_bytes=4096, reserve_bytes=512)
     wal.recover()
     wal.persist(wal.encode([Write(None, None, (), EntryId(1, 3, 20))]))
     wal.close()
@@ -212,6 +212,7 @@ def test_snapshots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "index": 30,
         "term": 3,
         "machine": "kv",
+        "checksum": f"{info.checksum:08x}",
     }
     write_at(info.path, 2000, b"\xff")
     code, document = inspected(tmp_path, capsys)

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from replog.limits import Limits
-from replog.progress import Progress
+from replog.progress import STORED_MESSAGES_MAX, Progress
 from replog.types import LogIndex, PeerState, PeerStatus
 
 LIMITS = Limits(in_flight_messages_max=3, in_flight_bytes_max=1000)
@@ -272,3 +272,24 @@ def test_status_reports_activity() -> None:
     silent = progress.status(2)
     progress.recently_active = True
     assert progress.status(2) == replace(silent, recently_active=True)
+
+
+def test_stored_entries_in_small_portions() -> None:
+    """What has to be read back goes a few messages at a time, and what is in memory does not."""
+    limits = Limits()
+    progress = Progress(1, limits)
+    progress.handle_accepted(0)
+    for last_index in range(1, STORED_MESSAGES_MAX + 1):
+        assert not progress.pauses_below(held_index=1000)
+        progress.handle_sent(last_index, 100)
+    assert progress.pauses_below(held_index=1000)
+    assert not progress.pauses_below(held_index=progress.next_index)
+    progress.handle_accepted(1)
+    assert not progress.pauses_below(held_index=1000)
+
+
+def test_paused_wherever_the_entries_are() -> None:
+    """A full window pauses also where everything is in memory."""
+    progress = replicating()
+    progress.handle_sent(9, LIMITS.in_flight_bytes_max)
+    assert progress.pauses_below(held_index=0)

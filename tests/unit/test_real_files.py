@@ -128,7 +128,7 @@ def test_persist_syncs_each_group(spy, tmp_path):
     """Each group is one write to the log and then one sync of it, on the real disk."""
     home = StorageHome(RealFiles(), tmp_path, "demo", 1, 77)
     found_log(home)
-    wal = Wal(home, extend_bytes=64 * 1024)
+    wal = Wal(home, extend_bytes=64 * 1024, reserve_bytes=512)
     wal.recover()
     log = identity(wal.path.stat())
     sync = spied_sync(spy)

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from replog.control import pack_learner
 from replog.engine import Engine, EngineSetup
 from replog.envelope import open_envelope, pack_envelope
 from replog.errors import (
@@ -17,6 +18,7 @@ from replog.errors import (
     InvariantViolated,
     NotLeader,
     OutcomeUnknown,
+    Replaced,
     StateMachineCrashed,
     StateMachineError,
     UnknownFormat,
@@ -28,6 +30,7 @@ from replog.replica import Replica
 from replog.stored_log import HeldLog
 from replog.types import (
     Entry,
+    EntryId,
     EntryKind,
     Epoch,
     HardState,
@@ -35,6 +38,7 @@ from replog.types import (
     NodeId,
     Ready,
     Role,
+    SnapshotMeta,
     SoftState,
     Status,
     Term,
@@ -108,6 +112,29 @@ class ScriptedEngine:
         ]
         self.proposed += entries
         return entries
+
+    learners: Sequence[Voter] = ()
+
+    def set_learners(self, learners: Sequence[Voter]) -> None:
+        """Note the call."""
+        self.learners = learners
+        self.calls.append(("set_learners", tuple(learners)))
+
+    def snapshot_id(self, index: LogIndex) -> EntryId:
+        """All of one term."""
+        return EntryId(1, 3, index)
+
+    def trim(self, upto: LogIndex) -> LogIndex:
+        """Nothing is kept."""
+        return upto
+
+    def observe_term(self, term: Term) -> None:
+        """Note the call."""
+        self.calls.append(("observe_term", term))
+
+    def install(self, last: EntryId) -> None:
+        """Note the call."""
+        self.calls.append(("install", last))
 
     def campaign(self) -> None:
         """Note the call."""
@@ -269,11 +296,98 @@ def test_apply_noop(replica: Replica, machine: Journal) -> None:
     assert (replica.applied_index, machine.applied) == (1, [])
 
 
-@pytest.mark.parametrize("kind", [EntryKind.CONTROL, EntryKind.EPOCH])
+@pytest.mark.parametrize("kind", [EntryKind.EPOCH])
 def test_apply_unknown_kind(replica: Replica, kind: EntryKind) -> None:
     """An entry of a kind that this release cannot apply stops the node; it is not skipped."""
     entry = Entry(1, 1, 3, entry_body(kind, 1, 3, 1, b""))
     with pytest.raises(UnknownFormat, match=f"entry 1 is of kind {int(kind)}"):
+        replica.apply(committed([entry]))
+    assert replica.applied_index == 0
+
+
+def test_install_goes_on_behind_a_snapshot(
+    replica: Replica, engine: ScriptedEngine, machine: Journal
+) -> None:
+    """A machine that was filled goes on behind the snapshot, with its time and its learners."""
+    learner = Voter(2, 99)
+    epoch = Epoch(1, "e", (Voter(1, 1),), 1)
+    replica.install(SnapshotMeta(EntryId(1, 3, 7), epoch, 500, "kv", (learner,)))
+    assert engine.calls == [("set_learners", (learner,)), ("install", EntryId(1, 3, 7))]
+    replica.apply(committed([command(8, b"x", 400)]))
+    assert machine.applied == [(8, 500, b"x")]
+    assert replica.learners == (learner,)
+
+
+def test_install_ends_the_waits_within(replica: Replica) -> None:
+    """Who waits for an entry within a snapshot is told that nobody knows; the others wait on."""
+    ended: list[tuple[LogIndex, object, Exception | None]] = []
+    for _ in range(3):
+        replica.propose(b"x", 1, lambda *outcome: ended.append(outcome))
+    epoch = Epoch(1, "e", (Voter(1, 1),), 1)
+    replica.install(SnapshotMeta(EntryId(1, 3, 2), epoch, 500, "kv"))
+    assert [type(error) for _, _, error in ended] == [OutcomeUnknown, OutcomeUnknown]
+    assert replica.waiting_count == 1
+
+
+def learner_entry(index: LogIndex, learner: Voter) -> Entry:
+    """An entry that takes a learner in."""
+    return Entry(1, index, 3, entry_body(EntryKind.CONTROL, 1, 3, index, pack_learner(learner)))
+
+
+def test_apply_learner(replica: Replica, engine: ScriptedEngine, machine: Journal) -> None:
+    """A control entry takes a learner in, one incarnation per node, and reaches no machine."""
+    heard: list[tuple[Voter, ...]] = []
+    replica.handle_learners = lambda: heard.append(replica.learners)
+    replica.apply(committed([learner_entry(1, Voter(3, 7)), learner_entry(2, Voter(2, 8))]))
+    replica.apply(committed([learner_entry(3, Voter(3, 9))]))
+    assert replica.learners == (Voter(2, 8), Voter(3, 9))
+    assert engine.calls[-1] == ("set_learners", (Voter(2, 8), Voter(3, 9)))
+    assert heard[-1] == replica.learners
+    assert (replica.applied_index, machine.applied) == (3, [])
+
+
+def test_replaced_node_stops(engine: ScriptedEngine, machine: Journal) -> None:
+    """A voter whose other incarnation is taken in takes part no more."""
+    replica = Replica(engine, machine, Limits(), own=Voter(3, 7))
+    with pytest.raises(Replaced, match="another incarnation of node 3"):
+        replica.apply(committed([learner_entry(1, Voter(3, 8))]))
+
+
+def test_learner_before_its_entry(engine: ScriptedEngine, machine: Journal) -> None:
+    """A node that was made as a learner stays one when the first entry is about another."""
+    replica = Replica(engine, machine, Limits(), own=Voter(3, 7), is_voter=False)
+    replica.apply(committed([learner_entry(1, Voter(2, 9))]))
+    assert engine.calls == [("set_learners", (Voter(2, 9), Voter(3, 7)))]
+
+
+def test_learner_reads_of_an_earlier_one(engine: ScriptedEngine, machine: Journal) -> None:
+    """A node that was lost twice reads of its earlier return in the log, and goes on; when a later
+    one is taken in, it stops."""
+    replica = Replica(engine, machine, Limits(), own=Voter(3, 8), is_voter=False)
+    replica.apply(committed([learner_entry(1, Voter(3, 7))]))
+    assert engine.learners == (Voter(3, 8),)
+    replica.apply(committed([learner_entry(2, Voter(3, 8))]))
+    with pytest.raises(Replaced):
+        replica.apply(committed([learner_entry(3, Voter(3, 9))]))
+
+
+def test_propose_control(replica: Replica) -> None:
+    """A control entry is proposed and waited for like a command; its result is None."""
+    ended: list[tuple[LogIndex, object, Exception | None]] = []
+    index = replica.propose_control(
+        pack_learner(Voter(3, 7)), lambda *outcome: ended.append(outcome)
+    )
+    [entry] = replica.engine.proposed  # type: ignore[attr-defined]
+    assert (index, entry.kind) == (1, EntryKind.CONTROL)
+    replica.apply(committed([entry]))
+    assert ended == [(1, None, None)]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x02" + bytes(10), pack_learner(Voter(3, 7)) + b"x"])
+def test_apply_unknown_control(replica: Replica, data: bytes) -> None:
+    """A control entry that this release cannot apply stops the node; it is not skipped."""
+    entry = Entry(1, 1, 3, entry_body(EntryKind.CONTROL, 1, 3, 1, data))
+    with pytest.raises(UnknownFormat, match="entry 1 is a control entry"):
         replica.apply(committed([entry]))
     assert replica.applied_index == 0
 

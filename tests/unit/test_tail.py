@@ -136,6 +136,20 @@ def test_trim_forgets() -> None:
     assert tail.at(13).term == 2
 
 
+def test_released_bytes_counted_once() -> None:
+    """What was applied before a start, and so is not handed out, counts like what is."""
+    log = HeldLog([entry(index, 1) for index in range(1, 11)])
+    tail = Tail(log, 0, 10, 1 << 20)
+    following = entry(11, 1)
+    tail.put([following])
+    tail.release([following], durable_index=11)
+    *_, released_bytes = tail.key()  # type: ignore[misc]
+    assert released_bytes == 11 * len(following.body)
+    tail.trim(11)
+    *_, released_bytes = tail.key()  # type: ignore[misc]
+    assert released_bytes == 0
+
+
 def test_last_index_at_most_over_both_parts() -> None:
     """The highest index of a term is found in memory and in the storage alike."""
     terms = [1, 1, 2, 4, 4, 7]

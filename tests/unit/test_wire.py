@@ -45,6 +45,18 @@ class Beat:
     to: int
 
 
+@record
+class Parcel:
+    """Has bytes, in the middle."""
+
+    epoch: int
+    term: int
+    sender: int
+    to: int
+    data: bytes
+    offset: int
+
+
 HEAD = {
     "epoch": FieldKind.U32,
     "term": FieldKind.U64,
@@ -64,11 +76,17 @@ APPEND = MessageSpec(
     bytes_max=None,
 )
 BEAT = MessageSpec(number=63, record=Beat, fields=HEAD, bytes_max=64)
+PARCEL = MessageSpec(
+    number=80,
+    record=Parcel,
+    fields={**HEAD, "data": FieldKind.BYTES, "offset": FieldKind.U64},
+    bytes_max=None,
+)
 
 
 def codec() -> MessageCodec:
-    """A codec of the two messages above."""
-    return MessageCodec([APPEND, BEAT], LIMITS)
+    """A codec of the messages above."""
+    return MessageCodec([APPEND, BEAT], LIMITS, [PARCEL])
 
 
 def entries_of(count: int, data: bytes = b"data") -> tuple[Entry, ...]:
@@ -220,6 +238,8 @@ def test_accept_other_types() -> None:
             entries=(*entries_of(2), Entry(1, 100, 9, entry_body(EntryKind.NOOP, 1, 9, 1, b"")))
         ),
         Beat(epoch=1, term=2, sender=3, to=4),
+        Parcel(epoch=1, term=2, sender=3, to=4, data=b"", offset=9),
+        Parcel(epoch=1, term=2, sender=3, to=4, data=bytes(range(256)), offset=9),
     ],
     ids=repr,
 )
@@ -240,6 +260,15 @@ def test_encode_layout() -> None:
     cbor_bytes = int.from_bytes(content[:2], "big")
     assert cbor2.loads(content[2 : 2 + cbor_bytes]) == [1, 2, 3, 4, True, 5, False]
     assert content[2 + cbor_bytes :] == pack_entries(entries)
+
+
+def test_encode_bytes_layout() -> None:
+    """Bytes stand behind the CBOR part as they are, without a length of their own."""
+    parcel = Parcel(epoch=1, term=2, sender=3, to=4, data=b"\x00as they are\xff", offset=9)
+    content = content_of(codec().encode(parcel))
+    cbor_bytes = int.from_bytes(content[:2], "big")
+    assert cbor2.loads(content[2 : 2 + cbor_bytes]) == [1, 2, 3, 4, 9]
+    assert content[2 + cbor_bytes :] == parcel.data
 
 
 def test_encode_packs_entries_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +296,11 @@ def test_encode_packs_entries_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_frame_limits() -> None:
     """Each message has its own limit, never above that of a frame."""
-    assert codec().frame_limits == {1: LIMITS.frame_bytes_max, 63: 64}
+    assert codec().frame_limits == {
+        1: LIMITS.frame_bytes_max,
+        63: 64,
+        80: LIMITS.frame_bytes_max,
+    }
     huge = dataclasses.replace(BEAT, bytes_max=1 << 40)
     assert MessageCodec([huge], LIMITS).frame_limits == {63: LIMITS.frame_bytes_max}
 
@@ -396,6 +429,7 @@ Wide = dataclasses.make_dataclass("Wide", [*HEAD, *(f"field_{at}" for at in rang
     [
         ([dataclasses.replace(BEAT, number=0)], "Beat has number 0; numbers are 1 to 63"),
         ([dataclasses.replace(BEAT, number=64)], "has number 64"),
+        ([PARCEL], "has number 80; numbers are 1 to 63"),
         ([BEAT, dataclasses.replace(APPEND, number=63)], "two messages of number 63"),
         ([BEAT, dataclasses.replace(BEAT, number=5)], "two specs of Beat"),
         ([dataclasses.replace(BEAT, bytes_max=0)], "has a limit of 0 bytes"),
@@ -431,6 +465,17 @@ Wide = dataclasses.make_dataclass("Wide", [*HEAD, *(f"field_{at}" for at in rang
             [
                 MessageSpec(
                     number=1,
+                    record=Double,
+                    fields={**HEAD, "entries": FieldKind.ENTRIES, "more": FieldKind.BYTES},
+                    bytes_max=None,
+                )
+            ],
+            "more than one field of entries, ranges or bytes",
+        ),
+        (
+            [
+                MessageSpec(
+                    number=1,
                     record=Wide,
                     fields={**HEAD, **{f"field_{at}": FieldKind.U64 for at in range(20)}},
                     bytes_max=None,
@@ -444,3 +489,10 @@ def test_codec_wrong_spec_refused(specs: list[MessageSpec], sentence: str) -> No
     """A spec that contradicts its record or the wire is refused before anything is sent."""
     with pytest.raises(PluginError, match=sentence):
         MessageCodec(specs, LIMITS)
+
+
+@pytest.mark.parametrize("number", [63, 64, 79, 96])
+def test_codec_wrong_own_number_refused(number: int) -> None:
+    """replog's own messages between nodes have the numbers 80 to 95 and no others."""
+    with pytest.raises(PluginError, match=f"has number {number}; numbers are 80 to 95"):
+        MessageCodec([], LIMITS, [dataclasses.replace(PARCEL, number=number)])

@@ -30,6 +30,14 @@ from replog.frames import (
     ServerHello,
 )
 from replog.limits import Limits
+from replog.transfer_messages import (
+    TRANSFER_SPECS,
+    SnapshotChunk,
+    SnapshotFetch,
+    SnapshotGone,
+    SnapshotOffer,
+    SnapshotQuery,
+)
 from replog.types import Entry, EntryKind, entry_body, record
 from replog.wire import HEADER_BYTES, FrameReader, MessageCodec, pack_frame
 
@@ -66,6 +74,7 @@ MESSAGES = MessageCodec(
         )
     ],
     LIMITS,
+    TRANSFER_SPECS,
 )
 OWN = FrameCodec(LIMITS)
 ENTRIES = tuple(
@@ -76,10 +85,20 @@ GOOD = [
     MESSAGES.encode(Send(epoch=1, term=2, sender=3, to=4, probe=True, entries=ENTRIES)),
     MESSAGES.encode(Send(epoch=1, term=2, sender=3, to=4, probe=False, entries=())),
     *(
+        MESSAGES.encode(message)
+        for message in (
+            SnapshotQuery(1, 2, 3, 4, 100, 0, 0),
+            SnapshotOffer(1, 2, 3, 4, 5000, 99, b"meta"),
+            SnapshotFetch(1, 2, 3, 4, 100, 5000, 99, 700, 300),
+            SnapshotChunk(1, 2, 3, 4, 100, 99, 700, b"chunk"),
+            SnapshotGone(1, 2, 3, 4, 100, 99),
+        )
+    ),
+    *(
         OWN.encode(frame)
         for frame in (
-            PeerHello(1, 1, "berlin", 1, 99, 2, "some", 1, True, (2, 3, 400)),
-            PeerWelcome(1, 2, 98, False, True),
+            PeerHello(1, 1, "berlin", 1, 99, 2, "some", 1, 5, ((2, 7), (3, 8), (400, 9))),
+            PeerWelcome(1, 2, 98, 6, ((1, 5),)),
             Refusal("wrong cluster"),
             ClientHello(1, 1, "berlin"),
             ServerHello(1, "berlin", 1, 2, ((1, "a:1"), (2, "b:2"))),

@@ -20,9 +20,10 @@ judged after every event besides what the scenario itself asks for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeAlias, cast
 
 from replog.engine import EnginePlugin
+from replog.testing import scenarios as suite
 from replog.testing.conformance import (
     contract,
     crashes,
@@ -31,15 +32,15 @@ from replog.testing.conformance import (
     faults,
     refusals,
     replication,
+    snapshots,
 )
 from replog.testing.conformance.subject import (
     ELECTION_TICKS_DEFAULT,
     Scenario,
-    Skipped,
     Subject,
     unsupported_counts,
 )
-from replog.types import record
+from replog.testing.scenarios import Skipped, run_scenario, run_scenarios
 
 __all__ = [
     "Result",
@@ -53,15 +54,8 @@ __all__ = [
 ]
 
 
-@record
-class Result:
-    """How one scenario ended."""
-
-    scenario: Scenario
-    failure: str
-    """What went wrong; empty if nothing did."""
-    skipped: str = ""
-    """Why the scenario was not run; empty if it was."""
+Result: TypeAlias = suite.Result[Subject]
+"""How one scenario ended."""
 
 
 def scenarios() -> tuple[Scenario, ...]:
@@ -74,6 +68,7 @@ def scenarios() -> tuple[Scenario, ...]:
         *faults.SCENARIOS,
         *failures.SCENARIOS,
         *crashes.SCENARIOS,
+        *snapshots.SCENARIOS,
     )
 
 
@@ -104,23 +99,4 @@ def check_engine(
     Whatever a scenario raises is a failure of that scenario, and the others are run.
     """
     subject = subject_of(plugin, options, node_counts)
-    results: list[Result] = []
-    for scenario in scenarios() if chosen is None else chosen:
-        result = run_scenario(scenario, subject)
-        results.append(result)
-        if report is not None:
-            report(result)
-    return results
-
-
-def run_scenario(scenario: Scenario, subject: Subject) -> Result:
-    """Run one scenario and say how it ended."""
-    try:
-        scenario.run(subject)
-    except Skipped as reason:
-        return Result(scenario, "", skipped=str(reason))
-    except AssertionError as error:
-        return Result(scenario, str(error) or "an assertion failed")
-    except Exception as error:
-        return Result(scenario, f"{type(error).__name__}: {error}")
-    return Result(scenario, "")
+    return run_scenarios(scenarios() if chosen is None else chosen, subject, report)

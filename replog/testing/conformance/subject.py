@@ -10,9 +10,11 @@ from replog.errors import ConfigError
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.storage.protocol import Recovered
+from replog.testing import scenarios as suite
 from replog.testing.checks import Check, Nodes
 from replog.testing.cluster import Cluster
 from replog.testing.nodes import ClusterNode, Outcome, Proposal, Recorder
+from replog.testing.scenarios import Skipped
 from replog.testing.trials import find_trial
 from replog.types import NO_NODE, NodeId, Role, record
 
@@ -28,10 +30,6 @@ it the terms of the others."""
 
 Pump: TypeAlias = Callable[[], bool]
 """Moves one message, if there is one; whether there was."""
-
-
-class Skipped(Exception):
-    """A scenario needs what the subject does not support; says what and why."""
 
 
 @record
@@ -131,17 +129,8 @@ class Subject:
         cluster.check_liveness(ticks, ticks + 4 * backlog)
 
 
-@record
-class Scenario:
-    """One claim about every engine, and the run that shows it."""
-
-    name: str
-    """``topic.scenario``."""
-    claim: str
-    run: Callable[[Subject], None]
-    """Raises ``AssertionError`` (a :class:`~replog.testing.checks.Violation` is one) if the claim
-    does not hold, and :class:`Skipped` if the subject does not support what it needs; whatever else
-    it raises is a failure too."""
+Scenario: TypeAlias = suite.Scenario[Subject]
+"""One claim about every engine, and the run that shows it."""
 
 
 def unsupported_counts(

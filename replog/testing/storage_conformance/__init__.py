@@ -14,31 +14,33 @@ or from a test::
 
 The scenarios speak to a storage through its plugin alone, and judge it against
 :class:`replog.storage.replay.Replay`, the meaning of a sequence of writes.  A storage that says
-that it is not durable is excused from what outlives a run, and the result says so.
+that it is not durable is excused from what outlives a run: the scenario is skipped, and the result
+says why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from replog.storage.plugin import StoragePlugin
-from replog.testing.storage_conformance import founding, groups, reading, replaying
+from replog.testing import scenarios as suite
+from replog.testing.scenarios import Skipped, run_scenario, run_scenarios
+from replog.testing.storage_conformance import founding, full, groups, reading, replaying
 from replog.testing.storage_conformance.subject import (
-    Excused,
     ForgetfulGround,
     Ground,
     RealGround,
     Scenario,
     Subject,
 )
-from replog.types import record
 
 __all__ = [
-    "Excused",
     "Ground",
     "Result",
     "Scenario",
+    "Skipped",
     "Subject",
     "check_storage",
     "on_forgetful_files",
@@ -48,20 +50,19 @@ __all__ = [
 ]
 
 
-@record
-class Result:
-    """How one scenario ended."""
-
-    scenario: Scenario
-    failure: str
-    """What went wrong; empty if nothing did."""
-    excused: str = ""
-    """Why the storage need not pass it; empty if it was run."""
+Result: TypeAlias = suite.Result[Subject]
+"""How one scenario ended."""
 
 
 def scenarios() -> tuple[Scenario, ...]:
     """All of them, in a fixed order."""
-    return (*founding.SCENARIOS, *replaying.SCENARIOS, *reading.SCENARIOS, *groups.SCENARIOS)
+    return (
+        *founding.SCENARIOS,
+        *replaying.SCENARIOS,
+        *reading.SCENARIOS,
+        *groups.SCENARIOS,
+        *full.SCENARIOS,
+    )
 
 
 def on_real_files(plugin: StoragePlugin, folder: Path) -> Subject:
@@ -88,23 +89,4 @@ def check_storage(
 
     Whatever a scenario raises is a failure of that scenario, and the others are run.
     """
-    results: list[Result] = []
-    for scenario in scenarios() if chosen is None else chosen:
-        result = run_scenario(scenario, subject)
-        results.append(result)
-        if report is not None:
-            report(result)
-    return results
-
-
-def run_scenario(scenario: Scenario, subject: Subject) -> Result:
-    """Run one scenario and say how it ended."""
-    try:
-        scenario.run(subject)
-    except Excused as reason:
-        return Result(scenario, "", excused=str(reason))
-    except AssertionError as error:
-        return Result(scenario, str(error) or "an assertion failed")
-    except Exception as error:
-        return Result(scenario, f"{type(error).__name__}: {error}")
-    return Result(scenario, "")
+    return run_scenarios(scenarios() if chosen is None else chosen, subject, report)

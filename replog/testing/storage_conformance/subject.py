@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX, pack_entries
 from replog.storage.files import FileLayer, RealFiles
@@ -20,16 +20,15 @@ from replog.storage.plugin import StorageHome, StoragePlugin
 from replog.storage.protocol import Recovered, Storage, Write
 from replog.storage.replay import Replay
 from replog.stored_log import StoredLog, all_entries
-from replog.testing.files import ForgetfulFiles, KeepNothing
+from replog.testing import scenarios as suite
+from replog.testing.disk import is_same
+from replog.testing.files import ForgetfulFiles, Keep, KeepNothing
+from replog.testing.scenarios import Skipped
 from replog.types import Entry, EntryId, EntryKind, HardState, LogIndex, Term, entry_body, record
 
 CLUSTER_ID = "conformance"
 NODE_ID = 3
 INCARNATION = 77
-
-
-class Excused(Exception):
-    """A scenario is about what the storage does not promise; says what."""
 
 
 class Ground(Protocol):
@@ -115,21 +114,13 @@ class Subject:
         return JudgedRun(self, replace(self.found(self.home()), is_synced=is_synced))
 
     def expect_durable(self) -> None:
-        """Raise :class:`Excused` for a storage that says that it is not durable."""
+        """Raise :class:`Skipped` for a storage that says that it is not durable."""
         if not self.plugin.durable:
-            raise Excused("it says that it is not durable, and this is about what outlives a run")
+            raise Skipped("it says that it is not durable, and this is about what outlives a run")
 
 
-@record
-class Scenario:
-    """One claim about every storage, and the run that shows it."""
-
-    name: str
-    """``topic.scenario``."""
-    claim: str
-    run: Callable[[Subject], None]
-    """Raises ``AssertionError`` if the claim does not hold, and :class:`Excused` if the storage
-    does not promise it; whatever else it raises is a failure too."""
+Scenario: TypeAlias = suite.Scenario[Subject]
+"""One claim about every storage, and the run that shows it."""
 
 
 def scenarios_of(
@@ -194,10 +185,17 @@ class JudgedRun:
         return group
 
     def persist(self) -> None:
-        """Persist the oldest group that was encoded and is not persisted."""
-        group, writes = self._encoded.popleft()
+        """Persist the oldest group that was encoded and is not persisted; it stays that when the
+        storage refuses it."""
+        group, writes = self._encoded[0]
         self.storage.persist(group)
+        self._encoded.popleft()
         self._persisted.append(writes)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a group was encoded and is not persisted."""
+        return bool(self._encoded)
 
     def note_persisted(self) -> None:
         """Everything that was encoded was persisted by somebody else."""
@@ -216,6 +214,22 @@ class JudgedRun:
     def reopen(self) -> None:
         """Close the storage and open it again; what was only encoded is lost."""
         self.storage.close()
+        self._open()
+
+    def crash_amid(self, files: ForgetfulFiles, keep: Keep) -> None:
+        """Open the storage as a power cut within a call leaves it: of what was not persisted the
+        oldest group may be found, whole, and nothing else; a second power cut changes nothing."""
+        files.crash(keep)
+        if self._encoded:
+            with_oldest = [*self._persisted, self._encoded[0][1]]
+            storage = self.subject.plugin.open(self.home)
+            try:
+                if is_same(storage.recover(), replayed(with_oldest).recovered()):
+                    self._persisted = with_oldest
+            finally:
+                storage.close()
+        self._open()
+        files.crash(KeepNothing())
         self._open()
 
     def crash(self) -> None:

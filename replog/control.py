@@ -1,0 +1,87 @@
+"""What a ``CONTROL`` entry carries: a change of who takes part, which every replica applies alike.
+
+Layout, big-endian: the sub-kind (u8), then what belongs to it.
+
+========  ========  ============================================================================
+sub-kind  name      content
+========  ========  ============================================================================
+1         learner   node id (u16), incarnation (u64): from here on this incarnation of the node,
+                    and no other, takes part, and counts in no quorum
+========  ========  ============================================================================
+
+An entry with a sub-kind that a node does not know stops that node with a sentence, because
+skipping it would make replicas differ.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from replog.errors import Replaced, UnknownFormat
+from replog.types import NODE_ID_MAX, Entry, Epoch, NodeId, Voter
+
+LEARNER: Final = 1
+_LEARNER: Final = struct.Struct(">BHQ")
+
+
+def pack_learner(learner: Voter) -> bytes:
+    """The data of an entry that makes an incarnation of a node a learner."""
+    assert 1 <= learner.node_id <= NODE_ID_MAX
+    assert 1 <= learner.incarnation < 1 << 63
+    return _LEARNER.pack(LEARNER, learner.node_id, learner.incarnation)
+
+
+def unpack_learner(entry: Entry) -> Voter:
+    """Whom a ``CONTROL`` entry makes a learner; raises :class:`~replog.errors.UnknownFormat`."""
+    data = entry.data
+    if len(data) != _LEARNER.size or data[0] != LEARNER:
+        raise UnknownFormat(
+            f"entry {entry.index} is a control entry that begins with {data[:1].hex() or 'nothing'}"
+            f" and has {len(data)} bytes, which this release cannot apply; upgrade this node"
+        )
+    _, node_id, incarnation = _LEARNER.unpack(data)
+    return Voter(node_id, incarnation)
+
+
+def check_not_replaced(own: Voter, took_part: bool, learners: Sequence[Voter]) -> None:
+    """Stop a node that ``took_part`` until another incarnation of it was taken in.
+
+    One that has not taken part yet may read of an earlier one in the log.  Raises
+    :class:`~replog.errors.Replaced`.
+    """
+    others = [each for each in learners if each.node_id == own.node_id and each != own]
+    if took_part and others:
+        raise Replaced(
+            f"another incarnation of node {own.node_id} was taken into the cluster, so this one "
+            "takes part no more; remove its directory"
+        )
+
+
+def incarnation_in_force(epoch: Epoch, learners: Sequence[Voter], node_id: NodeId) -> int | None:
+    """Which incarnation of a node takes part, as far as this replica has applied: the learner's, or
+    else the voter's; ``None``: it is no member.
+
+    What another incarnation says must not be heard.  A replica that has not applied the entry of a
+    learner still counts the node as a voter, and the learner remembers no vote.
+    """
+    for each in (*learners, *epoch.voters):
+        if each.node_id == node_id:
+            return each.incarnation
+    return None
+
+
+def learners_at(own: Voter, epoch: Epoch, learners: tuple[Voter, ...]) -> tuple[Voter, ...]:
+    """Who counts in no quorum: the learners, and this very node if it is no voter.
+
+    A node that was made to rejoin is a learner before it has heard of the entry that says so.
+    """
+    return learners if own in epoch.voters else with_learner(learners, own)
+
+
+def with_learner(learners: Sequence[Voter], learner: Voter) -> tuple[Voter, ...]:
+    """Who the learners are when one was added, sorted by node id: of a node there is one
+    incarnation."""
+    others = [each for each in learners if each.node_id != learner.node_id]
+    return tuple(sorted((*others, learner), key=lambda each: each.node_id))
