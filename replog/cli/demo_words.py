@@ -21,6 +21,8 @@ from replog.errors import CallerError
 Put: TypeAlias = tuple[str, bytes]
 """One write: a key, and the value that no other write has."""
 
+_Documented: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 SEPARATOR: Final = "#"
 """Between a word and the number of its occurrence; no word holds it."""
 
@@ -49,10 +51,18 @@ def lines_of_replog() -> Sequence[str]:
         licence = None
     lines += (licence or "").splitlines()
     for path in sorted(Path(replog.__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                lines += (ast.get_docstring(node) or "").splitlines()
+        for node in _documented(ast.parse(path.read_bytes())):
+            lines += (ast.get_docstring(node) or "").splitlines()
     return lines
+
+
+def _documented(node: _Documented) -> Iterator[_Documented]:
+    """A module or class, and what its body defines; what a function hides is nobody's text."""
+    yield node
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _documented(child)
 
 
 def puts_of(lines: Sequence[str], repeat: bool) -> Iterator[Put]:

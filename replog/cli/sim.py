@@ -198,7 +198,7 @@ def _is_whole(options: SimOptions) -> bool:
 
 def _shrink(tally: Tally, line: ProgressLine) -> Sequence[Shrunk | None]:
     """The first violations of an engine, made small; ``None``: it did not show a second time."""
-    from replog.testing.shrink import shrink
+    from replog.testing.shrink import ATTEMPTS_MAX, shrink
 
     shrunk: list[Shrunk | None] = []
     for found in tally.found[:SHRUNK_MAX]:
@@ -208,6 +208,7 @@ def _shrink(tally: Tally, line: ProgressLine) -> Sequence[Shrunk | None]:
             shrink(
                 found.options,
                 found.invariant,
+                attempts_max=ATTEMPTS_MAX,
                 handle_attempt=lambda runs, name=name: line.show(f"{name}, {runs} runs"),  # type: ignore[misc]
             )
         )

@@ -84,7 +84,8 @@ async def test_node_that_was_away_is_filled(tmp_path: Path, engine: str) -> None
         ):
             leader = await leader_of({1: first, 2: second})
             await put(leader, 10, 300)
-            assert leader.status().base_index > 200
+            # Snapshots are taken beside the commands.
+            await until(lambda: leader.status().base_index > 200)
             async with open_node(config, 3, machine=Kv()) as third:
                 nodes = {1: first, 2: second, 3: third}
                 await until(lambda: is_even(nodes))

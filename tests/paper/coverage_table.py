@@ -9,6 +9,7 @@ is.
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -25,10 +26,11 @@ from typing import Final
 FOLDER: Final = Path(__file__).resolve().parent
 ROOT: Final = FOLDER.parents[1]
 TABLE: Final = FOLDER / "COVERAGE.md"
-PACKAGES: Final = {"replog": ROOT / "replog", "replog_raft": ROOT / "engines" / "replog_raft"}
+ENGINE: Final = "replog_raft"
+PACKAGES: Final = {"replog": ROOT / "replog", ENGINE: ROOT / "engines" / ENGINE}
 RUN_SECONDS_MAX: Final = 60
 PYTEST_ARGUMENTS: Final = (
-    *("-c", os.devnull, "--rootdir", str(FOLDER), "-p", "no:cacheprovider"),
+    *("-c", os.devnull, "--rootdir", str(FOLDER), "--noconftest", "-p", "no:cacheprovider"),
     *("-q", "-rf", "--tb=line", "--assert=plain"),
 )
 
@@ -161,19 +163,34 @@ def prepare(target: Path, numbers: Sequence[int]) -> None:
             compiled.unlink()
 
 
+def import_without_engine(target: Path) -> None:
+    """Import what the engine imports, unchanged, and forget the engine itself."""
+    sys.path.insert(0, str(target / AS_IS))
+    importlib.import_module(ENGINE)
+    for name in [name for name in sys.modules if name.partition(".")[0] == ENGINE]:
+        del sys.modules[name]
+
+
 def run(target: Path, names: Sequence[str]) -> None:
     """Run the tests of each named copy in a process of its own, one after the other.
 
-    The processes are forks of one that has imported pytest, but nothing of ours: that halves the
-    time.  No plugin and no setting of the checkout takes part.  Each writes what it says to
-    ``NAME.txt`` and its exit status to ``NAME.status``.
+    The processes are forks of one that has imported pytest; and, when it comes to the changes of
+    the engine, all that the engine needs, but not the engine: that saves most of the time.  No
+    plugin and no setting of the checkout takes part.  Each writes what it says to ``NAME.txt`` and
+    its exit status to ``NAME.status``.
     """
     os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTEST_ADDOPTS="")
     os.chdir(FOLDER)
     import pytest
 
     changes = load_changes()
-    for name in names:
+
+    def is_of_engine(name: str) -> bool:
+        return name != AS_IS and changes[int(name)].file.startswith(f"{ENGINE}/")
+
+    for name in sorted(names, key=is_of_engine):
+        if is_of_engine(name) and "replog" not in sys.modules:
+            import_without_engine(target)
         chosen = changes if name == AS_IS else (changes[int(name)],)
         tests = [test.replace("::", ".py::") for change in chosen for test in change.tests]
         child = os.fork()

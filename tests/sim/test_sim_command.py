@@ -19,6 +19,7 @@ from replog.cli import sim as command
 from replog.errors import Unavailable
 from replog.plugins import engine_names
 from replog.testing import seeds as seeds_module
+from replog.testing import shrink as shrink_module
 from replog.testing.seeds import Tally, fresh_tally
 from replog.testing.sim import SimOptions
 
@@ -29,6 +30,12 @@ ENGINE = engine_names()[0]
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run all seeds in this process, where a planted bug is."""
     monkeypatch.setattr(seeds_module.os, "cpu_count", lambda: 1)
+
+
+@pytest.fixture(autouse=True)
+def shrunk_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a run can be shrunk is another test's business, and takes long."""
+    monkeypatch.setattr(shrink_module, "ATTEMPTS_MAX", 40)
 
 
 def run_json(

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,6 +249,12 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a source, which no rule changes."""
+    return ast.parse(source)
+
+
 def rung_of(module: str) -> Rung | None:
     """The rung that a module stands on, by its very name before a pattern; ``None``: unplaced."""
     top, dot, rest = module.partition(".")
@@ -304,7 +311,7 @@ def misplaced_imports(module: str, source: str) -> list[str]:
     if rung is None:
         return [f"{module}: stands on no rung; give it one in LADDER of tests/unit/ladder.py"]
     found: list[str] = []
-    for item in imports_of(module, ast.parse(source)):
+    for item in imports_of(module, parsed(source)):
         where = f"{module}:{item.line}: imports {item.module}"
         top = item.module.partition(".")[0]
         if top == "replog" or top.startswith("replog_"):
@@ -443,7 +450,7 @@ def unordered_loops(module: str, source: str) -> list[str]:
         return []
     return [
         f"{module}:{line}: goes through a bare set, whose order can differ: sort it first"
-        for line in sorted(_SetWalk(ast.parse(source)).lines)
+        for line in sorted(_SetWalk(parsed(source)).lines)
     ]
 
 
@@ -455,7 +462,7 @@ def engine_names(module: str, source: str) -> list[str]:
     """
     if module.partition(".")[0] != "replog":
         return []
-    tree = ast.parse(source)
+    tree = parsed(source)
     prose = {
         id(node.value)
         for node in ast.walk(tree)

@@ -6,7 +6,6 @@ small modules that break one rule each.
 
 from __future__ import annotations
 
-import ast
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -17,6 +16,7 @@ from ladder import (
     engine_names,
     imports_of,
     misplaced_imports,
+    parsed,
     unordered_loops,
 )
 
@@ -64,7 +64,7 @@ def test_imports_acyclic() -> None:
     graph = {
         module: {
             item.module
-            for item in imports_of(module, ast.parse(path.read_text()))
+            for item in imports_of(module, parsed(path.read_text()))
             if item.module in MODULES and item.module != module and not item.typing_only
         }
         for module, path in MODULES.items()
