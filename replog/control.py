@@ -1,4 +1,5 @@
-"""What a ``CONTROL`` entry carries: a change of who takes part, which every replica applies alike.
+"""What a ``CONTROL`` entry carries: a change of who takes part, or of the clients' sessions, which
+every replica applies alike.
 
 Layout, big-endian: the sub-kind (u8), then what belongs to it.
 
@@ -7,6 +8,10 @@ sub-kind  name      content
 ========  ========  ============================================================================
 1         learner   node id (u16), incarnation (u64): from here on this incarnation of the node,
                     and no other, takes part, and counts in no quorum
+2         opening   time in ms (u64), then the terms of a session (u32 each, in the order of
+                    :class:`~replog.sessions.SessionTerms`): it begins, and the index of the entry
+                    is its id
+3         closing   session (u64): it ends
 ========  ========  ============================================================================
 
 An entry with a sub-kind that a node does not know stops that node with a sentence, because
@@ -17,13 +22,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from replog.errors import Replaced, UnknownFormat
+from replog.sessions import SessionId, SessionTerms
 from replog.types import NODE_ID_MAX, Entry, Epoch, NodeId, Voter
 
 LEARNER: Final = 1
+OPENING: Final = 2
+CLOSING: Final = 3
 _LEARNER: Final = struct.Struct(">BHQ")
+_OPENING: Final = struct.Struct(">BQIIII")
+_CLOSING: Final = struct.Struct(">BQ")
 
 
 def pack_learner(learner: Voter) -> bytes:
@@ -35,14 +45,62 @@ def pack_learner(learner: Voter) -> bytes:
 
 def unpack_learner(entry: Entry) -> Voter:
     """Whom a ``CONTROL`` entry makes a learner; raises :class:`~replog.errors.UnknownFormat`."""
-    data = entry.data
-    if len(data) != _LEARNER.size or data[0] != LEARNER:
-        raise UnknownFormat(
-            f"entry {entry.index} is a control entry that begins with {data[:1].hex() or 'nothing'}"
-            f" and has {len(data)} bytes, which this release cannot apply; upgrade this node"
-        )
-    _, node_id, incarnation = _LEARNER.unpack(data)
+    _, node_id, incarnation = _LEARNER.unpack(_data_of(entry, LEARNER, _LEARNER))
     return Voter(node_id, incarnation)
+
+
+def pack_opening(terms: SessionTerms, time_ms: int) -> bytes:
+    """The data of an entry that opens a session; ``time_ms`` is the proposer's wall clock."""
+    return _OPENING.pack(
+        OPENING,
+        time_ms,
+        terms.idle_ms_max,
+        terms.answers_max,
+        terms.answer_bytes_max,
+        terms.sessions_max,
+    )
+
+
+def unpack_opening(entry: Entry) -> tuple[int, SessionTerms]:
+    """The time and the terms of the session that an entry opens; raises
+    :class:`~replog.errors.UnknownFormat`."""
+    _, time_ms, *terms = _OPENING.unpack(_data_of(entry, OPENING, _OPENING))
+    return time_ms, SessionTerms(*terms)
+
+
+def pack_closing(session_id: SessionId) -> bytes:
+    """The data of an entry that closes a session."""
+    return _CLOSING.pack(CLOSING, session_id)
+
+
+def unpack_closing(entry: Entry) -> SessionId:
+    """Which session an entry closes; raises :class:`~replog.errors.UnknownFormat`."""
+    _, session_id = _CLOSING.unpack(_data_of(entry, CLOSING, _CLOSING))
+    return SessionId(session_id)
+
+
+def sub_kind_of(entry: Entry) -> int:
+    """The sub-kind of a ``CONTROL`` entry; raises :class:`~replog.errors.UnknownFormat`."""
+    data = entry.data
+    if not data or data[0] not in (LEARNER, OPENING, CLOSING):
+        refuse_control(entry)
+    return data[0]
+
+
+def refuse_control(entry: Entry) -> NoReturn:
+    """Stop the node at a control entry that it cannot apply."""
+    data = entry.data
+    raise UnknownFormat(
+        f"entry {entry.index} is a control entry that begins with {data[:1].hex() or 'nothing'}"
+        f" and has {len(data)} bytes, which this release cannot apply; upgrade this node"
+    )
+
+
+def _data_of(entry: Entry, sub_kind: int, layout: struct.Struct) -> bytes:
+    data = entry.data
+    if len(data) != layout.size or data[0] != sub_kind:
+        refuse_control(entry)
+    return data
 
 
 def check_not_replaced(own: Voter, took_part: bool, learners: Sequence[Voter]) -> None:

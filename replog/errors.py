@@ -104,6 +104,29 @@ class NodeActive(NotDone):
         )
 
 
+class SessionExpired(NotDone):
+    """The session was idle for too long, was closed, or never was: the command was not done this
+    time.  Whether an earlier copy of it was done is not known here."""
+
+    def __init__(self, session_id: int) -> None:
+        self.session_id = session_id
+        super().__init__(
+            f"the cluster does not know session {session_id} (any more), so the command was not "
+            "done this time; open another session"
+        )
+
+
+class StaleSequence(NotDone):
+    """A command whose answer its client has said to have, or that it has given up: it is not done
+    (again)."""
+
+    def __init__(self, session_id: int, sequence: int, lowest: int) -> None:
+        super().__init__(
+            f"command {sequence} of session {session_id} is below {lowest}, the lowest whose "
+            "answer the client awaits, so it was not done this time"
+        )
+
+
 class Unavailable(NotDone):
     """No node could be reached, or none leads, within the deadline; nothing was sent."""
 

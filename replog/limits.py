@@ -42,6 +42,14 @@ class Limits:
     """Open client connections per node."""
     client_requests_max: int = 4096
     """Requests in flight per client connection."""
+    sessions_max: int = 4096
+    """Sessions of clients in the cluster; more are refused."""
+    session_idle_ms_max: int = 3_600_000
+    """A session that sends no command for so long, by the replicated time, is gone."""
+    session_answers_max: int = 4096
+    """Commands of one session whose answers its client has not said to have; more are refused."""
+    session_answer_bytes_max: int = 1 * MIB
+    """Bytes of those answers that are kept; one that does not fit is not given a second time."""
     snapshot_entries: int = 1_000_000
     """A snapshot is taken when so many entries were applied since the last one, ..."""
     snapshot_log_bytes: int = 256 * MIB

@@ -16,15 +16,28 @@ All of it blocks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, cast
 
-from replog.control import unpack_learner, with_learner
+from replog.cbor import strict_dumps, strict_loads
+from replog.chunks import unpack_chunks
+from replog.control import (
+    CLOSING,
+    LEARNER,
+    OPENING,
+    sub_kind_of,
+    unpack_closing,
+    unpack_learner,
+    unpack_opening,
+    with_learner,
+)
 from replog.engine import Engine
+from replog.envelope import is_in_session, open_envelope, session_in
 from replog.errors import (
     DirectoryError,
     LogDamaged,
+    Overloaded,
     ReplogError,
     SnapshotDamaged,
     StateMachineCrashed,
@@ -39,6 +52,7 @@ from replog.machine import (
     MachineKind,
     machine_kind,
 )
+from replog.sessions import FORM, Sessions
 from replog.storage.files import FileLayer
 from replog.storage.reported import check_reported, read_reported, write_reported
 from replog.storage.snapshot_writer import SnapshotInfo
@@ -49,7 +63,10 @@ from replog.types import Entry, EntryKind, EpochNumber, LogIndex, Voter, record
 SECTION: Final = "machine"
 """The section with the state of the machine."""
 
-KNOWN_SECTIONS: Final = frozenset({SECTION})
+SESSIONS_SECTION: Final = "sessions"
+"""The section with the sessions of clients; left out where there are none."""
+
+KNOWN_SECTIONS: Final = frozenset({SECTION, SESSIONS_SECTION})
 
 MACHINE_DIRECTORY: Final = "machine"
 """Where in the node's directory a machine on its own disk keeps its files."""
@@ -71,6 +88,8 @@ class Loaded:
     """Who takes part without counting in a quorum, as of ``learners_index``."""
     learners_index: LogIndex
     """``applied_index``, or more: a machine on its own disk may lag behind the newest snapshot."""
+    sessions: Sessions
+    """Of the clients, as of ``applied_index``."""
 
 
 @record
@@ -134,9 +153,9 @@ def load_machine(
     """
     kind = machine_kind(machine)
     if kind is MachineKind.DURABLE:
-        loaded = _open_machine(cast(DurableMachine, machine), home, newest, log)
+        loaded = _open_machine(cast(DurableMachine, machine), home, store, newest, log)
     else:
-        loaded = Loaded(0, 0, (), 0)
+        loaded = Loaded(0, 0, (), 0, new_sessions())
     is_held = loaded.applied_index >= log.base.index
     if newest is None or (is_held and kind is MachineKind.DURABLE):
         return loaded
@@ -147,6 +166,11 @@ def load_machine(
         )
     store.verify(newest, KNOWN_SECTIONS)
     return fill_machine(machine, store, newest)
+
+
+def new_sessions() -> Sessions:
+    """No sessions yet; answers are kept as they travel."""
+    return Sessions(strict_dumps, strict_loads)
 
 
 @contextmanager
@@ -190,7 +214,11 @@ def close_machine(machine: Machine) -> None:
 
 
 def _open_machine(
-    machine: DurableMachine, home: MachineHome, newest: SnapshotInfo | None, log: StoredLog
+    machine: DurableMachine,
+    home: MachineHome,
+    store: SnapshotStore,
+    newest: SnapshotInfo | None,
+    log: StoredLog,
 ) -> Loaded:
     """Open a machine's own files, and remember how far it says that it came."""
     files, path = home.files, home.path / MACHINE_DIRECTORY
@@ -213,11 +241,57 @@ def _open_machine(
             if opened.applied_index < reported:
                 raise
             # A full disk must not keep a node down: the machine is only held to less.
-    learners, index = ((), 0) if newest is None else (newest.meta.learners, newest.meta.last.index)
+    learners: tuple[Voter, ...] = ()
+    index, time_ms, sessions = 0, 0, new_sessions()
+    if newest is not None:
+        learners, index, time_ms = newest.meta.learners, newest.meta.last.index, newest.meta.time_ms
+        _read_sessions(sessions, store, newest)
+        if index > opened.applied_index and len(sessions):
+            # Who had sent what as of the machine's own index, nobody can tell any more.
+            store.verify(newest, KNOWN_SECTIONS)
+            return fill_machine(machine, store, newest)
     for entry in _entries(log, max(index, log.base.index) + 1, opened.applied_index):
-        if entry.kind == EntryKind.CONTROL:
+        time_ms = max(time_ms, replay_session(sessions, entry, time_ms))
+        if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == LEARNER:
             learners = with_learner(learners, unpack_learner(entry))
-    return Loaded(opened.applied_index, opened.time_ms, learners, max(index, opened.applied_index))
+    return Loaded(
+        opened.applied_index,
+        max(opened.time_ms, time_ms),
+        learners,
+        max(index, opened.applied_index),
+        sessions,
+    )
+
+
+def _read_sessions(sessions: Sessions, store: SnapshotStore, info: SnapshotInfo) -> None:
+    """Read the sessions of a snapshot alone, which stand at its beginning."""
+    with store.open(info) as reader:
+        for name, chunks in reader.sections(KNOWN_SECTIONS):
+            if name == SESSIONS_SECTION:
+                sessions.restore(unpack_chunks(FORM, chunks))
+            return
+
+
+def replay_session(sessions: Sessions, entry: Entry, time_ms: int) -> int:
+    """Have sessions learn of an entry that the machine holds already, and return the time in it.
+
+    That its command was done is known then; what it answered is not.
+    """
+    if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == OPENING:
+        opened_ms, terms = unpack_opening(entry)
+        with suppress(Overloaded):
+            sessions.open(entry.index, terms, max(time_ms, opened_ms))
+        return opened_ms
+    if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == CLOSING:
+        sessions.close(unpack_closing(entry))
+    if entry.kind != EntryKind.COMMAND:
+        return time_ms
+    stamped_ms, _ = open_envelope(entry)
+    if is_in_session(entry):
+        session_id, sequence, lowest = session_in(entry)
+        if sessions.begin(session_id, sequence, lowest, max(time_ms, stamped_ms)) is None:
+            sessions.finish_unkept(session_id, sequence, entry.index)
+    return stamped_ms
 
 
 def _entries(log: StoredLog, first: LogIndex, last: LogIndex) -> Iterator[Entry]:
@@ -236,8 +310,12 @@ def fill_machine(machine: Machine, store: SnapshotStore, info: SnapshotInfo) -> 
     """
     meta = info.meta
     is_filled = False
+    sessions = new_sessions()
     with store.open(info) as reader:
-        for _, chunks in reader.sections(KNOWN_SECTIONS):
+        for name, chunks in reader.sections(KNOWN_SECTIONS):
+            if name == SESSIONS_SECTION:
+                sessions.restore(unpack_chunks(FORM, chunks))
+                continue
             is_filled = True
             with told_of_machine("it was filled from a snapshot"):
                 if machine_kind(machine) is MachineKind.DURABLE:
@@ -250,4 +328,4 @@ def fill_machine(machine: Machine, store: SnapshotStore, info: SnapshotInfo) -> 
             f"{info.path} lacks the section {SECTION!r}, although it is intact; its writer "
             "is at fault; remove it and take another one"
         )
-    return Loaded(meta.last.index, meta.time_ms, meta.learners, meta.last.index)
+    return Loaded(meta.last.index, meta.time_ms, meta.learners, meta.last.index, sessions)

@@ -78,6 +78,7 @@ def open_state(
         engine,
         machine,
         config.limits,
+        loaded.sessions,
         loaded.applied_index,
         loaded.time_ms,
         loaded.learners,

@@ -22,26 +22,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from replog.control import check_not_replaced, unpack_learner, with_learner
+from replog.control import (
+    CLOSING,
+    LEARNER,
+    check_not_replaced,
+    sub_kind_of,
+    unpack_closing,
+    unpack_learner,
+    unpack_opening,
+    with_learner,
+)
 from replog.engine import Engine
 from replog.envelope import (
     ENVELOPE_HEAD,
     ENVELOPE_OPENING,
     PAYLOAD_OFFSET,
+    SESSION_PAYLOAD_OFFSET,
     pack_envelopes,
     refuse_envelope,
+    session_in,
 )
 from replog.errors import (
     CommandTooLarge,
     EntryReplaced,
     InvariantViolated,
     OutcomeUnknown,
+    Overloaded,
     StateMachineCrashed,
     StateMachineError,
     UnknownFormat,
 )
 from replog.limits import Limits
 from replog.machine import ApplyContext, Machine
+from replog.sessions import Answer, Sessions
 from replog.types import (
     BODY_HEAD_BYTES,
     Entry,
@@ -82,6 +95,7 @@ class Replica:
         "handle_learners",
         "learners",
         "machine",
+        "sessions",
     )
 
     def __init__(
@@ -89,6 +103,7 @@ class Replica:
         engine: Engine,
         machine: Machine,
         limits: Limits,
+        sessions: Sessions,
         applied_index: LogIndex = 0,
         time_ms: int = 0,
         learners: tuple[Voter, ...] = (),
@@ -96,11 +111,14 @@ class Replica:
         is_voter: bool = True,
         learners_index: LogIndex = 0,
     ) -> None:
-        """``applied_index``, ``time_ms`` and ``learners``: what the machine holds already, and the
-        replicated time and the learners as of there.  ``own``: which incarnation of which node this
-        is (``None``: that does not matter), and whether it ``is_voter`` of the epoch."""
+        """``sessions``, ``applied_index``, ``time_ms`` and ``learners``: what the machine holds
+        already, and the clients' sessions, the replicated time and the learners as of there.
+        ``own``: which incarnation of which node this is (``None``: that does not matter), and
+        whether it ``is_voter`` of the epoch."""
         self.engine = engine
         self.machine = machine
+        self.sessions = sessions
+        """Of the clients, as of ``applied_index``."""
         self.applied_index = applied_index
         """Everything up to here was applied."""
         self.learners = learners
@@ -177,9 +195,11 @@ class Replica:
         self._waits.append((entry, waiter))
         return entry.index
 
-    def install(self, meta: SnapshotMeta) -> None:
-        """The machine was filled from a snapshot, which is durable: go on behind it."""
+    def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
+        """The machine was filled from a snapshot, which is durable and holds ``sessions``: go on
+        behind it."""
         assert meta.last.index > self.applied_index
+        self.sessions = sessions
         if meta.last.index > self._learners_index:
             self._set_learners(meta.learners)
         while self._waits and self._waits[0][0].index <= meta.last.index:
@@ -235,18 +255,22 @@ class Replica:
             body = entry.body
             result: object = None
             error: StateMachineError | None = None
+            answer: Answer | None = None
             if body[0] == _COMMAND:
                 # open_envelope, spelled out: this is the innermost loop of every replica.
                 if len(body) < PAYLOAD_OFFSET:
                     refuse_envelope(entry)
                 opening, time_ms = _unpack_envelope(body, BODY_HEAD_BYTES)
-                if opening != ENVELOPE_OPENING:
-                    refuse_envelope(entry)
                 if time_ms > context.time_ms:
                     context.time_ms = time_ms
-                context.index = index
+                payload_offset, mark = PAYLOAD_OFFSET, None
+                if opening != ENVELOPE_OPENING:
+                    payload_offset, mark = SESSION_PAYLOAD_OFFSET, session_in(entry)
+                    answer = self.sessions.begin(*mark, context.time_ms)
                 try:
-                    result = apply(context, body[PAYLOAD_OFFSET:])
+                    if answer is None:
+                        context.index = index
+                        result = apply(context, body[payload_offset:])
                 except StateMachineError as declared:
                     error = declared
                 except Exception as crash:
@@ -254,8 +278,10 @@ class Replica:
                         f"the state machine raised {type(crash).__name__}: {crash} at entry "
                         f"{index}; mend it and start the node again, which applies the entry again"
                     ) from crash
+                if mark is not None and answer is None:
+                    self.sessions.finish(mark[0], mark[1], index, result, error)
             elif body[0] == _CONTROL:
-                self._apply_control(entry)
+                answer = self._apply_control(entry)
             elif body[0] != _NOOP:
                 raise UnknownFormat(
                     f"entry {index} is of kind {body[0]}, which this release cannot apply; "
@@ -266,20 +292,33 @@ class Replica:
                 proposed, waiter = waits.popleft()
                 wait_index = waits[0][0].index if waits else 0
                 if proposed.body == body:
-                    waiter(index, result, error)
+                    waiter(*(answer or (index, result, error)))
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
 
-    def _apply_control(self, entry: Entry) -> None:
-        """Take a learner in; raises :class:`~replog.errors.Replaced` where it is this node, in
-        another incarnation.
+    def _apply_control(self, entry: Entry) -> Answer:
+        """Take a learner in, or begin or end a session; raises :class:`~replog.errors.Replaced`
+        where the learner is this node, in another incarnation.
 
-        What ``learners`` count in already is read once more and changes nothing: they never go
-        back, neither for who is heard nor for whether this node was replaced.
+        Which learners ``learners`` count in already is read once more and changes nothing: they
+        never go back, neither for who is heard nor for whether this node was replaced.
         """
-        learner = unpack_learner(entry)
-        if entry.index > self._learners_index:
-            self._set_learners(with_learner(self.learners, learner))
+        sub_kind = sub_kind_of(entry)
+        if sub_kind == LEARNER:
+            learner = unpack_learner(entry)
+            if entry.index > self._learners_index:
+                self._set_learners(with_learner(self.learners, learner))
+            return entry.index, None, None
+        if sub_kind == CLOSING:
+            self.sessions.close(unpack_closing(entry))
+            return entry.index, None, None
+        time_ms, terms = unpack_opening(entry)
+        self._context.time_ms = max(self._context.time_ms, time_ms)
+        try:
+            self.sessions.open(entry.index, terms, self._context.time_ms)
+        except Overloaded as refusal:
+            return 0, None, refusal
+        return entry.index, entry.index, None
 
     @property
     def learners_index(self) -> LogIndex:

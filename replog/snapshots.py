@@ -21,12 +21,20 @@ way of :mod:`replog.turns`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias, cast
 
+from replog.chunks import pack_chunks
 from replog.errors import SnapshotFailed, SnapshotUnavailable
 from replog.limits import Limits
-from replog.loading import KNOWN_SECTIONS, SECTION, fill_machine, told_of_machine
+from replog.loading import (
+    KNOWN_SECTIONS,
+    SECTION,
+    SESSIONS_SECTION,
+    Loaded,
+    fill_machine,
+    told_of_machine,
+)
 from replog.machine import (
     ConcurrentMachine,
     Machine,
@@ -35,6 +43,7 @@ from replog.machine import (
     machine_kind,
 )
 from replog.replica import Replica
+from replog.sessions import FORM
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog.storage.snapshots import SnapshotStore
 from replog.transfer import Transfer
@@ -257,7 +266,7 @@ class Snapshots:
             self._surroundings.report("snapshot_failed", index, self.problem)
             self._answer(None, refusal)
             return
-        self._taking = _Taking(self, meta, chunks)
+        self._taking = _Taking(self, meta, chunks, self._replica.sessions.freeze())
         self._surroundings.start_job(self._taking)
 
     def end_taking(self, info: SnapshotInfo | None, failure: Exception | None) -> None:
@@ -324,15 +333,16 @@ class Snapshots:
         self.is_installing = True
         self._surroundings.start_job(_Installing(self, info))
 
-    def fill_machine(self, info: SnapshotInfo) -> None:
+    def fill_machine(self, info: SnapshotInfo) -> Loaded:
         """Fill the machine from a snapshot that was verified.  Blocks."""
-        fill_machine(self._replica.machine, self._store, info)
+        loaded = fill_machine(self._replica.machine, self._store, info)
         self._store.remove_older()
+        return loaded
 
-    def end_installing(self, info: SnapshotInfo) -> None:
+    def end_installing(self, info: SnapshotInfo, loaded: Loaded) -> None:
         """The machine holds what the snapshot does."""
         self.is_installing = False
-        self._replica.install(info.meta)
+        self._replica.install(info.meta, loaded.sessions)
         self._surroundings.report("snapshot_installed", info.meta.last.index, "")
         self._begun_index = max(self._begun_index, info.meta.last.index)
         self._begun_bytes = self._surroundings.written_bytes()
@@ -347,9 +357,16 @@ class Snapshots:
         """The node stops, and no job runs any more: release the files.  Blocks."""
         self.transfer.close()
 
-    def write(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> SnapshotInfo:
+    def write(
+        self, meta: SnapshotMeta, chunks: Iterable[bytes], sessions: Sequence[bytes]
+    ) -> SnapshotInfo:
         """Write a snapshot, make it durable, and remove those before it.  Blocks."""
         with self._store.begin(meta) as writer:
+            if sessions:
+                # First, so that a node whose machine has files of its own need not read on.
+                writer.section(SESSIONS_SECTION, mandatory=True)
+                for chunk in pack_chunks(FORM, sessions):
+                    writer.write(chunk)
             writer.section(SECTION, mandatory=True)
             for chunk in _told(chunks):
                 if self._is_ending:
@@ -367,10 +384,17 @@ class Snapshots:
 class _Taking:
     """Writes one snapshot."""
 
-    def __init__(self, snapshots: Snapshots, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        meta: SnapshotMeta,
+        chunks: Iterable[bytes],
+        sessions: Sequence[bytes],
+    ) -> None:
         self._snapshots = snapshots
         self._meta = meta
         self._chunks = chunks
+        self._sessions = sessions
         self._info: SnapshotInfo | None = None
         self._failure: Exception | None = None
 
@@ -382,7 +406,7 @@ class _Taking:
     def run(self) -> None:
         """See :class:`~replog.transfer.Job`."""
         try:
-            self._info = self._snapshots.write(self._meta, self._chunks)
+            self._info = self._snapshots.write(self._meta, self._chunks, self._sessions)
         except (SnapshotFailed, SnapshotUnavailable) as failure:
             self._failure = failure
 
@@ -397,14 +421,16 @@ class _Installing:
     def __init__(self, snapshots: Snapshots, info: SnapshotInfo) -> None:
         self._snapshots = snapshots
         self._info = info
+        self._loaded: Loaded | None = None
 
     def run(self) -> None:
         """See :class:`~replog.transfer.Job`."""
-        self._snapshots.fill_machine(self._info)
+        self._loaded = self._snapshots.fill_machine(self._info)
 
     def done(self) -> None:
         """See :class:`~replog.transfer.Job`."""
-        self._snapshots.end_installing(self._info)
+        assert self._loaded is not None
+        self._snapshots.end_installing(self._info, self._loaded)
 
 
 def _frozen(machine: Machine) -> Iterable[bytes]:

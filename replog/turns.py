@@ -39,8 +39,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
-from replog.control import pack_learner
+from replog.control import pack_closing, pack_learner, pack_opening
 from replog.engine import MessageSpec, entries_fields
+from replog.envelope import SESSION_BLOCK, SessionCommand
 from replog.errors import (
     CommandTooLarge,
     DiskFull,
@@ -53,6 +54,7 @@ from replog.errors import (
 from replog.limits import Limits
 from replog.machine import MachineKind, machine_kind
 from replog.replica import Replica
+from replog.sessions import SessionId, SessionTerms
 from replog.snapshots import Snapshots
 from replog.storage.protocol import Write
 from replog.transfer_messages import TRANSFER_TYPES, TransferMessage
@@ -204,7 +206,7 @@ class Turns:
             raise Unavailable(apart_sentence(self._node_id, self.waits_for))
         size_bytes = len(payload)
         if size_bytes > self._limits.command_bytes_max:
-            raise CommandTooLarge(size_bytes, self._limits.command_bytes_max)
+            check_size(payload, self._limits.command_bytes_max)
         self._submitted_bytes += size_bytes
         if self._submitted_bytes > self._submitted_bytes_max:
             self._submitted_bytes -= size_bytes
@@ -240,6 +242,34 @@ class Turns:
         if self._is_full:
             raise self._refusal_of_full()
         replica.propose_control(pack_learner(learner), waiter)
+
+    def open_session(self, waiter: Waiter) -> None:
+        """Have a session opened, as this node's limits have it; a turn must follow.
+
+        ``waiter`` as of :meth:`submit`, with the session's id as the result.  Raises a
+        :class:`~replog.errors.NotDone` when nothing was proposed.
+        """
+        self._check_leads_with_room()
+        limits = self._limits
+        terms = SessionTerms(
+            limits.session_idle_ms_max,
+            limits.session_answers_max,
+            limits.session_answer_bytes_max,
+            limits.sessions_max,
+        )
+        data = pack_opening(terms, self._surroundings.time_ms())
+        self.replica.propose_control(data, waiter)
+
+    def close_session(self, session_id: SessionId, waiter: Waiter) -> None:
+        """Have a session closed; as :meth:`open_session`, with the result None."""
+        self._check_leads_with_room()
+        self.replica.propose_control(pack_closing(session_id), waiter)
+
+    def _check_leads_with_room(self) -> None:
+        if self.waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        if self._is_full:
+            raise self._refusal_of_full()
 
     def handle_synced(self) -> None:
         """The oldest group on its way is durable; a turn must follow."""
@@ -414,6 +444,16 @@ class Turns:
 def _behind(entries: Sequence[Entry], index: LogIndex) -> Sequence[Entry]:
     """Those of some entries at contiguous indexes that are behind ``index``."""
     return entries[max(0, index + 1 - entries[0].index) :]
+
+
+def check_size(payload: bytes, bytes_max: int) -> None:
+    """Raise :class:`~replog.errors.CommandTooLarge`, unless it is what stands around the command
+    that makes it so long."""
+    size_bytes = len(payload)
+    if type(payload) is SessionCommand:
+        size_bytes -= SESSION_BLOCK.size
+    if size_bytes > bytes_max:
+        raise CommandTooLarge(size_bytes, bytes_max)
 
 
 def apart_sentence(node_id: NodeId, waits_for: Sequence[NodeId]) -> str:

@@ -25,6 +25,7 @@ from replog.engine import Engine, EngineSetup, FieldKind
 from replog.envelope import pack_envelope
 from replog.errors import ReplogError
 from replog.limits import Limits
+from replog.loading import new_sessions
 from replog.replica import Replica
 from replog.stored_log import HeldLog
 from replog.types import (
@@ -220,7 +221,7 @@ def _decode_samples(engine: str, _: Path) -> Samples:
 def _apply_samples(engine: str, _: Path) -> Samples:
     """The cost per entry of a replica that nobody waits at, as in a follower."""
     machine = plugins.find_state_machine(STATE_MACHINE)()
-    replica = Replica(EngineCluster(engine).leader, machine, Limits())
+    replica = Replica(EngineCluster(engine).leader, machine, Limits(), new_sessions())
     batches = iter([command_entries(1 + at * APPLY_BATCH, APPLY_BATCH) for at in range(SAMPLES)])
     samples = one_by_one(lambda: replica.apply(_committed(next(batches))), SAMPLES)
     return [took / APPLY_BATCH for took in samples]

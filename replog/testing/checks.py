@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TypeAlias
 
+from replog.control import LEARNER, sub_kind_of
 from replog.envelope import open_envelope
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
@@ -169,7 +170,7 @@ class Invariants:
         self._index_of: dict[bytes, LogIndex] = {}
         """Where a body was committed."""
         self.controls: list[Entry] = []
-        """The control entries among those that were committed, ascending by index."""
+        """Those of the committed entries that take a learner in, ascending by index."""
         self.chosen: dict[LogIndex, Entry] = {}
         """The first entry that was reported as committed, by index; its body is the value."""
 
@@ -327,7 +328,7 @@ class Invariants:
         chosen = self.chosen.get(entry.index)
         if chosen is None:
             self.chosen[entry.index] = entry
-            if entry.kind == EntryKind.CONTROL:
+            if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == LEARNER:
                 self.controls.append(entry)
             # A body holds the origin of its proposal, so equal bodies are the same proposal.
             first_index = self._index_of.setdefault(entry.body, entry.index)

@@ -15,6 +15,7 @@ from replog.limits import Limits
 from replog.loading import Loaded
 from replog.machine import Machine
 from replog.replica import Replica
+from replog.sessions import Sessions
 from replog.types import LogIndex, Ready, SnapshotMeta, Voter, Waiter
 
 
@@ -62,6 +63,7 @@ class WatchedReplica(Replica):
             engine,
             machine,
             limits,
+            loaded.sessions,
             loaded.applied_index,
             loaded.time_ms,
             loaded.learners,
@@ -76,9 +78,9 @@ class WatchedReplica(Replica):
         self._watcher.handle_step(message)
         super().step(message)
 
-    def install(self, meta: SnapshotMeta) -> None:
+    def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
         """See :class:`~replog.replica.Replica`."""
-        super().install(meta)
+        super().install(meta, sessions)
         self._watcher.handle_installed(meta.last.index)
 
     def ready(self) -> Ready | None:

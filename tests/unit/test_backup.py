@@ -299,9 +299,9 @@ def test_wrong_file_refused(backup: Path, tmp_path: Path) -> None:
 
 def test_backup_of_later_release_refused(node: Path, tmp_path: Path) -> None:
     """A section that must be known and is not is refused before anything is made."""
-    snapshot(node, 50, sections=[("machine", True), ("sessions", True)])
+    snapshot(node, 50, sections=[("machine", True), ("epochs", True)])
     write_backup(node, tmp_path / "b")
-    with pytest.raises(UnknownFormat, match="the section 'sessions'"):
+    with pytest.raises(UnknownFormat, match="the section 'epochs'"):
         read_backup(tmp_path / "b")
 
 

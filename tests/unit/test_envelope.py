@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
-from replog.envelope import ENVELOPE_BYTES, ENVELOPE_VERSION, open_envelope, pack_envelope
+from replog.envelope import (
+    ENVELOPE_BYTES,
+    ENVELOPE_VERSION,
+    SessionCommand,
+    is_in_session,
+    open_envelope,
+    pack_envelope,
+    pack_envelopes,
+    session_in,
+)
 from replog.errors import UnknownFormat
 from replog.types import Entry, EntryKind, entry_body
 
@@ -36,12 +47,33 @@ def test_open_envelope_other_version(version: int) -> None:
         open_envelope(command(data))
 
 
-@pytest.mark.parametrize("features", [0x01, 0x02, 0x80, 0xFF])
+@pytest.mark.parametrize("features", [0x02, 0x03, 0x80, 0xFF])
 def test_open_envelope_unknown_feature(features: int) -> None:
     """An envelope with a feature that this release does not know stops the node: to skip it would
     make replicas differ."""
     data = bytes([ENVELOPE_VERSION, features]) + pack_envelope(b"set", 7)[2:]
     with pytest.raises(UnknownFormat, match=f"with features {features:#04x}"):
+        open_envelope(command(data))
+
+
+def test_open_envelope_in_session() -> None:
+    """A command in a session carries session, sequence and lowest unacknowledged, 24 bytes
+    big-endian behind the head; the payload follows."""
+    (packed, plain) = pack_envelopes([SessionCommand.of(b"set", 7, 3, 2), b"set"], 9)
+    assert packed[:2] == b"\x01\x01"
+    assert packed[ENVELOPE_BYTES:] == struct.pack(">QQQ", 7, 3, 2) + b"set"
+    assert plain == pack_envelope(b"set", 9)
+    assert open_envelope(command(packed)) == (9, b"set")
+    assert session_in(command(packed)) == (7, 3, 2)
+    assert is_in_session(command(packed))
+    assert not is_in_session(command(plain))
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 23])
+def test_open_envelope_session_cut(size_bytes: int) -> None:
+    """A command that is too short for the session that it names stops the node."""
+    data = b"\x01\x01" + bytes(8 + size_bytes)
+    with pytest.raises(UnknownFormat, match="too short for the session"):
         open_envelope(command(data))
 
 

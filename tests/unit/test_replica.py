@@ -24,6 +24,7 @@ from replog.errors import (
     UnknownFormat,
 )
 from replog.limits import Limits
+from replog.loading import new_sessions
 from replog.machine import ApplyContext, DumpPage
 from replog.plugins import engine_names, find_engine
 from replog.replica import Replica
@@ -202,7 +203,7 @@ def machine() -> Journal:
 @pytest.fixture
 def replica(engine: ScriptedEngine, machine: Journal) -> Replica:
     """The replica between them."""
-    return Replica(engine, machine, Limits(command_bytes_max=100))
+    return Replica(engine, machine, Limits(command_bytes_max=100), new_sessions())
 
 
 @pytest.fixture
@@ -285,7 +286,7 @@ def test_apply_gap_refused(replica: Replica, machine: Journal) -> None:
 
 def test_apply_after_applied_index(engine: ScriptedEngine, machine: Journal) -> None:
     """A replica whose machine holds a prefix already goes on behind it."""
-    replica = Replica(engine, machine, Limits(), applied_index=7)
+    replica = Replica(engine, machine, Limits(), new_sessions(), applied_index=7)
     replica.apply(committed([command(8, b"a")]))
     assert replica.applied_index == 8
 
@@ -311,7 +312,7 @@ def test_install_goes_on_behind_a_snapshot(
     """A machine that was filled goes on behind the snapshot, with its time and its learners."""
     learner = Voter(2, 99)
     epoch = Epoch(1, "e", (Voter(1, 1),), 1)
-    replica.install(SnapshotMeta(EntryId(1, 3, 7), epoch, 500, "kv", (learner,)))
+    replica.install(SnapshotMeta(EntryId(1, 3, 7), epoch, 500, "kv", (learner,)), new_sessions())
     assert engine.calls == [("set_learners", (learner,)), ("install", EntryId(1, 3, 7))]
     replica.apply(committed([command(8, b"x", 400)]))
     assert machine.applied == [(8, 500, b"x")]
@@ -324,7 +325,7 @@ def test_install_ends_the_waits_within(replica: Replica) -> None:
     for _ in range(3):
         replica.propose(b"x", 1, lambda *outcome: ended.append(outcome))
     epoch = Epoch(1, "e", (Voter(1, 1),), 1)
-    replica.install(SnapshotMeta(EntryId(1, 3, 2), epoch, 500, "kv"))
+    replica.install(SnapshotMeta(EntryId(1, 3, 2), epoch, 500, "kv"), new_sessions())
     assert [type(error) for _, _, error in ended] == [OutcomeUnknown, OutcomeUnknown]
     assert replica.waiting_count == 1
 
@@ -348,14 +349,14 @@ def test_apply_learner(replica: Replica, engine: ScriptedEngine, machine: Journa
 
 def test_replaced_node_stops(engine: ScriptedEngine, machine: Journal) -> None:
     """A voter whose other incarnation is taken in takes part no more."""
-    replica = Replica(engine, machine, Limits(), own=Voter(3, 7))
+    replica = Replica(engine, machine, Limits(), new_sessions(), own=Voter(3, 7))
     with pytest.raises(Replaced, match="another incarnation of node 3"):
         replica.apply(committed([learner_entry(1, Voter(3, 8))]))
 
 
 def test_learner_before_its_entry(engine: ScriptedEngine, machine: Journal) -> None:
     """A node that was made as a learner stays one when the first entry is about another."""
-    replica = Replica(engine, machine, Limits(), own=Voter(3, 7), is_voter=False)
+    replica = Replica(engine, machine, Limits(), new_sessions(), own=Voter(3, 7), is_voter=False)
     replica.apply(committed([learner_entry(1, Voter(2, 9))]))
     assert engine.calls == [("set_learners", (Voter(2, 9), Voter(3, 7)))]
 
@@ -363,7 +364,7 @@ def test_learner_before_its_entry(engine: ScriptedEngine, machine: Journal) -> N
 def test_learner_reads_of_an_earlier_one(engine: ScriptedEngine, machine: Journal) -> None:
     """A node that was lost twice reads of its earlier return in the log, and goes on; when a later
     one is taken in, it stops."""
-    replica = Replica(engine, machine, Limits(), own=Voter(3, 8), is_voter=False)
+    replica = Replica(engine, machine, Limits(), new_sessions(), own=Voter(3, 8), is_voter=False)
     replica.apply(committed([learner_entry(1, Voter(3, 7))]))
     assert engine.learners == (Voter(3, 8),)
     replica.apply(committed([learner_entry(2, Voter(3, 8))]))
@@ -545,7 +546,7 @@ def test_replica_over_engine(engine: str, machine: Journal, outcomes: Outcomes) 
     options = plugin.options()
     epoch = Epoch(1, engine, (Voter(1, 101),), 1, tuple(plugin.agreed(options, 1).items()))
     setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7)
-    replica = Replica(plugin.create(setup), machine, Limits())
+    replica = Replica(plugin.create(setup), machine, Limits(), new_sessions())
     replica.campaign()
     while (ready := replica.ready()) is not None:
         replica.apply(ready)

@@ -1,0 +1,433 @@
+"""Sessions: a command is applied once, however often it is sent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from test_replica import Journal, Outcomes, ScriptedEngine, committed
+
+from replog.control import pack_closing, pack_opening
+from replog.envelope import SessionCommand
+from replog.errors import (
+    CommandFailed,
+    CommandTooLarge,
+    InvalidResult,
+    Overloaded,
+    SessionExpired,
+    SnapshotDamaged,
+    StaleSequence,
+    StateMachineError,
+    UnknownFormat,
+)
+from replog.limits import Limits
+from replog.loading import new_sessions, replay_session
+from replog.replica import Replica
+from replog.sessions import ANSWER_OVERHEAD_BYTES, Answer, Sessions, SessionTerms
+from replog.turns import check_size
+from replog.types import Entry, EntryKind, entry_body
+
+TERMS = SessionTerms(idle_ms_max=1000, answers_max=4, answer_bytes_max=1000, sessions_max=3)
+
+
+class TooPoor(StateMachineError):
+    """An error that a machine declares."""
+
+
+def opened(terms: SessionTerms = TERMS) -> Sessions:
+    """Sessions of which one, 7, was opened at time 100."""
+    sessions = new_sessions()
+    sessions.open(7, terms, 100)
+    return sessions
+
+
+def done(
+    sessions: Sessions, sequence: int, result: object = None, *, lowest: int = 1, time_ms: int = 100
+) -> Answer | None:
+    """Have command ``sequence`` of session 7 come up at index 10 + ``sequence``, and end with
+    ``result`` if it is to be applied; the answer that was known."""
+    answer = sessions.begin(7, sequence, lowest, time_ms)
+    if answer is None:
+        error = result if isinstance(result, StateMachineError) else None
+        sessions.finish(7, sequence, 10 + sequence, None if error else result, error)
+    return answer
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        None,
+        True,
+        False,
+        0,
+        -5,
+        1 << 62,
+        1.5,
+        "",
+        "grüß",
+        b"",
+        b"\x00\xff",
+        [],
+        [1, [b"x"]],
+        {"a": 1},
+    ],
+    ids=repr,
+)
+def test_second_copy_gets_first_answer(result: object) -> None:
+    """A command that comes again is not applied, and its answer is that of the first time, with
+    the first index; also when the sessions were in a snapshot between the two."""
+    sessions = opened()
+    assert done(sessions, 1, result) is None
+    restored = new_sessions()
+    restored.restore(sessions.freeze())
+    for each in (sessions, restored):
+        answer = each.begin(7, 1, 1, 100)
+        assert answer == (11, result, None)
+        assert answer is not None
+        assert type(answer[1]) is type(result)
+
+
+def test_second_copy_gets_first_error() -> None:
+    """A declared error is an answer like any other."""
+    sessions = opened()
+    assert done(sessions, 1, TooPoor("there is not enough")) is None
+    for _ in range(2):
+        answer = done(sessions, 1)
+        assert answer is not None
+        index, result, error = answer
+        assert (index, result) == (11, None)
+        assert isinstance(error, CommandFailed)
+        assert (error.name, str(error)) == ("TooPoor", "there is not enough")
+        restored = new_sessions()
+        restored.restore(sessions.freeze())
+        sessions = restored
+
+
+def test_answer_kept_as_it_was() -> None:
+    """A list that the machine changes later is kept as it was when it was the answer."""
+    sessions, result = opened(), [1, 2]
+    done(sessions, 1, result)
+    result.append(3)
+    assert done(sessions, 1) == (11, [1, 2], None)
+
+
+def test_answer_that_cannot_travel() -> None:
+    """What a command returned and cannot travel is an error, the second time as the first."""
+    sessions = opened()
+    done(sessions, 1, object())
+    answer = done(sessions, 1)
+    assert answer is not None
+    assert isinstance(answer[2], CommandFailed)
+    assert answer[2].name == InvalidResult.__name__
+
+
+def test_commands_come_in_any_order() -> None:
+    """A session's commands may be in flight together: each is applied once, in any order."""
+    sessions = opened()
+    assert [done(sessions, sequence) for sequence in (3, 1, 2)] == [None] * 3
+    assert [done(sessions, sequence) for sequence in (1, 2, 3)] == [
+        (11, None, None),
+        (12, None, None),
+        (13, None, None),
+    ]
+
+
+@pytest.mark.parametrize("lowest", [3, 4, 1 << 63])
+def test_acknowledged_is_refused(lowest: int) -> None:
+    """A number below the lowest unacknowledged is refused and never applied, answered before or
+    not; what was kept for it is forgotten, however far the number jumps."""
+    sessions = opened()
+    for sequence in (1, 2, 4):
+        done(sessions, sequence)
+    done(sessions, lowest, lowest=lowest)
+    for sequence in (1, 2):
+        answer = done(sessions, sequence)
+        assert answer is not None
+        assert isinstance(answer[2], StaleSequence)
+        assert answer[0] == 0
+    kept = {sequence for sequence in (3, 4) if sequence >= lowest} | {lowest}
+    assert len(sessions.freeze()) == 1 + len(kept | ({4} if lowest <= 4 else set()))
+
+
+def test_number_above_lowest_only() -> None:
+    """A command whose own number is below the lowest that it names is refused."""
+    answer = done(opened(), 1, lowest=2)
+    assert answer is not None
+    assert isinstance(answer[2], StaleSequence)
+
+
+def test_expired_by_replicated_time() -> None:
+    """A session without commands for longer than it may be is gone for ever, and the command says
+    so; each command keeps it for as long again."""
+    sessions = opened()
+    assert done(sessions, 1, time_ms=1100) is None
+    assert done(sessions, 2, time_ms=2100) is None
+    answer = done(sessions, 3, time_ms=3101)
+    assert answer is not None
+    assert isinstance(answer[2], SessionExpired)
+    again = done(sessions, 3, time_ms=3101)
+    assert again is not None
+    assert isinstance(again[2], SessionExpired)
+    assert len(sessions) == 0
+
+
+def test_closed_and_unknown_refused() -> None:
+    """A closed session is gone; closing again, or one that never was, changes nothing."""
+    sessions = opened()
+    sessions.close(8)
+    assert done(sessions, 1) is None
+    sessions.close(7)
+    sessions.close(7)
+    answer = done(sessions, 1)
+    assert answer is not None
+    assert isinstance(answer[2], SessionExpired)
+
+
+def test_table_is_bounded() -> None:
+    """There are no more sessions than the one that comes may be; those that time took make room."""
+    sessions = opened()
+    sessions.open(8, TERMS, 600)
+    sessions.open(9, TERMS, 600)
+    with pytest.raises(Overloaded, match="3 sessions"):
+        sessions.open(10, TERMS, 1100)
+    assert len(sessions) == 3
+    sessions.open(11, TERMS, 1101)
+    assert len(sessions) == 3
+    assert isinstance((done(sessions, 1, time_ms=1101) or (0, 0, None))[2], SessionExpired)
+
+
+def test_answers_are_bounded() -> None:
+    """A session whose client acknowledges nothing is refused more commands; they are not applied,
+    and are taken when it has acknowledged some."""
+    sessions = opened()
+    for sequence in range(1, 5):
+        assert done(sessions, sequence) is None
+    refused = done(sessions, 5)
+    assert refused is not None
+    assert isinstance(refused[2], Overloaded)
+    assert done(sessions, 2) == (12, None, None)
+    assert done(sessions, 5, lowest=2) is None
+
+
+def test_answer_bytes_are_bounded() -> None:
+    """An answer that does not fit is not kept; the command is not applied again for that, and who
+    asks again is told that it was done."""
+    sessions = opened()
+    done(sessions, 1, bytes(900))
+    assert done(sessions, 1) == (11, bytes(900), None)
+    assert done(sessions, 2, bytes(200)) is None
+    answer = done(sessions, 2)
+    assert answer is not None
+    assert isinstance(answer[2], CommandFailed)
+    assert answer[2].name == "AnswerNotKept"
+    assert "was done at entry 12" in str(answer[2])
+    assert done(sessions, 3, bytes(300), lowest=3) is None
+    assert done(sessions, 3, lowest=3) == (13, bytes(300), None)
+
+
+def test_freeze_same_from_any_history() -> None:
+    """What was restored freezes to the same bytes, and goes on in the same way."""
+    dice = random.Random(5)
+    first = new_sessions()
+    second = new_sessions()
+    results: Sequence[object] = (None, 7, "text", b"bytes", [1, 2], TooPoor("no"), bytes(400))
+    for index in range(1, 400):
+        time_ms = 10 * index
+        if dice.random() < 0.05:
+            for each in (first, second):
+                try:
+                    each.open(index, replace(TERMS, idle_ms_max=500), time_ms)
+                except Overloaded:
+                    assert len(each) == 3
+        elif first.freeze():
+            session_id = dice.randrange(max(1, index - 60), index)
+            sequence = dice.randrange(1, 12)
+            lowest = dice.randrange(0, sequence + 1)
+            result = dice.choice(results)
+            error = result if isinstance(result, StateMachineError) else None
+            answers = [
+                each.begin(session_id, sequence, lowest, time_ms) for each in (first, second)
+            ]
+            assert repr(answers[0]) == repr(answers[1])
+            if answers[0] is None:
+                for each in (first, second):
+                    each.finish(session_id, sequence, index, None if error else result, error)
+        assert first.freeze() == second.freeze()
+        if dice.random() < 0.2:
+            second = new_sessions()
+            second.restore(first.freeze())
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[b""], [b"\x07"], [bytes(25)], [b"\x02" + bytes(24)], [b"\x01" + bytes(39)]],
+    ids=["empty", "unknown", "zeros", "answer_without_session", "cut"],
+)
+def test_restore_foreign_refused(records: list[bytes]) -> None:
+    """Records that no sessions are made of are refused, and what there was is kept."""
+    sessions = opened()
+    done(sessions, 1, 5)
+    with pytest.raises(SnapshotDamaged, match="sessions"):
+        sessions.restore(records)
+    assert done(sessions, 1) == (11, 5, None)
+
+
+def test_answer_counts_for_its_bytes() -> None:
+    """The bytes that answers count for go when they are acknowledged, so nothing adds up."""
+    sessions = opened(replace(TERMS, answer_bytes_max=2 * (ANSWER_OVERHEAD_BYTES + 100)))
+    for sequence in range(1, 1000):
+        assert done(sessions, sequence, bytes(100), lowest=sequence - 1) is None
+        assert done(sessions, sequence, lowest=sequence - 1) == (10 + sequence, bytes(100), None)
+
+
+# In a replica
+
+
+def session_entry(index: int, kind: int, data: bytes) -> Entry:
+    """An entry as a scripted engine makes it."""
+    return Entry(1, index, 3, entry_body(kind, 1, 3, index, data))
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    """The engine under the replica."""
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def machine() -> Journal:
+    """The machine on top of it."""
+    return Journal()
+
+
+@pytest.fixture
+def replica(engine: ScriptedEngine, machine: Journal) -> Replica:
+    """The replica between them, with session 1 open."""
+    replica = Replica(engine, machine, Limits(command_bytes_max=100), new_sessions())
+    outcomes = Outcomes()
+    replica.propose_control(pack_opening(TERMS, 50), outcomes.waiter("session"))
+    replica.apply(committed(engine.proposed))
+    assert outcomes.told == [("session", 1, 1, None)]
+    return replica
+
+
+def apply_commands(
+    replica: Replica, engine: ScriptedEngine, time_ms: int, *commands: bytes
+) -> Outcomes:
+    """Propose commands together and apply them."""
+    outcomes = Outcomes()
+    before = len(engine.proposed)
+    waiters = [outcomes.waiter(f"{number}") for number in range(len(commands))]
+    replica.propose_batch(commands, time_ms, waiters)
+    replica.apply(committed(engine.proposed[before:]))
+    return outcomes
+
+
+def test_apply_retry_once(replica: Replica, engine: ScriptedEngine, machine: Journal) -> None:
+    """Of two copies of a command the second is not applied, and both waiters get the answer of the
+    first, with its index."""
+    copies = [SessionCommand.of(b"add", 1, 1, 1)] * 2
+    outcomes = apply_commands(replica, engine, 60, *copies)
+    assert machine.applied == [(2, 60, b"add")]
+    assert outcomes.told == [("0", 2, 1, None), ("1", 2, 1, None)]
+    assert replica.applied_index == 3
+
+
+def test_apply_declared_error_once(
+    replica: Replica, engine: ScriptedEngine, machine: Journal
+) -> None:
+    """The second copy of a command that failed as declared gets the same error."""
+    outcomes = apply_commands(replica, engine, 60, *[SessionCommand.of(b"declared", 1, 1, 1)] * 2)
+    (_, _, _, first), (_, index, _, second) = outcomes.told
+    assert isinstance(second, CommandFailed)
+    assert index == 2
+    assert (type(first).__name__, str(first)) == (second.name, str(second))
+    assert machine.applied == []
+
+
+def test_apply_beside_plain_commands(
+    replica: Replica, engine: ScriptedEngine, machine: Journal
+) -> None:
+    """Commands without a session are applied as ever, each time that they are sent."""
+    commands = [b"a", SessionCommand.of(b"b", 1, 1, 1), b"a", SessionCommand.of(b"b", 1, 1, 1)]
+    apply_commands(replica, engine, 60, *commands)
+    assert [payload for _, _, payload in machine.applied] == [b"a", b"b", b"a"]
+
+
+def test_apply_in_expired_session(
+    replica: Replica, engine: ScriptedEngine, machine: Journal
+) -> None:
+    """The replicated time ends a session, whoever's command brought it."""
+    apply_commands(replica, engine, 5000, b"later")
+    outcomes = apply_commands(replica, engine, 60, SessionCommand.of(b"add", 1, 1, 1))
+    assert isinstance(outcomes.last_error, SessionExpired)
+    assert outcomes.told[0][1] == 0
+    assert [payload for _, _, payload in machine.applied] == [b"later"]
+
+
+def test_close_session(replica: Replica, engine: ScriptedEngine, machine: Journal) -> None:
+    """A session that was closed takes no commands."""
+    outcomes = Outcomes()
+    replica.propose_control(pack_closing(1), outcomes.waiter("close"))
+    replica.apply(committed(engine.proposed[1:]))
+    assert outcomes.told == [("close", 2, None, None)]
+    outcomes = apply_commands(replica, engine, 60, SessionCommand.of(b"add", 1, 1, 1))
+    assert isinstance(outcomes.last_error, SessionExpired)
+    assert machine.applied == []
+
+
+def test_open_too_many(replica: Replica, engine: ScriptedEngine) -> None:
+    """Who asks for one session too many is told, and the node goes on."""
+    outcomes = Outcomes()
+    for _ in range(3):
+        replica.propose_control(pack_opening(TERMS, 50), outcomes.waiter("session"))
+    replica.apply(committed(engine.proposed[1:]))
+    assert [result for _, _, result, _ in outcomes.told] == [2, 3, None]
+    assert isinstance(outcomes.last_error, Overloaded)
+    assert outcomes.told[-1][1] == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"\x09", b"\x02", b"\x03" + bytes(9), b"\x02" + bytes(30)])
+def test_control_of_later_release_stops(replica: Replica, data: bytes) -> None:
+    """A control entry that this release does not know, or not so, stops the node."""
+    with pytest.raises(UnknownFormat, match="entry 2 is a control entry"):
+        replica.apply(committed([session_entry(2, EntryKind.CONTROL, data)]))
+
+
+def test_replay_knows_what_was_done(engine: ScriptedEngine, replica: Replica) -> None:
+    """From entries that a machine on its own disk holds, sessions learn what was done, at what
+    time, and what is gone; only the answers are lost."""
+    apply_commands(
+        replica,
+        engine,
+        60,
+        SessionCommand.of(b"add", 1, 1, 1),
+        b"plain",
+        SessionCommand.of(b"add", 1, 2, 2),
+    )
+    replica.propose_control(pack_opening(TERMS, 70), Outcomes().waiter("session"))
+    replica.propose_control(pack_closing(5), Outcomes().waiter("close"))
+    sessions, time_ms = new_sessions(), 0
+    for entry in engine.proposed:
+        time_ms = max(time_ms, replay_session(sessions, entry, time_ms))
+    assert time_ms == 70
+    assert len(sessions) == 1
+    stale, answered = sessions.begin(1, 1, 2, 80), sessions.begin(1, 2, 2, 80)
+    assert stale is not None
+    assert answered is not None
+    assert isinstance(stale[2], StaleSequence)
+    assert answered[0] == 4
+    assert "was done at entry 4" in str(answered[2])
+    assert sessions.begin(1, 3, 2, 80) is None
+
+
+def test_size_is_the_payloads() -> None:
+    """What a session adds to a command does not count against the limit of commands."""
+    check_size(SessionCommand.of(bytes(100), 1, 1, 1), 100)
+    with pytest.raises(CommandTooLarge, match="101 bytes"):
+        check_size(SessionCommand.of(bytes(101), 1, 1, 1), 100)
