@@ -34,10 +34,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from replog.control import LEARNER, sub_kind_of
-from replog.envelope import open_envelope
+from replog.envelope import is_in_session, open_envelope, session_in
+from replog.errors import SessionExpired, StaleSequence
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
 from replog.testing.network import Flight, kind_of
@@ -55,6 +56,9 @@ from replog.types import (
     Status,
     Term,
 )
+
+SESSION_REFUSALS: Final = (SessionExpired, StaleSequence)
+"""What a session answers to a command that it has committed and does not apply."""
 
 Nodes: TypeAlias = "Mapping[NodeId, ClusterNode]"
 
@@ -379,7 +383,7 @@ class Invariants:
     def check_submitted(self, node: ClusterNode, proposal: Proposal, bytes_max: int) -> None:
         """``node`` has taken in a proposal; that may be one of many since its last turn."""
         node.unproposed.append(proposal)
-        held_bytes = sum(len(each.payload) for each in node.unproposed)
+        held_bytes = sum(each.size_bytes for each in node.unproposed)
         if held_bytes > bytes_max:
             raise Broken(
                 f"I15: node {node.node_id} holds {held_bytes} bytes of commands that were "
@@ -403,11 +407,11 @@ class Invariants:
         """A proposal has just ended."""
         if proposal.outcome is not Outcome.DONE:
             return
-        chosen = self.chosen.get(proposal.index)
+        chosen = self.chosen.get(proposal.answer_index)
         if chosen is None or not _is_of(chosen, proposal):
             raise Broken(
                 f"I6: proposal {proposal.number} was reported done, but another value is committed "
-                f"at its index {proposal.index}"
+                f"at its index {proposal.answer_index}"
             )
 
     def check_acknowledged(self, proposals: Sequence[Proposal]) -> None:
@@ -417,7 +421,7 @@ class Invariants:
             if proposal.outcome is Outcome.NOT_DONE and proposal.index:
                 self._check_not_done(proposal)
             for node_id, node in self.nodes.items():
-                at = proposal.index - 1
+                at = proposal.answer_index - 1
                 if proposal.outcome is not Outcome.DONE or at >= len(node.applied):
                     continue
                 if not _is_of(node.applied[at], proposal):
@@ -440,7 +444,9 @@ class Invariants:
 
     def _check_not_done(self, proposal: Proposal) -> None:
         """What was definitely not done must not be committed; in a term, an index is proposed
-        once."""
+        once.  A command that its session refused is, and does nothing (I21)."""
+        if proposal.mark is not None and isinstance(proposal.error, SESSION_REFUSALS):
+            return
         chosen = self.chosen.get(proposal.index)
         if chosen is not None and chosen.origin.term == proposal.term:
             raise Broken(
@@ -464,7 +470,9 @@ def brings_entries(message: object) -> bool:
 
 def _is_of(entry: Entry, proposal: Proposal) -> bool:
     """Whether the entry is the very proposal, which in its term is the only one at its index, and
-    not another that asks for the same."""
-    if entry.kind != EntryKind.COMMAND or entry.origin.term != proposal.term:
+    not another that asks for the same; of a command in a session, any of its copies."""
+    if entry.kind != EntryKind.COMMAND or open_envelope(entry)[1] != proposal.payload:
         return False
-    return open_envelope(entry)[1] == proposal.payload
+    if proposal.mark is None:
+        return entry.origin.term == proposal.term
+    return is_in_session(entry) and session_in(entry)[:2] == proposal.mark[:2]

@@ -114,7 +114,7 @@ class Cluster:
         """All nodes by id, ascending, those that are down included."""
         self.trace = Trace((*plugin.messages, *TRANSFER_SPECS))
         self.invariants = Invariants(self.nodes, quorum, checks)
-        self._driver = Driver(
+        self.driver = Driver(
             seed,
             self._limits,
             disk_model,
@@ -124,14 +124,14 @@ class Cluster:
             chance or Chance(seed),
             goals or Goals({**COMMON, **ON_FILES}),
         )
-        self._driver.acknowledgements = tuple(acknowledgements)
-        self._driver.is_batched = batched
+        self.driver.acknowledgements = tuple(acknowledgements)
+        self.driver.is_batched = batched
         if handle_ended is not None:
-            self._driver.handle_ended = handle_ended
-        self._driver.handle_down = self._handle_down
-        self._forming = Forming(self._driver, self.nodes, formed)
+            self.driver.handle_ended = handle_ended
+        self.driver.handle_down = self._handle_down
+        self._forming = Forming(self.driver, self.nodes, formed)
         self._runs = Runs(
-            self._driver,
+            self.driver,
             plugin,
             options,
             founded_epoch(plugin, options, node_ids),
@@ -140,15 +140,15 @@ class Cluster:
             machine,
             self._forming,
         )
-        self._rejoining = Rejoining(self._driver, self.nodes, self._runs)
-        self._agenda = self._driver.agenda
+        self._rejoining = Rejoining(self.driver, self.nodes, self._runs)
+        self._agenda = self.driver.agenda
         for node in self.nodes.values():
             self._runs.start(node, "start")
 
     def _handle_down(self, node: ClusterNode) -> None:
         """A node went down while chance directs the cluster: it will come back."""
-        if self._driver.faults is not QUIET:
-            plan_restart(self, node, self._driver.faults, self._driver.chance)
+        if self.driver.faults is not QUIET:
+            plan_restart(self, node, self.driver.faults, self.driver.chance)
 
     # -- looking --
 
@@ -160,22 +160,22 @@ class Cluster:
     @property
     def random(self) -> Random:
         """The one source of chance."""
-        return self._driver.random
+        return self.driver.random
 
     @property
     def network(self) -> Network:
         """The messages on their way."""
-        return self._driver.network
+        return self.driver.network
 
     @property
     def proposals(self) -> Sequence[Proposal]:
         """Everything that was ever proposed, in order."""
-        return self._driver.proposals
+        return self.driver.proposals
 
     @property
     def turn_count(self) -> int:
         """How many events the nodes dealt with."""
-        return self._driver.turn_count
+        return self.driver.turn_count
 
     def leader(self) -> NodeId:
         """Who leads in the highest term among the nodes that are up; ``NO_NODE``: nobody."""
@@ -235,7 +235,7 @@ class Cluster:
             for node in self.nodes.values():
                 for _ in range(node.take_ticks() if node.is_running else 0):
                     if node.is_running:
-                        self._driver.turn(node, node.turns.tick)
+                        self.driver.turn(node, node.turns.tick)
             self.settle()
 
     def settle(self) -> None:
@@ -245,7 +245,7 @@ class Cluster:
             if act is None:
                 return
             act()
-        raise self._driver.violation(f"the cluster does not come to rest within tick {self.now}")
+        raise self.driver.violation(f"the cluster does not come to rest within tick {self.now}")
 
     def run_until(self, holds: Callable[[], bool], ticks_max: int) -> bool:
         """Tick until a condition holds; whether it did within ``ticks_max``."""
@@ -266,15 +266,15 @@ class Cluster:
 
         ``before_tick`` is called in each, when the troubles of the tick have begun.
         """
-        self._driver.faults = faults
+        self.driver.faults = faults
         for _ in range(ticks):
-            draw_troubles(self, faults, self._driver.chance)
+            draw_troubles(self, faults, self.driver.chance)
             if self.random.random() < propose_chance:
                 propose_somewhere(self)
             if before_tick is not None:
                 before_tick()
             self.tick()
-        self._driver.faults = QUIET
+        self.driver.faults = QUIET
         self.check_acknowledged()
 
     def plan(self, ticks: int, act: Callable[[], object]) -> None:
@@ -289,25 +289,25 @@ class Cluster:
     @property
     def is_calm(self) -> bool:
         """Whether chance does nothing to the cluster just now."""
-        return self._driver.faults is QUIET
+        return self.driver.faults is QUIET
 
     def violation(self, sentence: str) -> Violation:
         """What to raise when something that must hold does not."""
-        return self._driver.violation(sentence)
+        return self.driver.violation(sentence)
 
     def remark(self, text: str) -> None:
         """Add a sentence to the trace, for its reader."""
-        self._driver.note(NO_NODE, "remark", text)
+        self.driver.note(NO_NODE, "remark", text)
 
     # -- what must come of it --
 
     def check_committed(self) -> None:
         """Judge that all that was ever committed was proposed here (I6)."""
-        self._driver.judge(partial(self.invariants.check_committed, self.proposals))
+        self.driver.judge(partial(self.invariants.check_committed, self.proposals))
 
     def check_acknowledged(self) -> None:
         """Judge that every replica has each proposal that was ever reported done (I6)."""
-        self._driver.judge(partial(self.invariants.check_acknowledged, self.proposals))
+        self.driver.judge(partial(self.invariants.check_acknowledged, self.proposals))
 
     def check_leader(self, ticks_max: int) -> None:
         """Judge that a calm cluster has a leader within so many ticks (L1)."""
@@ -334,15 +334,15 @@ class Cluster:
     def campaign(self, node_id: NodeId) -> None:
         """Have a node try to become leader now."""
         node = self._running(node_id)
-        self._driver.note(node_id, "campaign")
+        self.driver.note(node_id, "campaign")
         if node.turns.takes_part:
-            self._driver.turn(node, node.replica.campaign)
+            self.driver.turn(node, node.replica.campaign)
 
     def transfer(self, node_id: NodeId, to: NodeId) -> None:
         """Have a leader hand over; raises what the replica raises."""
         node = self._running(node_id)
-        self._driver.note(node_id, "transfer", to=node_text(to))
-        self._driver.transfer_asked = (to, node.replica.engine.term)
+        self.driver.note(node_id, "transfer", to=node_text(to))
+        self.driver.transfer_asked = (to, node.replica.engine.term)
         refused: list[CallerError] = []
 
         def ask() -> None:
@@ -351,7 +351,7 @@ class Cluster:
             except CallerError as error:
                 refused.append(error)
 
-        self._driver.turn(node, ask)
+        self.driver.turn(node, ask)
         if refused:
             raise refused[0]
 
@@ -359,10 +359,10 @@ class Cluster:
         """Have a node take a snapshot of what it has applied; it is durable when its jobs have
         run.  Raises what the node raises."""
         node = self._running(node_id)
-        self._driver.note(node_id, "take_snapshot")
+        self.driver.note(node_id, "take_snapshot")
         # What came of it shows in the trace.
         asked = partial(node.turns.snapshots.take, lambda info, error: None)  # noqa: ARG005
-        self._driver.turn(node, asked)
+        self.driver.turn(node, asked)
 
     def propose(
         self, node_id: NodeId, payload: bytes, client: int = 0, is_within: bool = False
@@ -371,7 +371,7 @@ class Cluster:
 
         ``is_within``: the node takes a turn just now, in which somebody got an answer.
         """
-        return self._driver.propose(self._running(node_id), payload, client, is_within)
+        return self.driver.propose(self._running(node_id), payload, client, is_within)
 
     def _is_leader(self, node_id: NodeId) -> bool:
         return self.nodes[node_id].replica.engine.soft_state.role is Role.LEADER
@@ -398,7 +398,7 @@ class Cluster:
         for flight in flights:
             if self.network.held.pop(flight.number, None) is not None:
                 self.network.in_flight[flight.number] = flight
-            self._driver.arrive(flight)
+            self.driver.arrive(flight)
         return len(flights)
 
     def drop(self, matches: Matches | None = None) -> int:
@@ -406,33 +406,33 @@ class Cluster:
         flights = self.network.matching(matches)
         for flight in flights:
             self.network.take(flight)
-            self._driver.lose(flight, "script")
+            self.driver.lose(flight, "script")
         return len(flights)
 
     def duplicate(self, matches: Matches, ticks: int = 0) -> int:
         """Send messages that are on their way once more, to arrive in ``ticks``."""
         flights = self.network.matching(matches)
         for flight in flights:
-            self._driver.duplicate(flight, ticks)
+            self.driver.duplicate(flight, ticks)
         return len(flights)
 
     def hold(self, matches: Matches) -> None:
         """Keep matching messages back, now and from now on, until they are released."""
         for flight in self.network.hold(matches):
-            self._driver.note_flight(flight.sender, "hold", flight)
+            self.driver.note_flight(flight.sender, "hold", flight)
 
     def release(self, matches: Matches | None = None) -> None:
         """End a hold (``None``: all holds); what it kept back is due at once."""
         for flight in self.network.release(matches):
-            self._driver.note_flight(flight.sender, "release", flight)
-            self._driver.launch(flight, 0)
+            self.driver.note_flight(flight.sender, "release", flight)
+            self.driver.launch(flight, 0)
 
     # -- links --
 
     def cut(self, links: Iterable[Link]) -> int:
         """Cut directed links; what is on its way there is lost.  Returns a number to mend it by."""
         links = tuple(links)
-        self._driver.note(NO_NODE, "partition", links=links_text(links))
+        self.driver.note(NO_NODE, "partition", links=links_text(links))
         return self.network.cut(links)
 
     def partition(self, *groups: Iterable[NodeId]) -> int:
@@ -448,18 +448,18 @@ class Cluster:
     def fade(self, node_id: NodeId, random: Random) -> None:
         """Lose half of what a node sends from now on, as ``random`` decides."""
         self.network.fading[node_id] = random
-        self._driver.note(node_id, "fade")
+        self.driver.note(node_id, "fade")
 
     def end_fade(self, node_id: NodeId) -> None:
         """Let a node that fades be heard again; nothing happens if it does not."""
         if self.network.fading.pop(node_id, None) is not None:
-            self._driver.note(node_id, "end_fade")
+            self.driver.note(node_id, "end_fade")
 
     def mend(self, cut: int) -> None:
         """Undo one cut; nothing happens if it was undone before."""
         links = self.network.mend(cut)
         if links:
-            self._driver.note(NO_NODE, "heal", links=links_text(links))
+            self.driver.note(NO_NODE, "heal", links=links_text(links))
 
     def heal(self) -> None:
         """Undo every cut."""
@@ -512,7 +512,7 @@ class Cluster:
         no message passes between it and the others any more.  ``fenced`` false: it has the birth
         that it had, as if there were none, and they take it for the node that it was.
         """
-        self._driver.note(node_id, "wipe", fenced=fenced)
+        self.driver.note(node_id, "wipe", fenced=fenced)
         self.nodes[node_id].wipe(fenced)
         if fenced:
             self._forming.wipe(self.nodes[node_id])
@@ -538,63 +538,63 @@ class Cluster:
         assert not node.is_up, f"node {node_id} runs"
         node.log_disk.flip_bit(random)
         node.is_damaged = True
-        self._driver.note(node_id, "damage")
+        self.driver.note(node_id, "damage")
 
     def set_clock(self, node_id: NodeId, rate: int, ahead_ms: int) -> None:
         """Let a node's clock make ``rate`` ticks in 100 of the cluster's, and its time of day be
         ``ahead_ms`` ahead."""
         node = self.nodes[node_id]
         node.clock_rate, node.clock_ahead_ms = rate, ahead_ms
-        self._driver.note(node_id, "clock", rate=rate, ahead_ms=ahead_ms)
+        self.driver.note(node_id, "clock", rate=rate, ahead_ms=ahead_ms)
 
     def pause(self, node_id: NodeId) -> None:
         """Make a node stand still: no ticks, no syncs, and what arrives waits."""
         self._running(node_id).is_paused = True
-        self._driver.note(node_id, "pause")
+        self.driver.note(node_id, "pause")
 
     def resume(self, node_id: NodeId) -> None:
         """Let a paused node go on; what arrived meanwhile is due at once."""
         node = self.nodes[node_id]
         assert node.is_paused, f"node {node_id} is not paused"
         node.is_paused = False
-        self._driver.note(node_id, "resume", waiting=len(node.inbox))
+        self.driver.note(node_id, "resume", waiting=len(node.inbox))
         inbox, node.inbox = node.inbox, []
         for flight in inbox:
-            self._driver.launch(flight, 0)
-        self._driver.sync_due(node, node.run)
-        self._driver.jobs.plan(node)
+            self.driver.launch(flight, 0)
+        self.driver.sync_due(node, node.run)
+        self.driver.jobs.plan(node)
 
     def hold_disk(self, node_id: NodeId) -> None:
         """Let nothing become durable at a node until it is released or synced by hand."""
         self.nodes[node_id].disk.is_held = True
-        self._driver.note(node_id, "hold_disk")
+        self.driver.note(node_id, "hold_disk")
 
     def release_disk(self, node_id: NodeId) -> None:
         """End the hold of a disk; what is overdue becomes durable now."""
         node = self.nodes[node_id]
         if node.disk.is_held:
             node.disk.is_held = False
-            self._driver.note(node_id, "free_disk")
-        self._driver.sync_due(node, node.run)
+            self.driver.note(node_id, "free_disk")
+        self.driver.sync_due(node, node.run)
 
     def write_back(self, node_id: NodeId) -> None:
         """Let a node's operating system make durable what it has, as it does when it likes."""
         self.nodes[node_id].write_back()
-        self._driver.note(node_id, "write_back")
+        self.driver.note(node_id, "write_back")
 
     def fill_disk(self, node_id: NodeId, room_groups: int = 0, room_bytes: int = 0) -> None:
         """Leave so little room on a node's disk; see
         :meth:`replog.testing.nodes.ClusterNode.fill_disk`."""
         self.nodes[node_id].fill_disk(room_groups, room_bytes)
-        self._driver.note(node_id, "fill_disk")
+        self.driver.note(node_id, "fill_disk")
 
     def clear_disk(self, node_id: NodeId) -> None:
         """Let a disk have room again; the node finds out by itself."""
         self.nodes[node_id].clear_disk()
-        self._driver.note(node_id, "clear_disk")
+        self.driver.note(node_id, "clear_disk")
 
     def sync(self, node_id: NodeId, count: int | None = None) -> None:
         """Make the ``count`` oldest pending groups of a node durable now (``None``: all)."""
         node = self._running(node_id)
         pending_count = len(node.disk.pending)
-        self._driver.sync(node, pending_count if count is None else min(count, pending_count))
+        self.driver.sync(node, pending_count if count is None else min(count, pending_count))

@@ -21,6 +21,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
+from replog.envelope import SessionCommand
 from replog.errors import (
     DiskFull,
     NotDone,
@@ -409,20 +410,27 @@ class Driver:
 
     # -- proposals --
 
-    def _next_moment(self) -> int:
+    def next_moment(self) -> int:
+        """A number for the moment that is now; each is above those before."""
         self._moments += 1
         return self._moments
 
     def propose(
-        self, node: ClusterNode, payload: bytes, client: int = 0, is_within: bool = False
+        self,
+        node: ClusterNode,
+        payload: bytes,
+        client: int = 0,
+        is_within: bool = False,
+        mark: tuple[int, int, int] | None = None,
     ) -> Proposal:
         """Propose a command at a node; the outcome shows in what is returned.
 
-        ``is_within``: within the turn that the node is taking.
+        ``is_within``: within the turn that the node is taking.  ``mark``: the session, and what
+        :class:`~replog.envelope.SessionCommand` says of it.
         """
         proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self._hear_end)
-        proposal.client = client
-        proposal.began = self._next_moment()
+        proposal.client, proposal.mark = client, mark
+        proposal.began = self.next_moment()
         self.proposals.append(proposal)
         if is_within:
             self._submit(node, proposal)
@@ -433,7 +441,10 @@ class Driver:
     def _submit(self, node: ClusterNode, proposal: Proposal) -> None:
         try:
             node.machine.check_payload(proposal.payload)
-            node.turns.submit(proposal.payload, proposal)
+            payload = proposal.payload
+            if proposal.mark is not None:
+                payload = SessionCommand.of(payload, *proposal.mark)
+            node.turns.submit(payload, proposal)
             limit = self._limits.uncommitted_bytes_max
             self.invariants.check_submitted(node, proposal, limit)
         except NotDone as error:
@@ -467,7 +478,7 @@ class Driver:
         if not proposal.index:
             self.note(proposal.node_id, "propose", subject, payload=proposal.payload)
         proposal.end(index, result, error)
-        proposal.ended = self._next_moment()
+        proposal.ended = self.next_moment()
         self.note(proposal.node_id, proposal.outcome.value, subject, **proposal.pairs())
         self.invariants.check_done(proposal)
         self.handle_ended(proposal)

@@ -18,6 +18,8 @@ COMMON: Final[dict[str, str]] = {
     "power_cut": "the power was cut at a node, and took something that was written and not synced",
     "process_crash": "a process alone crashed, and what it had written and not synced stayed",
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
+    "retry_deduplicated": "a command was sent again, and its client was told the first answer",
+    "session_expired": "a client's session was gone by the replicated time, and it was told so",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "full_disk_refused": "a leader refused a command, because its disk was full",
     "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from replog.cbor import strict_dumps, strict_loads
-from replog.errors import BadCommand, StateMachineError
+from replog.errors import BadCommand, CommandFailed, StateMachineError
 from replog.machine import (
     ApplyContext,
     ConcurrentMachine,
@@ -80,7 +80,7 @@ class Results:
 
     def judge_answer(self, proposal: Proposal) -> None:
         """A client is being told what its command came to."""
-        index, error = proposal.index, proposal.error
+        index, error = proposal.answer_index, proposal.error
         came_to = (_encoded(proposal.result), "" if error is None else _named(error))
         first = self._by_index.get(index)
         if first != came_to:
@@ -89,11 +89,15 @@ class Results:
                 f"I6: applying entry {index} came to {applied}, and the client is told "
                 f"{_text(*came_to)}"
             )
-        if self._times_ms[index] < proposal.stamp_ms:
+        if index == proposal.index and self._times_ms[index] < proposal.stamp_ms:
             raise Broken(
                 f"I10: the command at index {index} was proposed at {proposal.stamp_ms} ms, and "
                 f"where it is applied it is {self._times_ms[index]} ms"
             )
+
+    def has_applied(self, index: LogIndex) -> bool:
+        """Whether a machine was given the command at ``index``."""
+        return index in self._by_index
 
     def digest(self) -> str:
         """One short text for all of it."""
@@ -248,7 +252,8 @@ def _encoded(result: object) -> bytes:
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    name = error.name if isinstance(error, CommandFailed) else type(error).__name__
+    return f"{name}: {error}"
 
 
 def _text(result: bytes, error: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
+from replog.envelope import SESSION_BLOCK
 from replog.errors import NotDone, OutcomeUnknown
 from replog.formation import NOBODY_MET, Formation
 from replog.machine import ApplyContext, DumpPage, Machine
@@ -97,11 +98,13 @@ class Proposal:
 
     __slots__ = (
         "_ended",
+        "answer_index",
         "began",
         "client",
         "ended",
         "error",
         "index",
+        "mark",
         "node_id",
         "number",
         "outcome",
@@ -119,12 +122,17 @@ class Proposal:
         self.payload = payload
         self.client = 0
         """Which client of a simulation asked; 0: none."""
+        self.mark: tuple[int, int, int] | None = None
+        """The session, the sequence number in it and the lowest one unacknowledged; ``None``: it is
+        in no session."""
         self.began = 0
         """When it was asked for, and ..."""
         self.ended = 0
         """... when its outcome was known (0: not yet), in the order of all such moments."""
         self.index: LogIndex = 0
         """Where it was proposed; 0 if nothing was."""
+        self.answer_index: LogIndex = 0
+        """Where it was done: in a session, an earlier copy of it may have been."""
         self.term: Term = 0
         """In which term it was proposed."""
         self.stamp_ms = 0
@@ -138,13 +146,19 @@ class Proposal:
         assert self.outcome is Outcome.PENDING, f"proposal {self.number} ended twice"
         self.result, self.error = result, error
         if index > 0:
-            assert index == self.index, f"proposal {self.number} is done at another index"
+            assert index == self.index or self.mark, f"proposal {self.number}: another index"
+            self.answer_index = index
             self.outcome = Outcome.DONE
         elif isinstance(error, NotDone):
             self.outcome = Outcome.NOT_DONE
         else:
             assert isinstance(error, OutcomeUnknown), f"proposal {self.number} ended without a word"
             self.outcome = Outcome.UNKNOWN
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts for in a node that holds it."""
+        return len(self.payload) + (0 if self.mark is None else SESSION_BLOCK.size)
 
     def __call__(self, index: LogIndex, result: object, error: Exception | None) -> None:
         """A proposal waits for itself; see :data:`~replog.types.Waiter`."""

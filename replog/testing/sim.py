@@ -42,6 +42,7 @@ from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
 from replog.testing.registers import RegisterWorkload, Workload
+from replog.testing.session_clients import SessionClients
 from replog.testing.trials import EngineTrial, find_trial
 from replog.types import NodeId, Role, record
 
@@ -87,6 +88,9 @@ EAGER_CHANCE: Final = 0.3
 
 ASKS_AGAIN_CHANCE: Final = 0.5
 """... and that an eager one that gets an answer asks for something else in the same turn."""
+
+SESSIONS_CHANCE: Final = 0.5
+"""How many of the seeds have clients with sessions."""
 
 PROCESS_CRASHES_CHANCE: Final = 0.2
 """How likely it is that the real log runs at the sync level ``os``, where processes crash and the
@@ -190,6 +194,24 @@ class Simulation:
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
+        self._sessions = self._made_session_clients()
+
+    def _made_session_clients(self) -> SessionClients:
+        """In half of the seeds, half of the clients repeat in sessions what was not answered."""
+        random = self._source("sessions")
+        count = len(self._clients) // 2 if random.random() < SESSIONS_CHANCE else 0
+        if count:
+            del self._clients[count:]
+        self._sessions_random = self._source("session commands")
+        return SessionClients(
+            self.cluster.driver,
+            self.cluster.nodes,
+            self._results,
+            random,
+            count,
+            PATIENCE_TICKS,
+            self._node_for,
+        )
 
     def _source(self, purpose: str) -> Random:
         """What one thing is drawn from.  Each has a source of its own, so that what is added later
@@ -222,6 +244,10 @@ class Simulation:
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
+            sessions_max=(sessions := self._source("session limits")).choice((2, 4096)),
+            session_idle_ms_max=sessions.choice((300, 3000, 1 << 30)),
+            session_answers_max=sessions.choice((1, 64)),
+            session_answer_bytes_max=sessions.choice((1, 1000)),
             snapshot_entries=snapshots.choice((5, 12, 30, 1 << 30)),
             trim_margin_entries=snapshots.choice((1, 3, 10)),
             snapshot_chunk_bytes=(chunk_bytes := snapshots.choice((40, 100, 1000))),
@@ -235,6 +261,7 @@ class Simulation:
         cluster.calm()
         self._check_liveness()
         cluster.check_committed()
+        cluster.driver.judge(self._sessions.check_applied_once)
         is_overtaken = self._overtake()
         self._check_equal()
         if not is_overtaken:
@@ -269,9 +296,17 @@ class Simulation:
             if asks and node_id and number <= self.options.operations_max:
                 self._asked_at[client] = cluster.now
                 self._clients[client] = cluster.propose(node_id, payload, client + 1)
+        is_open = len(cluster.proposals) < self.options.operations_max
+        self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
+
+    def _draw_in_session(self) -> bytes:
+        return self.workload.draw(self._sessions_random, len(self.cluster.proposals) + 1)
 
     def _handle_ended(self, proposal: Proposal) -> None:
         """Judge what a client is told; whoever waits for an answer may ask again within it."""
+        if proposal.mark is not None:
+            self._sessions.handle_ended(proposal)
+            return
         if proposal.outcome is Outcome.DONE:
             self._results.judge_answer(proposal)
         elif proposal.outcome is Outcome.UNKNOWN:
@@ -410,8 +445,8 @@ class Simulation:
         return [
             proposal
             for proposal in self.cluster.proposals
-            if proposal.client and proposal.outcome in (Outcome.DONE, Outcome.UNKNOWN)
-        ]
+            if proposal.client > 0 and proposal.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+        ] + list(self._sessions.ended())
 
     def _check_history(self) -> None:
         model = self.workload.model()

@@ -243,7 +243,7 @@ def test_judge_sees_second_birth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Turns, "takes_part", property(lambda _: False))
     with pytest.raises(Violation, match="I18: node 1 has met node 3 under two births"):
         cluster.nodes[1].formation.hear(3, cluster.nodes[3].birth, ())
-        cluster._driver.judge(lambda: cluster._forming._save_now(cluster.nodes[1]))
+        cluster.driver.judge(lambda: cluster._forming._save_now(cluster.nodes[1]))
 
 
 @pytest.mark.parametrize("known_by", [0, 1])

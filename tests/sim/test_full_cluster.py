@@ -221,7 +221,7 @@ def test_group_that_is_given_up_breaks_i9(engine: str) -> None:
     fill(cluster, 3, LATE)
     node = cluster.nodes[3]
     with pytest.raises(Violation, match=r"I9|I5|I3|Assertion"):
-        cluster._driver.turn(node, node.turns.handle_synced)
+        cluster.driver.turn(node, node.turns.handle_synced)
 
 
 def test_chance_fills_disks(engine: str) -> None:

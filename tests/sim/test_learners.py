@@ -75,7 +75,7 @@ def payloads(cluster: Cluster, node_id: NodeId) -> Sequence[bytes]:
 
 
 def reached(cluster: Cluster) -> Sequence[str]:
-    return cluster._driver.goals.reached
+    return cluster.driver.goals.reached
 
 
 def learners(cluster: Cluster, node_id: NodeId) -> Sequence[Voter]:
@@ -121,7 +121,7 @@ def test_learner_is_heard_by_who_has_applied_its_entry(engine: str) -> None:
     lose(cluster, 3)
     cluster.tick(4)
     assert [learners(cluster, node_id) for node_id in (1, 2)] == [(cluster.nodes[3].own,), ()]
-    heard = [cluster._driver.members._in_force(cluster.nodes[node_id], 3) for node_id in (1, 2)]
+    heard = [cluster.driver.members._in_force(cluster.nodes[node_id], 3) for node_id in (1, 2)]
     assert heard == [cluster.nodes[3].incarnation, 3]
     assert any("reason=incarnation" in line for line in cluster.trace.lines())
     cluster.release()

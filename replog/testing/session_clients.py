@@ -1,0 +1,238 @@
+"""Simulated clients that repeat a command in its session until it is answered.
+
+Each opens a session with some node, asks for one command at a time, and sends it again under the
+same number, to any node, when its patience ends or the answer is no answer: the outcome is unknown,
+the node does not lead, it is overloaded.  What is judged:
+
+* I6: what such a client is told is what applying the command came to when it was applied.
+* I21: of the copies of a command one at most is applied.  A command that its client waits for is
+  never refused as acknowledged; and what a session refused is not applied.
+* The history of the *commands* (not of their copies) is linearizable, with those that were given up
+  or refused by an expired session after an unknown outcome as unknown (I13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Final
+
+from replog.envelope import is_in_session, session_in
+from replog.errors import CommandFailed, NotDone, SessionExpired, StaleSequence
+from replog.testing.checks import SESSION_REFUSALS, Broken
+from replog.testing.driver import Driver
+from replog.testing.judged_machine import Results
+from replog.testing.nodes import ClusterNode, Outcome, Proposal
+from replog.types import EntryKind, LogIndex, NodeId
+
+COPIES_MAX: Final = 8
+"""After so many copies a client gives a command up."""
+
+REFUSED_TICKS: Final = 3
+"""How long a client waits when its command was refused."""
+
+HURRY_CHANCE: Final = 0.15
+"""How likely a client is to send another copy although the last one may still be answered."""
+
+
+class SessionClient:
+    """One client: its session, and the command that it waits for."""
+
+    __slots__ = ("asked_at", "command", "copies", "number", "opening_at", "sequence", "session_id")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.session_id: LogIndex = 0
+        """0: it has none (any more)."""
+        self.opening_at = -1
+        """When it asked for one and was not answered; -1: it did not."""
+        self.sequence = 0
+        """Of its last command in the session."""
+        self.command: Proposal | None = None
+        """What it waits for: no copy of its own, it stands for all of them."""
+        self.copies = 0
+        """How many of it were sent, ..."""
+        self.asked_at = 0
+        """... and when the last one was."""
+
+
+class SessionClients:
+    """All clients of one run; see the module."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        nodes: Mapping[NodeId, ClusterNode],
+        results: Results,
+        random: Random,
+        count: int,
+        patience_ticks: int,
+        choose_node: Callable[[float], NodeId],
+    ) -> None:
+        """``choose_node`` makes a node of a number from 0 to 1, or 0 where none runs."""
+        self._driver = driver
+        self._nodes = nodes
+        self._results = results
+        self._random = random
+        self._patience_ticks = patience_ticks
+        self._choose_node = choose_node
+        self._clients = [SessionClient(number) for number in range(1, count + 1)]
+        self.commands: list[Proposal] = []
+        """Every command that was asked for, one for all of its copies."""
+
+    # -- asking --
+
+    def tick(self, ask_chance: float, draw: Callable[[], bytes], is_open: bool) -> None:
+        """Let each client do what it likes; ``is_open``: new commands may be asked for."""
+        now = self._driver.agenda.now
+        for client in self._clients:
+            # Drawn whatever happens, so that a shorter run is a prefix of a longer one.
+            dice, guess, hurry = (self._random.random() for _ in range(3))
+            payload = draw()
+            node_id = self._choose_node(guess)
+            if not node_id:
+                continue
+            node = self._nodes[node_id]
+            if client.command is not None:
+                is_late = now - client.asked_at >= self._patience_ticks
+                if is_late or (hurry < HURRY_CHANCE and now > client.asked_at):
+                    self._send_copy(client, node)
+            elif not client.session_id:
+                if client.opening_at < 0 or now - client.opening_at >= self._patience_ticks:
+                    client.opening_at = now
+                    self._driver.turn(node, partial(self._open, client, node))
+            elif is_open and dice < ask_chance:
+                self._begin(client, node_id, payload)
+                self._send_copy(client, node)
+
+    def _open(self, client: SessionClient, node: ClusterNode) -> None:
+        try:
+            node.turns.open_session(partial(self._hear_opened, client))
+        except NotDone as refusal:
+            self._driver.note(node.node_id, "refuse", reason=type(refusal).__name__)
+            client.opening_at = -1
+
+    def _hear_opened(
+        self, client: SessionClient, index: LogIndex, session_id: object, error: Exception | None
+    ) -> None:
+        """Who asked twice may have two sessions: the other one is left to expire."""
+        client.opening_at = -1
+        if error is not None or client.session_id:
+            return
+        entry = self._driver.invariants.chosen.get(index)
+        if entry is None or entry.kind != EntryKind.CONTROL or session_id != index:
+            raise Broken(
+                f"I6: session {session_id} was reported open, and entry {index} is another"
+            )
+        client.session_id, client.sequence = index, 0
+
+    def _begin(self, client: SessionClient, node_id: NodeId, payload: bytes) -> None:
+        client.sequence += 1
+        command = Proposal(len(self.commands) + 1, node_id, payload, _hear_nothing)
+        command.client, command.began = client.number, self._driver.next_moment()
+        client.command, client.copies = command, 0
+        self.commands.append(command)
+
+    def _send_copy(self, client: SessionClient, node: ClusterNode) -> None:
+        command = client.command
+        assert command is not None
+        client.asked_at = self._driver.agenda.now
+        if client.copies >= COPIES_MAX:
+            self._end(client, Outcome.UNKNOWN)
+            return
+        client.copies += 1
+        mark = (client.session_id, client.sequence, client.sequence)
+        self._driver.propose(node, command.payload, -client.number, mark=mark)
+
+    # -- hearing --
+
+    def handle_ended(self, copy: Proposal) -> None:
+        """A copy was answered; the first answer to any of them is the command's."""
+        client = self._clients[-copy.client - 1]
+        if copy.outcome is Outcome.DONE:
+            self._judge_answer(copy)
+        command = client.command
+        assert copy.mark is not None
+        if command is None or copy.mark[:2] != (client.session_id, client.sequence):
+            return  # a late answer to what was answered or given up
+        if isinstance(copy.error, StaleSequence):
+            raise Broken(
+                f"I21: client {client.number} awaits command {client.sequence} of session "
+                f"{client.session_id}, and is told that it has acknowledged it"
+            )
+        if copy.outcome is Outcome.DONE:
+            command.result, command.error = copy.result, copy.error
+            command.index = command.answer_index = copy.answer_index
+            if _is_answer_lost(copy):
+                self._end(client, Outcome.UNKNOWN)
+            else:
+                self._end(client, Outcome.DONE)
+        elif isinstance(copy.error, SessionExpired):
+            self._driver.goals.reach("session_expired")
+            # Another copy may have been done while the session lived.
+            self._end(client, Outcome.NOT_DONE if client.copies == 1 else Outcome.UNKNOWN)
+            client.session_id = 0
+        elif copy.outcome is Outcome.NOT_DONE:
+            # Another node, or this one a little later, may take it.
+            now = self._driver.agenda.now
+            client.asked_at = now - self._patience_ticks + REFUSED_TICKS
+
+    def _judge_answer(self, copy: Proposal) -> None:
+        if not _is_answer_lost(copy):
+            self._results.judge_answer(copy)
+        if copy.answer_index != copy.index:
+            self._driver.goals.reach("retry_deduplicated")
+            if self._results.has_applied(copy.index):
+                raise Broken(
+                    f"I21: entry {copy.index} was applied, and its client is told the answer of "
+                    f"entry {copy.answer_index}"
+                )
+
+    def _end(self, client: SessionClient, outcome: Outcome) -> None:
+        command = client.command
+        assert command is not None
+        command.outcome, command.ended = outcome, self._driver.next_moment()
+        client.command = None
+
+    # -- what must hold in the end --
+
+    def ended(self) -> Sequence[Proposal]:
+        """The commands whose histories are judged."""
+        known = (Outcome.DONE, Outcome.UNKNOWN, Outcome.PENDING)
+        found = [command for command in self.commands if command.outcome in known]
+        for command in found:
+            if command.outcome is Outcome.PENDING:
+                command.outcome = Outcome.UNKNOWN
+        return found
+
+    def check_applied_once(self) -> None:
+        """Of the copies of a command, one at most was applied, and none that a session refused."""
+        applied: dict[tuple[int, int], LogIndex] = {}
+        for index, entry in sorted(self._driver.invariants.chosen.items()):
+            if entry.kind != EntryKind.COMMAND or not is_in_session(entry):
+                continue
+            if not self._results.has_applied(index):
+                continue
+            name = session_in(entry)[:2]
+            first = applied.setdefault(name, index)
+            if first != index:
+                raise Broken(
+                    f"I21: command {name[1]} of session {name[0]} was applied at {first} and at "
+                    f"{index}"
+                )
+        for proposal in self._driver.proposals:
+            is_refused = isinstance(proposal.error, SESSION_REFUSALS)
+            if is_refused and proposal.index and self._results.has_applied(proposal.index):
+                entry = self._driver.invariants.chosen[proposal.index]
+                if entry.origin.term == proposal.term:
+                    raise Broken(f"I21: entry {proposal.index} was refused, and was applied")
+
+
+def _is_answer_lost(copy: Proposal) -> bool:
+    """Whether the node that answers knows that the command was done, and no more."""
+    return isinstance(copy.error, CommandFailed) and copy.error.name == "AnswerNotKept"
+
+
+def _hear_nothing(*_: object) -> None:
+    """A command is ended by its client."""
