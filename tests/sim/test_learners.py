@@ -405,8 +405,8 @@ def test_backup_of_behind_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_backup_is_no_operation_of_its_source() -> None:
-    """A backup is read by the operator: the crash that awaits its node at its next operation strikes
-    the node, and not the simulator."""
+    """A backup is read by the operator: the crash that awaits its node at its next operation
+    strikes the node, and not the simulator."""
     model = DiskModel(is_real=True)
     cluster = led(engine_names()[0], limits=SNAPSHOTS, disk_model=model, codec=True)
     done(cluster, *(b"%d" % number for number in range(20)))
