@@ -117,9 +117,12 @@ class Rejoining:
     def back_up(self, node: ClusterNode, source: ClusterNode) -> None:
         """Keep the newest snapshot of another node, for ``node`` to begin with if its disk has
         room then."""
+        files = source.snapshots.files
+        fault, files.fault = files.fault, None  # the operator reads them, not the node
         newest = source.snapshots.store.newest()
         assert newest is not None, f"node {source.node_id} has no snapshot"
-        self._backups[node.node_id] = (newest.path, source.snapshots.files.read(newest.path))
+        self._backups[node.node_id] = (newest.path, files.read(newest.path))
+        files.fault = fault
         self._driver.note(
             node.node_id, "back_up", f"n{source.node_id}", index=newest.meta.last.index
         )

@@ -17,6 +17,7 @@ from replog.testing.chance import Selection
 from replog.testing.checks import Violation
 from replog.testing.cluster import Cluster
 from replog.testing.disk import DiskModel
+from replog.testing.files import Crashed, set_crash
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import SAVED_COUNT, JudgedOnDisk, Results
 from replog.testing.nodes import Outcome, Recorder
@@ -401,6 +402,21 @@ def test_backup_of_behind_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- by chance --
+
+
+def test_backup_is_no_operation_of_its_source() -> None:
+    """A backup is read by the operator: the crash that awaits its node at its next operation
+    strikes the node, and not the simulator."""
+    model = DiskModel(is_real=True)
+    cluster = led(engine_names()[0], limits=SNAPSHOTS, disk_model=model, codec=True)
+    done(cluster, *(b"%d" % number for number in range(20)))
+    files = cluster.nodes[2].snapshots.files
+    set_crash(files, 1)
+    armed = files.fault
+    cluster.back_up(3, 2)
+    assert files.fault is armed
+    with pytest.raises(Crashed):
+        cluster.nodes[2].snapshots.store.newest()
 
 
 @ENGINES
