@@ -29,6 +29,11 @@ from replog.types import EntryKind, LogIndex, NodeId
 COPIES_MAX: Final = 8
 """After so many copies a client gives a command up."""
 
+LATE_CHANCE: Final = 0.1
+"""How likely a copy is to arrive a second time, as it would over a network, so late: ..."""
+
+LATE_TICKS_MAX: Final = 40
+
 REFUSED_TICKS: Final = 3
 """How long a client waits when its command was refused."""
 
@@ -144,6 +149,17 @@ class SessionClients:
         client.copies += 1
         mark = (client.session_id, client.sequence, client.sequence)
         self._driver.propose(node, command.payload, -client.number, mark=mark)
+        if self._random.random() < LATE_CHANCE:
+            due = self._driver.agenda.now + self._random.randint(1, LATE_TICKS_MAX)
+            late = partial(self._arrive_late, node, command.payload, client.number, mark)
+            self._driver.agenda.plan(due, late)
+
+    def _arrive_late(
+        self, node: ClusterNode, payload: bytes, number: int, mark: tuple[int, int, int]
+    ) -> None:
+        """A copy was long on its way to a node; its client may be at another command by now."""
+        if node.is_running:
+            self._driver.propose(node, payload, -number, mark=mark)
 
     # -- hearing --
 
@@ -152,6 +168,8 @@ class SessionClients:
         client = self._clients[-copy.client - 1]
         if copy.outcome is Outcome.DONE:
             self._judge_answer(copy)
+        if isinstance(copy.error, StaleSequence):
+            self._driver.goals.reach("late_copy_refused")
         command = client.command
         assert copy.mark is not None
         if command is None or copy.mark[:2] != (client.session_id, client.sequence):
