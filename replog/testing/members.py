@@ -125,6 +125,9 @@ class Members:
         role = replica.engine.soft_state.role
         if node.is_learner and role is not Role.FOLLOWER:
             raise Broken(f"I20: node {node.node_id} is a learner and a {role.value}")
+        uncounted = [each.node_id for each in replica.engine.learners]
+        if node.is_learner and node.node_id not in uncounted:
+            raise Broken(f"I20: node {node.node_id} is a learner, and takes itself for a voter")
         in_force = taken_in.get(node.node_id)
         if in_force == node.incarnation:
             self._taken_in[node.node_id] = node.run
