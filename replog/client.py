@@ -99,6 +99,7 @@ class _Carrier:
         """Hand bytes to the kernel, as far as it takes them."""
         assert self.connection is not None, "a line has a connection before anything is sent"
         if not self.connection.queue(data):
+            assert self.connection.is_closed, "what the logic lets leave fits into the queue"
             self.refused_bytes += len(data)
         self.connection.flush()
 
@@ -355,6 +356,7 @@ class Client:
             self._logic.failed(trio.current_time(), line, reason_of(failure))
         finally:
             self._end_line(line)
+            carrier.close()  # Its line may have ended while it connected.
             self._act()
 
     async def _run_reader(

@@ -101,7 +101,6 @@ class Line(Generic[W]):
         "end_reason",
         "hello",
         "is_closing",
-        "is_connected",
         "is_refusal",
         "is_retired",
         "keepalive_at",
@@ -125,8 +124,6 @@ class Line(Generic[W]):
         """The only request that it is for; ``None``: it leads to the leader, and takes commands."""
         self.hello: ServerHello | None = None
         """``None`` until the node has welcomed the client."""
-        self.is_connected = False
-        """Whether the driver has a connection; until then nothing is sent."""
         self.is_closing = False
         """The driver was told to close it: what still arrives is not looked at."""
         self.is_retired = False

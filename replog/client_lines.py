@@ -39,14 +39,15 @@ _KEEPALIVES_PER_IDLE: Final = 4
 class Lines(Generic[W]):
     """Every line of a client that has not ended."""
 
-    __slots__ = ("_actions", "_codec", "_idle_seconds", "_limits", "_lines")
+    __slots__ = ("_codec", "_idle_seconds", "_limits", "_lines", "actions")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._codec = FrameCodec(limits)
         self._idle_seconds = limits.connection_idle_ms / 1000
         self._lines: dict[Line[W], None] = {}
-        self._actions: list[Action[W]] = []
+        self.actions: list[Action[W]] = []
+        """What is to be done, in this order, and was not handed out."""
 
     def __iter__(self) -> Iterator[Line[W]]:
         return iter(tuple(self._lines))
@@ -58,15 +59,6 @@ class Lines(Generic[W]):
         return line in self._lines
 
     # -- what is to be done --
-
-    def note_settled(self, command: Command[W]) -> None:
-        """Whoever waits for a command is to be woken."""
-        self._actions.append(command)
-
-    def take_actions(self) -> list[Action[W]]:
-        """What is to be done, in this order; each action is given out once."""
-        actions, self._actions = self._actions, []
-        return actions
 
     def connect(
         self, now: float, address: str, cluster_id: str, question: Command[W] | None
@@ -83,20 +75,20 @@ class Lines(Generic[W]):
         core = ClientCore[Command[W]](self._codec, self._limits.client_requests_max, cluster_id)
         line = Line(address, core, now + seconds, question)
         self._lines[line] = None
-        self._actions.append(Connect(line, parsed.host, parsed.port))
+        self.actions.append(Connect(line, parsed.host, parsed.port))
         return line
 
     def send(self, line: Line[W], data: bytes) -> None:
         """Hand bytes of the line's core to its connection."""
         line.unsent_bytes += len(data)
-        self._actions.append(Send(line, data))
+        self.actions.append(Send(line, data))
 
     def close(self, line: Line[W], reason: str) -> None:
         """End a line; an earlier reason stands."""
         if not line.is_closing:
             line.is_closing = True
             line.end_reason = line.end_reason or reason
-            self._actions.append(Close(line))
+            self.actions.append(Close(line))
 
     def remove(self, line: Line[W]) -> bool:
         """The driver says that a line has ended; False: it did so before."""

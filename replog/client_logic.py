@@ -64,6 +64,7 @@ _REMEDY: Final = "it may or may not be done: look, or repeat it only if repeatin
 _ENDED: Final = "the connection ended"
 _ENDED_EARLY: Final = "the connection ended before the answer"
 _CLOSED_BEFORE: Final = "the client was closed before the command was sent"
+_CLOSED_ASKING: Final = "the client was closed before a node answered"
 _CLOSED_AFTER: Final = "the client was closed before the command was answered"
 
 
@@ -80,6 +81,7 @@ class ClientLogic(Generic[W]):
         self._limits = limits
         self._dice = dice
         self._lines = Lines[W](limits)
+        self._actions = self._lines.actions
         self._questions = Questions(self._lines, search, self._end)
         self._waiting: dict[Command[W], None] = {}
         """Every command and question whose outcome is not known yet."""
@@ -135,14 +137,18 @@ class ClientLogic(Generic[W]):
 
     def take_actions(self) -> list[Action[W]]:
         """What is to be done, in this order; each action is given out once."""
-        return self._lines.take_actions()
+        actions = self._actions.copy()
+        self._actions.clear()
+        return actions
 
     def next_time(self) -> float:
         """When ``time_passed`` is to be called, at the latest; ``NEVER``: not before other events.
 
         In the clock of the events; it may have gone by.
         """
-        earliest = min(self._deadline_at, self._resume_at, self._lines.next_time())
+        earliest = self._lines.next_time()
+        if self._waiting:
+            earliest = min(earliest, self._deadline_at, self._resume_at)
         if self._queued and self._leading is None and self._attempt is None:
             earliest = min(earliest, self._search_at)
         return earliest
@@ -184,9 +190,8 @@ class ClientLogic(Generic[W]):
     def _admit(self, command: Command[W]) -> None:
         assert self.is_open, "a client that is not open takes no command"
         self._waiting[command] = None
-        self._deadline_at = min(
-            self._deadline_at, max(command.deadline, self._looked_at + GRAIN_SECONDS)
-        )
+        if command.deadline < self._deadline_at:
+            self._deadline_at = max(command.deadline, self._looked_at + GRAIN_SECONDS)
 
     def cancel(self, command: Command[W]) -> None:
         """Nobody waits for it any more: it is not sent, or its reply is ignored."""
@@ -200,7 +205,7 @@ class ClientLogic(Generic[W]):
         self.is_open = False
         for command in [command for command in self._waiting if command.line is None]:
             self._withdraw(command)
-            self._end(command, Unavailable(_CLOSED_BEFORE))
+            self._end(command, Unavailable(_CLOSED_ASKING if command.route else _CLOSED_BEFORE))
         for line in self._lines:
             self._lines.close(line, "the client was closed")
 
@@ -209,13 +214,11 @@ class ClientLogic(Generic[W]):
     def connected(self, line: Line[W]) -> None:
         """There is a connection; nothing was sent over it yet."""
         if line in self._lines and not line.is_closing:
-            line.is_connected = True
             self._lines.send(line, line.core.hello())
 
-    def failed(self, now: float, line: Line[W], reason: str, *, is_refusal: bool = False) -> None:
-        """No connection came about; ``is_refusal``: and trying again would not change that."""
+    def failed(self, now: float, line: Line[W], reason: str) -> None:
+        """No connection came about, for this reason in few words."""
         line.end_reason = line.end_reason or reason
-        line.is_refusal |= is_refusal
         self.ended(now, line, 0)
 
     def wrote(self, line: Line[W], unsent_bytes: int) -> None:
@@ -287,7 +290,7 @@ class ClientLogic(Generic[W]):
         if self.is_open:
             self._questions.handle_end(now, line, question, line.end_reason or _ENDED_EARLY)
         else:
-            self._end(question, Unavailable(_CLOSED_BEFORE))
+            self._end(question, Unavailable(_CLOSED_ASKING))
 
     # -- events: turns and time --
 
@@ -319,7 +322,7 @@ class ClientLogic(Generic[W]):
             self._end(command, failure)
         earliest = min((command.deadline for command in self._waiting), default=NEVER)
         self._looked_at = now
-        self._deadline_at = max(earliest, now + GRAIN_SECONDS) if self._waiting else NEVER
+        self._deadline_at = max(earliest, now + GRAIN_SECONDS)
 
     def _lateness(self, command: Command[W]) -> Exception:
         """What a deadline that has passed means for a command."""
@@ -349,7 +352,7 @@ class ClientLogic(Generic[W]):
         del self._waiting[command]
         command.line = None
         command.failure = failure
-        self._lines.note_settled(command)
+        self._actions.append(command)
 
     def _requeue(self, command: Command[W]) -> None:
         """A command that was certainly not taken waits to be sent again."""
@@ -387,8 +390,6 @@ class ClientLogic(Generic[W]):
                 self._requeue(command)
         earliest = min(self._paused.values(), default=NEVER)
         self._resume_at = max(earliest, now + GRAIN_SECONDS)
-        if not self._paused:
-            self._resume_at = NEVER
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (0.5 + 0.5 * self._dice())
