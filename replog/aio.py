@@ -36,10 +36,10 @@ from replog.client_surface import (
     make_logic,
     outcome_of,
     page_in,
+    propose_all,
     reason_of,
     result_of,
     status_in,
-    too_large,
 )
 from replog.config import Config
 from replog.errors import Unavailable
@@ -81,7 +81,7 @@ class _Carrier(asyncio.Protocol):
         """What waits until the transport has sent what it was given."""
         self._is_blocked = False
         self._attempt: asyncio.Task[None] | None = None
-        self.ended: asyncio.Future[None] = client.loop.create_future()
+        self.ended: asyncio.Future[None] = client._loop.create_future()
         """Done when nothing is left of it."""
 
     @property
@@ -115,18 +115,18 @@ class _Carrier(asyncio.Protocol):
 
     def begin(self, host: str, port: int) -> None:
         """Try to connect; the name is looked up anew."""
-        self._attempt = self._client.loop.create_task(self._connect(host, port))
+        self._attempt = self._client._loop.create_task(self._connect(host, port))
         # A task that is cancelled before it has begun runs no line of its own.
         self._attempt.add_done_callback(self._end_attempt)
 
     async def _connect(self, host: str, port: int) -> None:
         client = self._client
         try:
-            await client.loop.create_connection(
+            await client._loop.create_connection(
                 lambda: self, host, port, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS
             )
         except OSError as failure:
-            client.note_failed(self._line, reason_of(failure))
+            client._note_failed(self._line, reason_of(failure))
 
     def _end_attempt(self, attempt: asyncio.Task[None]) -> None:
         if self._transport is None:
@@ -141,12 +141,12 @@ class _Carrier(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=0)
-        if not self._client.note_connected(self._line):
+        if not self._client._note_connected(self._line):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
-        self._client.note_received(self._line, data)
+        self._client._note_received(self._line, data)
 
     def pause_writing(self) -> None:
         """The kernel did not take all of it."""
@@ -156,12 +156,12 @@ class _Carrier(asyncio.Protocol):
         """All of it has left."""
         self._is_blocked = False
         self._send_backlog()
-        self._client.note_written(self._line, self.unsent_bytes)
+        self._client._note_written(self._line, self.unsent_bytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, whoever ended it."""
-        self._client.end_line(self._line)
-        self._client.act()
+        self._client._end_line(self._line)
+        self._client._act()
         self.ended.set_result(None)
 
 
@@ -200,7 +200,7 @@ class Client:
         """Start the client; nothing is connected until something is asked for."""
         assert not self._is_entered, "a client is opened once"
         self._is_entered = True
-        self.loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._logic.open()
         return self
 
@@ -212,7 +212,7 @@ class Client:
     ) -> None:
         """Close the connection; whoever still waits gets its outcome, as far as it is known."""
         self._logic.close()
-        self.act()
+        self._act()
         if self._timer is not None:
             self._timer.cancel()
         if self._begun:
@@ -246,8 +246,8 @@ class Client:
         check_size(payload, self._limits)
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        waiter = _Waiter(1, self.loop.create_future())
-        command = self._logic.propose(self.loop.time(), payload, seconds, waiter)
+        waiter = _Waiter(1, self._loop.create_future())
+        command = self._logic.propose(self._loop.time(), payload, seconds, waiter)
         self._schedule_turn()
         await self._wait(waiter, command)
         return result_of(command)
@@ -265,11 +265,8 @@ class Client:
         """
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        waiter, now = _Waiter(0, self.loop.create_future()), self.loop.time()
-        asked = [
-            too_large(payload, self._limits) or self._logic.propose(now, payload, seconds, waiter)
-            for payload in payloads
-        ]
+        waiter = _Waiter(0, self._loop.create_future())
+        asked = propose_all(self._logic, self._limits, self._loop.time(), payloads, seconds, waiter)
         commands = [each for each in asked if isinstance(each, Command)]
         waiter.count = len(commands)
         self._schedule_turn()
@@ -288,7 +285,7 @@ class Client:
         except asyncio.CancelledError:
             for command in commands:
                 self._logic.cancel(command)
-            self.act()
+            self._act()
             raise
 
     # -- questions to one node --
@@ -315,17 +312,17 @@ class Client:
 
     async def _ask(self, node: NodeId | str | None, verb: str, body: bytes) -> object:
         self._check_open()
-        waiter = _Waiter(1, self.loop.create_future())
+        waiter = _Waiter(1, self._loop.create_future())
         question = self._logic.ask_node(
-            self.loop.time(), verb, body, node, self.deadline_seconds, waiter
+            self._loop.time(), verb, body, node, self.deadline_seconds, waiter
         )
-        self.act()
+        self._act()
         await self._wait(waiter, question)
         return result_of(question).result
 
-    # -- what the logic decides is done; the carriers call these, and nobody else --
+    # -- what the logic decides is done; the carriers come back here --
 
-    def act(self) -> None:
+    def _act(self) -> None:
         """Do what the logic wants done, see to its next turn, and to the time."""
         while actions := self._logic.take_actions():
             for action in actions:
@@ -344,7 +341,7 @@ class Client:
                     carrier.ended.add_done_callback(self._begun.pop)
                     carrier.begin(action.host, action.port)
                 else:
-                    self.end_line(action.line)
+                    self._end_line(action.line)
         if self._logic.is_turn_due:
             self._schedule_turn()
         self._set_timer()
@@ -353,12 +350,12 @@ class Client:
         """All that is asked before the loop comes round leaves together."""
         if not self._is_turn_scheduled:
             self._is_turn_scheduled = True
-            self.loop.call_soon(self._run_turn)
+            self._loop.call_soon(self._run_turn)
 
     def _run_turn(self) -> None:
         self._is_turn_scheduled = False
-        self._logic.turn(self.loop.time())
-        self.act()
+        self._logic.turn(self._loop.time())
+        self._act()
 
     def _set_timer(self) -> None:
         at = self._logic.next_time()
@@ -366,41 +363,41 @@ class Client:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = at
-            self._timer = self.loop.call_at(at, self._run_timer)
+            self._timer = self._loop.call_at(at, self._run_timer)
 
     def _run_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
-        self._logic.time_passed(self.loop.time())
-        self.act()
+        self._logic.time_passed(self._loop.time())
+        self._act()
 
-    def end_line(self, line: Line[_Waiter]) -> None:
+    def _end_line(self, line: Line[_Waiter]) -> None:
         """Close what carries a line, and tell the logic what has not left; once for each line."""
         carrier = self._carriers.pop(line, None)
         if carrier is not None:
             unsent_bytes = carrier.unsent_bytes
             carrier.close()
-            self._logic.ended(self.loop.time(), line, unsent_bytes)
+            self._logic.ended(self._loop.time(), line, unsent_bytes)
 
-    def note_failed(self, line: Line[_Waiter], reason: str) -> None:
+    def _note_failed(self, line: Line[_Waiter], reason: str) -> None:
         """No connection came about."""
         if self._carriers.pop(line, None) is not None:
-            self._logic.failed(self.loop.time(), line, reason)
-            self.act()
+            self._logic.failed(self._loop.time(), line, reason)
+            self._act()
 
-    def note_connected(self, line: Line[_Waiter]) -> bool:
+    def _note_connected(self, line: Line[_Waiter]) -> bool:
         """There is a connection; False: it is not wanted any more."""
         if line not in self._carriers:
             return False
         self._logic.connected(line)
-        self.act()
+        self._act()
         return True
 
-    def note_received(self, line: Line[_Waiter], data: bytes) -> None:
+    def _note_received(self, line: Line[_Waiter], data: bytes) -> None:
         """Bytes have arrived; all replies in them are given out in one go."""
-        self._logic.received(self.loop.time(), line, data)
-        self.act()
+        self._logic.received(self._loop.time(), line, data)
+        self._act()
 
-    def note_written(self, line: Line[_Waiter], unsent_bytes: int) -> None:
+    def _note_written(self, line: Line[_Waiter], unsent_bytes: int) -> None:
         """Bytes have left that had waited."""
         self._logic.wrote(line, unsent_bytes)
         if self._logic.is_turn_due:

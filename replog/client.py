@@ -47,10 +47,10 @@ from replog.client_surface import (
     make_logic,
     outcome_of,
     page_in,
+    propose_all,
     reason_of,
     result_of,
     status_in,
-    too_large,
 )
 from replog.config import Config
 from replog.errors import Unavailable
@@ -215,11 +215,10 @@ class Client:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        waiter, now = _Waiter(0), trio.current_time()
-        asked = [
-            too_large(payload, self._limits) or self._logic.propose(now, payload, seconds, waiter)
-            for payload in payloads
-        ]
+        waiter = _Waiter(0)
+        asked = propose_all(
+            self._logic, self._limits, trio.current_time(), payloads, seconds, waiter
+        )
         commands = [each for each in asked if isinstance(each, Command)]
         waiter.count = len(commands)
         self._turn_due.set()

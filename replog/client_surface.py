@@ -77,8 +77,23 @@ def check_size(payload: bytes, limits: Limits) -> None:
         raise CommandTooLarge(len(payload), limits.command_bytes_max)
 
 
-def too_large(payload: bytes, limits: Limits) -> CommandTooLarge | None:
-    """Why a command is not even sent, if it is not."""
+def propose_all(
+    logic: ClientLogic[W],
+    limits: Limits,
+    now: float,
+    payloads: Iterable[bytes],
+    seconds: float,
+    waiter: W,
+) -> list[Command[W] | CommandTooLarge]:
+    """Propose commands with one waiter; for one that is not even sent, why.
+
+    All are looked at before the first is proposed, so an error in ``payloads`` leaves none behind.
+    """
+    checked = [(payload, _too_large(payload, limits)) for payload in payloads]
+    return [failure or logic.propose(now, payload, seconds, waiter) for payload, failure in checked]
+
+
+def _too_large(payload: bytes, limits: Limits) -> CommandTooLarge | None:
     try:
         check_size(payload, limits)
     except CommandTooLarge as failure:

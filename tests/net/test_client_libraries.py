@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,21 @@ async def test_propose_many_of_none(open_client: OpenClient) -> None:
         (outcome,) = await client.propose_many([bytes(Limits().command_bytes_max + 1)])
         assert isinstance(outcome, CommandTooLarge)
         assert not client.logic.lines
+
+
+async def test_propose_many_of_a_broken_list(open_client: OpenClient) -> None:
+    """When the payloads cannot all be had, the call raises that, and none of them is sent."""
+
+    def payloads() -> Iterator[bytes]:
+        yield b"1"
+        raise KeyError("mine")
+
+    async with scripted_nodes(lead) as (node,), open_client(node.address) as client:
+        with pytest.raises(KeyError, match="mine"):
+            await client.propose_many(payloads())
+        assert client.logic.unsettled_count == 0
+        await client.propose(b"2")
+        assert node.bodies == [b"2"]
 
 
 async def test_propose_many_shares_one_deadline(open_client: OpenClient) -> None:
@@ -412,7 +427,8 @@ async def test_interrupt_ends_a_call() -> None:
     program = (
         "import sys, threading\n"
         "from replog import blocking\n"
-        "with blocking.Client(sys.argv[1]) as client:\n"
+        # A name, so that a thread looks it up.
+        "with blocking.Client(sys.argv[1].replace('127.0.0.1', 'localhost')) as client:\n"
         "    try:\n"
         "        client.propose(b'interrupted')\n"
         "    except KeyboardInterrupt:\n"
