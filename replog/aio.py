@@ -13,9 +13,9 @@ Commands of one turn of the loop leave with one ``write``; replies are given out
 in the callback of the transport.  Protocols and not streams: a stream costs a task switch and a
 copy for each read.
 
-The transport is given no more than a piece at a time, and the next one when that has left.  So when
-a connection ends, it is known what never left: all but the piece in the transport, whose commands
-are unknown.
+The transport is given no more than a piece at a time, and the next one when that has left.  For
+when a connection breaks, a transport forgets what it had not sent: then the commands of that piece
+are unknown, and all that came behind it is known not to have left.
 """
 
 from __future__ import annotations
@@ -86,8 +86,10 @@ class _Carrier(asyncio.Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that were never handed to the kernel; of those in the transport it is not known."""
-        return len(self._backlog)
+        """Bytes that were never handed to the kernel; without what a transport had that broke."""
+        if self._transport is None or self._transport.is_closing():
+            return len(self._backlog)
+        return len(self._backlog) + self._transport.get_write_buffer_size()
 
     def send(self, data: bytes) -> None:
         """Hand bytes to the transport, or remember them until it takes more."""
@@ -102,7 +104,7 @@ class _Carrier(asyncio.Protocol):
     def _send_backlog(self) -> None:
         assert self._transport is not None, "a line has a connection before anything is sent"
         while self._backlog and not self._is_blocked and not self._transport.is_closing():
-            piece = bytes(memoryview(self._backlog)[:_PIECE_BYTES])
+            piece = bytes(self._backlog[:_PIECE_BYTES])
             del self._backlog[:_PIECE_BYTES]
             self._transport.write(piece)
 
@@ -157,6 +159,11 @@ class _Carrier(asyncio.Protocol):
         self._is_blocked = False
         self._send_backlog()
         self._client._note_written(self._line, self.unsent_bytes)
+
+    def eof_received(self) -> None:
+        """The node sends nothing more, so nothing more is sent to it."""
+        self._client._end_line(self._line)
+        self._client._act()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, whoever ended it."""
