@@ -9,7 +9,8 @@ to write               use
 =====================  ==========================================================================
 a state machine        :class:`StateMachine`, :func:`command`, :func:`query`
 a program with a node  :func:`open_node`, :func:`load_config`
-a client               :class:`Client`
+a client               :class:`Client`; :class:`replog.aio.Client` on asyncio,
+                       :class:`replog.blocking.Client` on threads
 an ``except`` clause   the classes of :mod:`replog.errors`
 =====================  ==========================================================================
 """

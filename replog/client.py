@@ -1,4 +1,5 @@
-"""A client of a cluster: it finds the leader, keeps many requests in flight, and never guesses.
+"""A client of a cluster, for trio: it finds the leader, keeps many requests in flight, and never
+guesses.
 
 ::
 
@@ -16,15 +17,11 @@ Every command ends in exactly one of three outcomes:
   after the command had left and before its reply came.  It is never sent again behind the caller's
   back: it might be done twice.
 
-How: requests wait in one queue.  One task finds the leader, hands over whatever waits with one
-system call per turn of the event loop, and starts over when the connection ends; another reads
-replies and wakes the callers directly.  What a frame means is decided in :mod:`replog.client_core`,
-and where to look next in :mod:`replog.client_search`; this module has the clock and the dice.
-
-A leader that owes replies and sends none for about a second may be frozen or cut off, so the other
-nodes are asked.  When one says that it leads, new commands go there.  What was sent stays where it
-is, on at most one connection that only drains, until its reply, its deadline or the end of that
-connection.
+What is decided, :mod:`replog.client_logic` decides; :mod:`replog.aio` and :mod:`replog.blocking`
+are the same client for asyncio and for threads.  This module has the clock, the sockets and the
+tasks: one that gives the logic its turns, so that commands of one turn of the event loop leave with
+one system call, one for what is due at a time, and one per connection, which reads replies and
+wakes the callers directly.
 
 Why not a channel or a lock around the connection: a hop through a channel costs more than
 everything else that the client does for a command.
@@ -32,108 +29,85 @@ everything else that the client does for a command.
 
 from __future__ import annotations
 
-import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import trio
 
-from replog.address import Address
-from replog.cbor import strict_dumps
-from replog.client_core import (
-    REQUEST_OVERHEAD_BYTES,
-    Answered,
-    Broken,
-    failure_of,
-)
-from replog.client_link import (
-    FAILURES,
-    Link,
-    ask_once,
-    await_drained,
-    await_missing_reply,
-    is_final_failure,
-    open_link,
+from replog.client_actions import NEVER, Command, Connect, Line, Send
+from replog.client_logic import ClientLogic
+from replog.client_surface import (
+    DEADLINE_SECONDS,
+    CommandOutcome,
+    NodeDump,
+    check_size,
+    dump_body,
+    make_logic,
+    outcome_of,
+    page_in,
+    propose_all,
     reason_of,
-    watch_silence,
+    result_of,
+    status_in,
 )
-from replog.client_search import LeaderSearch, parse_addresses
 from replog.config import Config
-from replog.errors import (
-    AddressError,
-    CommandTooLarge,
-    ConfigError,
-    NotLeader,
-    OutcomeUnknown,
-    Overloaded,
-    Refused,
-    SchemaError,
-    Unavailable,
-)
-from replog.frames import FrameCodec, Outcome, Reply
+from replog.errors import Unavailable
 from replog.limits import Limits
 from replog.statemachine import Call
-from replog.transport.connection import closing
-from replog.types import NO_NODE, Applied, LogIndex, NodeId, record
+from replog.transport.connection import Connection, connect
+from replog.types import Applied, NodeId
 from replog.wakeup import Wakeup
+
+__all__ = ["Client", "NodeDump"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEADLINE_SECONDS: Final = 10.0
 
-_DRAIN_SECONDS: Final = 1.0
-"""How long a node that lost its leadership may take to answer what is still in flight there."""
+class _Waiter:
+    """A task that waits for commands."""
 
-_BACKOFF_SECONDS_MIN: Final = 0.02
-_BACKOFF_SECONDS_MAX: Final = 0.5
-"""Of a search, and of a command that the leader was too busy for."""
+    __slots__ = ("count", "is_waiting", "task")
 
-_DEADLINE_GRAIN_SECONDS: Final = 0.01
-"""Deadlines are looked at no more often than this."""
-
-_REMEDY: Final = "it may or may not be done: look, or repeat it only if repeating does no harm"
-
-
-@record
-class NodeDump:
-    """A page of the state of one node's state machine."""
-
-    applied_index: LogIndex
-    """What the node had applied when it made the page; of two nodes, compare equal ones only."""
-    items: Sequence[object]
-    cursor: bytes | None
-    """Where the next page starts; ``None``: this page is the last."""
-
-
-class _Pending:
-    """A command whose outcome is not known yet, and the task that waits for it."""
-
-    __slots__ = (
-        "applied",
-        "deadline",
-        "failure",
-        "link",
-        "payload",
-        "request_id",
-        "seconds",
-        "task",
-    )
-
-    def __init__(self, payload: bytes, seconds: float) -> None:
-        self.payload = payload
-        self.seconds = seconds
-        self.deadline = trio.current_time() + seconds
+    def __init__(self, count: int) -> None:
+        self.count = count
+        """How many of them have not ended."""
+        self.is_waiting = False
+        """Whether the task is to be woken: a command may end before it waits."""
         self.task = trio.lowlevel.current_task()
-        self.link: Link[_Pending] | None = None
-        """Where it is in flight; ``None`` while it is only queued: nothing of it has left."""
-        self.request_id = 0
-        """What it is called there."""
-        self.applied: Applied | None = None
-        self.failure: Exception | None = None
+
+
+class _Carrier:
+    """What carries a line: a connection, as soon as there is one, within a scope of its own."""
+
+    __slots__ = ("connection", "refused_bytes", "scope")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.scope = trio.CancelScope()
+        self.refused_bytes = 0
+        """Bytes that a connection did not take because it had just ended."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that were never handed to the kernel."""
+        return self.refused_bytes + (self.connection.queued_bytes if self.connection else 0)
+
+    def send(self, data: bytes) -> None:
+        """Hand bytes to the kernel, as far as it takes them."""
+        assert self.connection is not None, "a line has a connection before anything is sent"
+        if not self.connection.queue(data):
+            assert self.connection.is_closed, "what the logic lets leave fits into the queue"
+            self.refused_bytes += len(data)
+        self.connection.flush()
+
+    def close(self) -> None:
+        """Close the connection, or give the attempt up."""
+        self.scope.cancel()
+        if self.connection is not None:
+            self.connection.close()
 
 
 class Client:
@@ -154,34 +128,15 @@ class Client:
         cluster refused (empty: whichever answers first).  ``limits`` are those of the cluster.
         Raises :class:`~replog.errors.AddressError` and :class:`~replog.errors.ConfigError`.
         """
-        members: dict[NodeId, str] = {}
-        if isinstance(nodes, Config):
-            members = {node.id: str(node.client) for node in nodes.nodes}
-            cluster_id = cluster_id or nodes.cluster_id
-            limits = limits or nodes.limits
-            nodes = members.values()
         assert deadline_seconds > 0
         self.deadline_seconds = deadline_seconds
-        self._limits = limits or Limits()
-        if problems := self._limits.problems():
-            raise ConfigError("limits", problems)
-        self._codec = FrameCodec(self._limits)
-        self._search = LeaderSearch(parse_addresses(nodes), members, cluster_id)
-        self._waiting: dict[_Pending, None] = {}
-        """Every command whose caller waits, queued or in flight."""
-        self._queued: OrderedDict[_Pending, None] = OrderedDict()
-        """Those of them that have not left, in the order in which they will."""
-        self._link: Link[_Pending] | None = None
-        """The connection to the leader, over which commands are sent."""
-        self._draining: Link[_Pending] | None = None
-        """The connection to a leader that fell silent and was succeeded, while it owes replies."""
-        self._wakeup = Wakeup()
-        self._fruitless_count = 0
-        """Rounds of the search since the last command that a leader took."""
-        self._deadline_next = 0.0
-        """When deadlines are looked at again."""
-        self._deadline_earlier = Wakeup()
-        self._is_open = False
+        self._logic: ClientLogic[_Waiter]
+        self._logic, self._limits = make_logic(nodes, cluster_id, limits)
+        self._carriers: dict[Line[_Waiter], _Carrier] = {}
+        self._turn_due = Wakeup()
+        self._timer_at = NEVER
+        """When the logic is told the time again."""
+        self._timer_earlier = Wakeup()
         self._nursery: trio.Nursery | None = None
         self._nursery_block: AbstractAsyncContextManager[trio.Nursery] = trio.open_nursery()
 
@@ -189,9 +144,9 @@ class Client:
         """Start the client; nothing is connected until something is asked for."""
         assert self._nursery is None, "a client is opened once"
         self._nursery = await self._nursery_block.__aenter__()
-        self._is_open = True
-        self._nursery.start_soon(self._run)
-        self._nursery.start_soon(self._run_deadlines)
+        self._logic.open()
+        self._nursery.start_soon(self._run_turns)
+        self._nursery.start_soon(self._run_timer)
         return self
 
     async def __aexit__(
@@ -202,15 +157,8 @@ class Client:
     ) -> bool | None:
         """Close the connection; whoever still waits gets its outcome, as far as it is known."""
         assert self._nursery is not None
-        self._is_open = False
-        for pending in list(self._waiting):
-            failure: Exception = Unavailable("the client was closed before the command was sent")
-            if pending.link is not None:
-                failure = OutcomeUnknown(
-                    f"the client was closed before the command was answered; {_REMEDY}"
-                )
-            self._withdraw(pending)
-            self._end_wait(pending, failure)
+        self._logic.close()
+        self._act()
         self._nursery.cancel_scope.cancel()
         try:
             return await self._nursery_block.__aexit__(kind, error, traceback)
@@ -222,7 +170,7 @@ class Client:
     @property
     def leader_id(self) -> NodeId:
         """The leader as far as is known; ``NO_NODE``: none."""
-        return self._search.leader_id
+        return self._logic.search.leader_id
 
     # -- commands --
 
@@ -244,100 +192,57 @@ class Client:
         :class:`~replog.errors.CommandFailed` when it was and its result is a declared error.  When
         the wait is cancelled, the command may still be done.
         """
-        assert isinstance(payload, bytes)
-        if len(payload) > self._limits.command_bytes_max:
-            raise CommandTooLarge(len(payload), self._limits.command_bytes_max)
+        check_size(payload, self._limits)
         await trio.lowlevel.checkpoint_if_cancelled()
-        pending = _Pending(
-            payload, self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        )
-        await self._await_outcome(pending)
-        backoff = _BACKOFF_SECONDS_MIN
-        while isinstance(pending.failure, Overloaded) and trio.current_time() < pending.deadline:
-            pause = trio.current_time() + _jittered(backoff)
-            await trio.sleep_until(min(pause, pending.deadline))
-            backoff = min(2 * backoff, _BACKOFF_SECONDS_MAX)
-            if pause < pending.deadline:
-                await self._await_outcome(pending)
-        if pending.failure is not None:
-            raise pending.failure
-        assert pending.applied is not None
-        return pending.applied
+        self._check_open()
+        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        command = self._logic.propose(trio.current_time(), payload, seconds, _Waiter(1))
+        self._turn_due.set()
+        await self._wait(command)
+        return result_of(command)
 
-    async def _await_outcome(self, pending: _Pending) -> None:
-        """Queue a command and wait until :meth:`_end_wait` is called for it."""
-        if not self._is_open:
+    async def propose_many(
+        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+    ) -> list[CommandOutcome]:
+        """Replicate commands, all in flight together, and return the outcome of each, in order.
+
+        An outcome is what :meth:`propose` returns, or the error that it would raise, as a value:
+        whatever happens to one command, the others go on and none is lost.  They are sent in order;
+        one that has to be sent again may be applied after later ones.  ``deadline_seconds`` is for
+        all together.  Raises :class:`~replog.errors.Unavailable` when the client is not open; when
+        the wait is cancelled, each may still be done.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        waiter = _Waiter(0)
+        asked = propose_all(
+            self._logic, self._limits, trio.current_time(), payloads, seconds, waiter
+        )
+        commands = [each for each in asked if isinstance(each, Command)]
+        waiter.count = len(commands)
+        self._turn_due.set()
+        await self._wait(*commands)
+        return [outcome_of(each) if isinstance(each, Command) else each for each in asked]
+
+    def _check_open(self) -> None:
+        if not self._logic.is_open:
             raise Unavailable("the client is not open; make calls inside its 'async with' block")
 
+    async def _wait(self, *commands: Command[_Waiter]) -> None:
+        """Wait until each of the commands, which have one waiter, has ended."""
+
         def stop_waiting(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            self._withdraw(pending)
-            del self._waiting[pending]
+            for command in commands:
+                self._logic.cancel(command)
+            self._act()
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiting[pending] = None
-        self._queued[pending] = None
-        self._wakeup.set()
-        if pending.deadline < self._deadline_next:
-            self._deadline_earlier.set()
-        await trio.lowlevel.wait_task_rescheduled(stop_waiting)
-
-    def _end_wait(self, pending: _Pending, failure: Exception | None) -> None:
-        """Wake the task of a command that is neither queued nor in flight any more."""
-        del self._waiting[pending]
-        pending.link = None
-        pending.failure = failure
-        trio.lowlevel.reschedule(pending.task)
-
-    def _withdraw(self, pending: _Pending) -> None:
-        """Nobody is interested in the outcome any more: do not send it, or ignore its reply."""
-        if pending.link is None:
-            del self._queued[pending]
+        if commands and commands[0].waiter.count:
+            commands[0].waiter.is_waiting = True
+            await trio.lowlevel.wait_task_rescheduled(stop_waiting)
         else:
-            pending.link.core.forget(pending.request_id)
-
-    def _requeue(self, pending: _Pending) -> None:
-        """A command that was certainly not taken waits to be sent again."""
-        pending.link = None
-        self._queued[pending] = None
-
-    # -- deadlines --
-
-    async def _run_deadlines(self) -> None:
-        """End the waits whose time is over.
-
-        One task for all of them: a cancel scope per command would cost as much as encoding it.
-        """
-        while True:
-            now = trio.current_time()
-            for pending in [pending for pending in self._waiting if pending.deadline <= now]:
-                failure = self._lateness(pending)
-                self._withdraw(pending)
-                self._end_wait(pending, failure)
-            earliest = min((pending.deadline for pending in self._waiting), default=float("inf"))
-            self._deadline_next = max(earliest, now + _DEADLINE_GRAIN_SECONDS)
-            with trio.move_on_at(self._deadline_next):
-                await self._deadline_earlier.wait()
-                await trio.sleep(_DEADLINE_GRAIN_SECONDS)
-
-    def _lateness(self, pending: _Pending) -> Exception:
-        """What a deadline that has passed means for a command."""
-        seconds = f"{pending.seconds:g} s"
-        if pending.link is not None:
-            name = pending.link.name
-            return OutcomeUnknown(f"{name} did not answer within {seconds}; {_REMEDY}")
-        if isinstance(pending.failure, Overloaded):
-            return pending.failure
-        link = self._link
-        if link is not None and link.is_leading:
-            return Unavailable(
-                f"the command was not sent within {seconds}, because {link.name} leaves "
-                f"{link.core.open_count} others unanswered; send fewer at once"
-            )
-        return Unavailable(
-            f"no leader took the command within {seconds} and it was not done "
-            f"({self._search.reasons()}); see that enough of the nodes run to elect a leader, and "
-            "check the client's addresses"
-        )
+            await trio.lowlevel.checkpoint()
 
     # -- questions to one node --
 
@@ -348,10 +253,7 @@ class Client:
         preference.  Raises :class:`~replog.errors.Unavailable` and
         :class:`~replog.errors.AddressError`.
         """
-        value = await self._ask(node, "status", b"")
-        if not isinstance(value, dict):
-            raise SchemaError("a node's status is not a map; run the same release on both sides")
-        return value
+        return status_in(await self._ask(node, "status", b""))
 
     async def dump(
         self, cursor: bytes = b"", items_max: int = 1000, *, node: NodeId | str | None = None
@@ -362,239 +264,105 @@ class Client:
         for :meth:`status`, whose errors this raises, and
         :class:`~replog.errors.DumpUnavailable`.
         """
-        value = await self._ask(node, "dump", strict_dumps([cursor, items_max]))
-        match value:
-            case [int(applied_index), list(items), bytes() | None as cursor_next]:
-                return NodeDump(applied_index, items, cursor_next)
-        raise SchemaError("a node's dump is no page; run the same release on both sides")
+        return page_in(await self._ask(node, "dump", dump_body(cursor, items_max)))
 
     async def _ask(self, node: NodeId | str | None, verb: str, body: bytes) -> object:
-        """Ask over a connection of its own, so that any node can be asked, also a lost one.
-
-        Nothing is changed by it, so the next address is tried whatever went wrong.
-        """
-        reasons: list[str] = []
-        with trio.move_on_after(self.deadline_seconds):
-            for address in await self._addresses_of_node(node):
-                try:
-                    reply, value = await self._ask_address(address, verb, body)
-                except FAILURES as failure:
-                    reasons.append(f"{address}: {reason_of(failure)}")
-                    continue
-                if reply.outcome is Outcome.DONE:
-                    return value
-                raise failure_of(reply, NO_NODE, len(body))
-        found = "; ".join(reasons) or f"nothing came within {self.deadline_seconds:g} s"
-        raise Unavailable(f"no node answered ({found}); see that it runs, and check the address")
-
-    async def _addresses_of_node(self, node: NodeId | str | None) -> Iterable[str]:
-        if isinstance(node, str):
-            return [str(Address.parse(node))]
-        if node is None:
-            return list(self._search.addresses())
-        if node not in self._search.members:
-            await self._ask(None, "status", b"")  # Whoever answers names the members.
-        members = self._search.members
-        if node not in members:
-            ids = ", ".join(map(str, sorted(members)))
-            raise AddressError(f"the cluster has no node {node}; its nodes are {ids}")
-        return [members[node]]
-
-    async def _ask_address(self, address: str, verb: str, body: bytes) -> tuple[Reply, object]:
-        link: Link[None] = await open_link(
-            address, self._codec, self._limits, self._search.cluster_id
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        question = self._logic.ask_node(
+            trio.current_time(), verb, body, node, self.deadline_seconds, _Waiter(1)
         )
-        with closing(link.connection):
-            self._search.note_members(link.hello)
-            return await ask_once(link, verb, body)
+        self._act()
+        await self._wait(question)
+        return result_of(question).result
 
-    # -- the connection to the leader --
+    # -- what the logic decides is done --
 
-    async def _run(self) -> None:
-        """Find the leader when there is something to send, and send until it leads no more."""
-        while True:
-            while not self._queued:
-                await self._wakeup.wait()
-            link = await self._find_leader()
-            if link is not None:
-                self._use(link)
-            while self._link is not None:
-                if self._link.is_leading:
-                    self._send_queued(self._link)
-                await self._wakeup.wait()
+    def _act(self) -> None:
+        """Do what the logic wants done, see to its next turn, and to the time."""
+        while actions := self._logic.take_actions():
+            for action in actions:
+                if isinstance(action, Command):
+                    waiter = action.waiter
+                    waiter.count -= 1
+                    if not waiter.count and waiter.is_waiting:
+                        trio.lowlevel.reschedule(waiter.task)
+                elif isinstance(action, Send):
+                    carrier = self._carriers[action.line]
+                    carrier.send(action.data)
+                    self._logic.wrote(action.line, carrier.unsent_bytes)
+                elif isinstance(action, Connect):
+                    self._connect(action)
+                else:
+                    self._end_line(action.line)
+        if self._logic.is_turn_due:
+            self._turn_due.set()
+        if self._logic.next_time() < self._timer_at:
+            self._timer_earlier.set()
 
-    async def _find_leader(self) -> Link[_Pending] | None:
-        """Connect to the leader; ``None``: nobody waits for it any more."""
-        search = self._search
-        if self._fruitless_count:
-            await self._back_off()
-        while self._queued:
-            address = search.next_address()
-            if address is not None:
-                link = await self._try_address(address)
-                if link is not None:
-                    return link
-                continue
-            if search.is_hopeless:
-                self._give_up()
-            else:
-                await self._back_off()
-            search.begin_round()
-        return None
-
-    async def _try_address(self, address: str) -> Link[_Pending] | None:
-        """Connect to one address; ``None``: the leader is not there, as the search now knows."""
-        search = self._search
-        try:
-            link: Link[_Pending] = await open_link(
-                address, self._codec, self._limits, search.cluster_id
-            )
-        except FAILURES as failure:
-            search.note_failed(address, reason_of(failure), is_refusal=is_final_failure(failure))
-            return None
-        if search.note_hello(address, link.hello):
-            return link
-        link.connection.close()
-        return None
-
-    async def _back_off(self) -> None:
-        self._fruitless_count += 1
-        backoff = _BACKOFF_SECONDS_MIN * 2.0 ** min(self._fruitless_count - 1, 10)
-        await trio.sleep(_jittered(min(backoff, _BACKOFF_SECONDS_MAX)))
-
-    def _give_up(self) -> None:
-        """No address will ever do: tell so at once, not when the deadline has passed."""
-        reasons = self._search.reasons()
-        for pending in list(self._queued):
-            failure = Refused(f"no address leads to the cluster ({reasons})")
-            self._withdraw(pending)
-            self._end_wait(pending, failure)
-
-    def _use(self, link: Link[_Pending]) -> None:
-        """From now on, commands are sent over this connection."""
+    def _connect(self, action: Connect[_Waiter]) -> None:
         assert self._nursery is not None, "only an open client connects"
-        self._link = link
-        self._fruitless_count += 1  # until a reply shows that the way was not in vain
-        self._nursery.start_soon(self._run_link, link)
+        carrier = self._carriers[action.line] = _Carrier()
+        self._nursery.start_soon(self._run_line, action, carrier)
 
-    async def _run_link(self, link: Link[_Pending]) -> None:
-        """Take the replies, until the connection ends or nobody waits for one that is not used."""
+    def _end_line(self, line: Line[_Waiter]) -> None:
+        """Close what carries a line, and tell the logic what has not left; once for each line."""
+        carrier = self._carriers.pop(line, None)
+        if carrier is not None:
+            carrier.close()
+            self._logic.ended(trio.current_time(), line, carrier.unsent_bytes)
+
+    async def _run_turns(self) -> None:
+        """Give the logic a turn when one is due: all that was asked since leaves together."""
+        while True:
+            await self._turn_due.wait()
+            self._note_written()
+            self._logic.turn(trio.current_time())
+            self._act()
+
+    async def _run_timer(self) -> None:
+        """Tell the logic the time when it wants to know it."""
+        while True:
+            self._timer_at = self._logic.next_time()
+            with trio.move_on_at(self._timer_at) as scope:
+                await self._timer_earlier.wait()
+            if scope.cancelled_caught:
+                self._timer_at = -NEVER  # What is decided now is looked at above.
+                self._note_written()
+                self._logic.time_passed(trio.current_time())
+                self._act()
+
+    def _note_written(self) -> None:
+        for line, carrier in self._carriers.items():
+            self._logic.wrote(line, carrier.unsent_bytes)
+
+    async def _run_line(self, action: Connect[_Waiter], carrier: _Carrier) -> None:
+        """Connect, and read until the connection ends; the name is looked up anew."""
+        line = action.line
         try:
-            with link.scope:
-                async with trio.open_nursery() as nursery:
-                    idle_seconds = self._limits.connection_idle_ms / 1000
-                    nursery.start_soon(link.connection.run_writer)
-                    nursery.start_soon(watch_silence, link, idle_seconds)
-                    nursery.start_soon(self._run_succession, link)
-                    await self._run_reader(link)
-                    nursery.cancel_scope.cancel()
-        finally:
-            self._end_link(link)
-
-    async def _run_succession(self, link: Link[_Pending]) -> None:
-        """When a node owes replies in silence and another one leads, let the silent one drain."""
-        successor = None
-        while successor is None:
-            await await_missing_reply(link.core)
-            if self._draining is None:
-                successor = await self._find_successor(link)
-        link.is_leading = False
-        self._draining = link
-        self._use(successor)
-        self._wakeup.set()
-        await await_drained(link.core)
-        link.scope.cancel()
-
-    async def _find_successor(self, link: Link[_Pending]) -> Link[_Pending] | None:
-        """Ask every other node once; a connection to one that says that it leads."""
-        search = self._search
-        search.begin_round()
-        search.note_failed(link.address, "it does not answer")
-        while (address := search.next_address()) is not None:
-            successor = await self._try_address(address)
-            if successor is not None and successor.hello.node_id == link.hello.node_id:
-                # The same node under another address: slow, but it lives and leads.
-                successor.connection.close()
-                return None
-            if successor is not None:
-                return successor
-        return None
-
-    def _send_queued(self, link: Link[_Pending]) -> None:
-        """Let everything that is queued leave together, within the limits."""
-        connection, core = link.connection, link.core
-        queued = self._queued
-        bytes_max = self._limits.client_queue_bytes_max
-        if connection.is_closed:
-            return
-        for _ in range(min(core.room, len(queued))):
-            pending = next(iter(queued))
-            if connection.queued_bytes + len(pending.payload) + REQUEST_OVERHEAD_BYTES > bytes_max:
-                break  # Replies, which make this run again, come when the node has read more.
-            del queued[pending]
-            pending.request_id, frame = core.request("propose", pending.payload, pending)
-            pending.link = link
-            connection.queue(frame)
-        connection.flush()
-
-    async def _run_reader(self, link: Link[_Pending]) -> None:
-        """Hand out the replies, all of one read in one go."""
-        connection, core = link.connection, link.core
-        while data := await connection.receive():
-            for event in core.receive(data):
-                if isinstance(event, Answered):
-                    self._handle_reply(link, event.waiter, event.reply, event.value)
-                elif isinstance(event, Broken):
-                    link.end_reason = str(event.failure)
-                    connection.close()
-            if not link.is_leading and not core.open_count:
-                return
-            if self._queued:
-                self._wakeup.set()  # Replies have made room for more.
-
-    def _handle_reply(
-        self, link: Link[_Pending], pending: _Pending, reply: Reply, value: object
-    ) -> None:
-        if reply.outcome is Outcome.DONE:
-            pending.applied = Applied(reply.index, value)
-            self._fruitless_count = 0
-            self._end_wait(pending, None)
-            return
-        failure = failure_of(reply, link.hello.node_id, len(pending.payload))
-        if isinstance(failure, NotLeader):
-            if link.is_leading:
-                link.is_leading = False
-                link.end_reason = f"node {link.hello.node_id} does not lead any more"
-                link.scope.deadline = trio.current_time() + _DRAIN_SECONDS
-                self._search.note_hint(reply.leader_id, reply.leader_address)
-            self._requeue(pending)
-            return
-        self._fruitless_count = 0
-        self._end_wait(pending, failure)
-
-    def _end_link(self, link: Link[_Pending]) -> None:
-        """Close a connection: what certainly did not leave is queued again, the rest is unknown."""
-        link.connection.close()
-        if link is self._link:
-            self._link = None
-            self._search.begin_round()
-            self._search.note_failed(link.address, link.end_reason)
-        elif link is self._draining:
-            self._draining = None
-        for pending, may_have_arrived in link.core.end(link.connection.queued_bytes):
-            if may_have_arrived:
-                self._end_wait(
-                    pending,
-                    OutcomeUnknown(
-                        f"the connection to {link.name} was lost before the command was answered "
-                        f"({link.end_reason}); {_REMEDY}"
-                    ),
+            with carrier.scope:
+                carrier.connection = await connect(
+                    action.host, action.port, self._limits.client_queue_bytes_max
                 )
-            else:
-                self._requeue(pending)
-        self._wakeup.set()
+                self._logic.connected(line)
+                self._act()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(carrier.connection.run_writer)
+                    await self._run_reader(line, carrier, carrier.connection)
+                    nursery.cancel_scope.cancel()
+        except OSError as failure:
+            self._carriers.pop(line, None)
+            self._logic.failed(trio.current_time(), line, reason_of(failure))
+        finally:
+            self._end_line(line)
+            carrier.close()  # Its line may have ended while it connected.
+            self._act()
 
-
-def _jittered(seconds: float) -> float:
-    """Clients that lost a leader together should not come back together."""
-    return seconds * random.uniform(0.5, 1.0)
+    async def _run_reader(
+        self, line: Line[_Waiter], carrier: _Carrier, connection: Connection
+    ) -> None:
+        """Hand over what arrives; all replies of one read are given out in one go."""
+        while data := await connection.receive():
+            self._logic.wrote(line, carrier.unsent_bytes)
+            self._logic.received(trio.current_time(), line, data)
+            self._act()

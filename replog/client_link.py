@@ -1,19 +1,20 @@
-"""Calling a node: a connection, the handshake on it, what its silence means, and why it failed in a
-few words.
+"""Calling one node for one request: a connection, the handshake on it, and the reply.
 
-Names are looked up anew for each call, so a node that has moved is found again.
+For the command line and for a node that comes back, which mean a node and not the leader; a client
+that looks for the leader is :mod:`replog.client`.  Names are looked up anew for each call, so a
+node that has moved is found again.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Final, Generic, TypeVar
 
 import trio
 
 from replog.address import Address
 from replog.client_core import Answered, Broken, ClientCore, Welcomed
+from replog.client_lines import ATTEMPT_SECONDS_MAX
+from replog.client_surface import reason_of as _reason_of
 from replog.errors import AddressError, PeerError
 from replog.frames import FrameCodec, Reply, ServerHello
 from replog.limits import Limits
@@ -23,19 +24,6 @@ W = TypeVar("W")
 
 FAILURES: Final = (OSError, trio.TooSlowError, PeerError, AddressError)
 """What can go wrong with an address."""
-
-_ATTEMPT_SECONDS_MAX: Final = 2.0
-"""How long one address may take to connect and shake hands: the next one may do."""
-
-REPLY_SECONDS_MAX: Final = 1.0
-"""A node that has owed a reply for so long, and has sent none, may be frozen or cut off."""
-
-_REPLY_LOOKS: Final = 4
-"""How often within that time replies are looked for.  Counting looks instead of time forgives a
-process that was paused itself."""
-
-_DRAIN_LOOK_SECONDS: Final = 0.25
-"""How often a connection that only drains is looked at: deadlines end waits without a reply."""
 
 _KEEPALIVES_PER_IDLE: Final = 4
 """How many keepalives each side sends before silence ends the connection
@@ -47,7 +35,7 @@ _ENDED: Final = "the connection ended before the answer"
 class Link(Generic[W]):
     """An open connection to a node that has welcomed the client."""
 
-    __slots__ = ("address", "connection", "core", "end_reason", "hello", "is_leading", "scope")
+    __slots__ = ("address", "connection", "core", "end_reason", "hello")
 
     def __init__(
         self,
@@ -60,17 +48,7 @@ class Link(Generic[W]):
         self.connection = connection
         self.core = core
         self.hello = hello
-        self.is_leading = True
-        """False once the node has said that it does not lead, or another one that it does: nothing
-        new is sent, and the connection ends when nobody waits for it any more."""
-        self.scope = trio.CancelScope()
-        """Of everything that runs for this connection."""
         self.end_reason = "the connection ended"
-
-    @property
-    def name(self) -> str:
-        """The node, for sentences."""
-        return f"node {self.hello.node_id} ({self.address})"
 
 
 async def open_link(address: str, codec: FrameCodec, limits: Limits, cluster_id: str) -> Link[W]:
@@ -80,7 +58,7 @@ async def open_link(address: str, codec: FrameCodec, limits: Limits, cluster_id:
     """
     parsed = Address.parse(address)
     core = ClientCore[W](codec, limits.client_requests_max, cluster_id)
-    with trio.fail_after(min(limits.handshake_ms / 1000, _ATTEMPT_SECONDS_MAX)):
+    with trio.fail_after(min(limits.handshake_ms / 1000, ATTEMPT_SECONDS_MAX)):
         connection = await connect(parsed.host, parsed.port, limits.client_queue_bytes_max)
         try:
             connection.queue(core.hello())
@@ -121,24 +99,6 @@ async def watch_silence(link: Link[W], idle_seconds: float) -> None:
             connection.flush()
 
 
-async def await_missing_reply(core: ClientCore[W]) -> None:
-    """Return when replies are owed and none has come for about ``REPLY_SECONDS_MAX``."""
-    answered_count = core.answered_count
-    looks = 0
-    while looks < _REPLY_LOOKS:
-        await trio.sleep(REPLY_SECONDS_MAX / _REPLY_LOOKS)
-        looks += 1
-        if core.answered_count != answered_count or not core.unanswered_count:
-            answered_count = core.answered_count
-            looks = 0
-
-
-async def await_drained(core: ClientCore[W]) -> None:
-    """Return when nobody waits for a reply any more, whether it came or the wait was ended."""
-    while core.open_count:
-        await trio.sleep(_DRAIN_LOOK_SECONDS)
-
-
 async def ask_once(link: Link[None], verb: str, body: bytes) -> tuple[Reply, object]:
     """Send the only request of a connection and wait for its reply and the decoded result.
 
@@ -156,22 +116,8 @@ async def ask_once(link: Link[None], verb: str, body: bytes) -> tuple[Reply, obj
     raise ConnectionResetError(_ENDED)
 
 
-def is_final_failure(failure: Exception) -> bool:
-    """Whether trying the address again would bring nothing else."""
-    return isinstance(failure, PeerError | AddressError)
-
-
 def reason_of(failure: BaseException) -> str:
     """Why an address did not answer, in few words."""
     if isinstance(failure, trio.TooSlowError):
-        return f"no answer within {_ATTEMPT_SECONDS_MAX:g} s"
-    # Behind "all attempts failed" stands the failure of each address that a name has.
-    while failure.__cause__ is not None:
-        failure = failure.__cause__
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    if isinstance(failure, socket.gaierror):
-        return "the name is not known"
-    if isinstance(failure, OSError) and failure.errno:
-        return os.strerror(failure.errno).lower()
-    return str(failure)
+        return f"no answer within {ATTEMPT_SECONDS_MAX:g} s"
+    return _reason_of(failure)

@@ -114,11 +114,24 @@ LADDER = (
         ),
         never=("engines", "replica"),
     ),
-    # A connection and a search as values: whoever drives them has the sockets and the clock.
+    # All that a client decides, as values: whoever drives them has the sockets and the clock.
     Rung(
         "client core",
-        ("replog.client_core", "replog.client_search"),
+        (
+            "replog.client_actions",
+            "replog.client_core",
+            "replog.client_lines",
+            "replog.client_logic",
+            "replog.client_questions",
+            "replog.client_search",
+        ),
         pure=True,
+        never=("engines", "replica"),
+    ),
+    # The clients that need no trio; what they share with the one that does stands here too.
+    Rung(
+        "asyncio clients",
+        ("replog.aio", "replog.blocking", "replog.client_surface"),
         never=("engines", "replica"),
     ),
     Rung(

@@ -1,0 +1,209 @@
+"""A client of a cluster, for programs without an event loop; any number of threads may share it.
+
+::
+
+    with replog.blocking.Client("127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003") as client:
+        client.call(Kv.put, "key", b"value")
+
+It is :class:`replog.aio.Client` on a loop in a thread of its own, so the outcomes, the search for
+the leader and the limits are those of every client, and commands of many threads share one
+connection.  Leaving the block ends every call with what is known, and the thread.
+
+Ctrl-C ends the call that the main thread waits in, as a cancellation does: the command may still be
+done.  After a fork the child has the client but not its thread, and its sockets are the parent's:
+there every call is refused.  A client of the child's own is opened in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import ParamSpec, TypeVar, cast
+
+from replog import aio
+from replog.client_surface import DEADLINE_SECONDS, CommandOutcome, NodeDump
+from replog.config import Config
+from replog.errors import Unavailable
+from replog.limits import Limits
+from replog.statemachine import Call
+from replog.types import Applied, NodeId
+
+__all__ = ["Client", "CommandOutcome", "NodeDump"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Client:
+    """A client of one cluster, for use in ``with``; any number of threads may share it."""
+
+    def __init__(
+        self,
+        nodes: Config | str | Iterable[str],
+        *,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        cluster_id: str = "",
+        limits: Limits | None = None,
+    ) -> None:
+        """``nodes`` are the client addresses of some nodes of the cluster, which name the others:
+        a list, a text with commas, or the cluster's configuration.
+
+        ``deadline_seconds`` is how long a call may take.  ``cluster_id`` makes nodes of any other
+        cluster refused (empty: whichever answers first).  ``limits`` are those of the cluster.
+        Raises :class:`~replog.errors.AddressError` and :class:`~replog.errors.ConfigError`.
+        """
+        self._client = aio.Client(
+            nodes, deadline_seconds=deadline_seconds, cluster_id=cluster_id, limits=limits
+        )
+        self._lock = threading.Lock()
+        """Held while calls are handed over, so that none comes behind the closing."""
+        self._is_open = False
+        self._thread: threading.Thread | None = None
+        self._process_id = 0
+        """Of the process that has the thread."""
+        self._loop: asyncio.AbstractEventLoop
+        self._closing: asyncio.Event
+
+    def __enter__(self) -> Client:
+        """Start the client and its thread; nothing is connected until something is asked for."""
+        assert self._thread is None, "a client is opened once"
+        started: Future[None] = Future()
+        self._process_id = os.getpid()
+        # A daemon: a program that never leaves the block can still end.
+        self._thread = threading.Thread(
+            target=self._run_thread, args=(started,), name="replog client", daemon=True
+        )
+        self._thread.start()
+        started.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connection and end the thread; whoever still waits gets its outcome, as far as
+        it is known."""
+        if os.getpid() != self._process_id:
+            return  # The thread and the connection are the parent's.
+        assert self._thread is not None, "a client is closed that was opened"
+        with self._lock:
+            was_open, self._is_open = self._is_open, False
+            if was_open:
+                self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
+
+    @property
+    def deadline_seconds(self) -> float:
+        """How long a call may take."""
+        return self._client.deadline_seconds
+
+    @property
+    def leader_id(self) -> NodeId:
+        """The leader as far as is known; ``NO_NODE``: none."""
+        return self._client.leader_id
+
+    # -- commands --
+
+    def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Replicate one call of a state machine's command or query: ``client.call(Kv.get, "k")``.
+
+        Raises what :meth:`propose` raises, and :class:`~replog.errors.BadCommand` for arguments
+        that the command does not take.
+        """
+        return cast(R, self.propose(call.encode(*args, **kwargs)).result)
+
+    def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
+        """Replicate one command and return its index and result.
+
+        ``deadline_seconds`` of ``None`` is the client's.  Raises a
+        :class:`~replog.errors.NotDone` when it was definitely not done,
+        :class:`~replog.errors.OutcomeUnknown` when it may have been, and
+        :class:`~replog.errors.CommandFailed` when it was and its result is a declared error.  When
+        the wait is interrupted, the command may still be done.
+        """
+        return self._wait(lambda: self._client.propose(payload, deadline_seconds=deadline_seconds))
+
+    def propose_many(
+        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+    ) -> list[CommandOutcome]:
+        """Replicate commands, all in flight together, and return the outcome of each, in order.
+
+        An outcome is what :meth:`propose` returns, or the error that it would raise, as a value:
+        whatever happens to one command, the others go on and none is lost.  They are sent in order;
+        one that has to be sent again may be applied after later ones.  ``deadline_seconds`` is for
+        all together.  Raises :class:`~replog.errors.Unavailable` when the client is not open; when
+        the wait is interrupted, each may still be done.
+        """
+        commands = list(payloads)
+        return self._wait(
+            lambda: self._client.propose_many(commands, deadline_seconds=deadline_seconds)
+        )
+
+    # -- questions to one node --
+
+    def status(self, node: NodeId | str | None = None) -> Mapping[str, object]:
+        """What a node says of itself: role, term, indexes, peers, as names and values.
+
+        ``node`` is an id or an address; ``None`` is whichever node answers first, the leader by
+        preference.  Raises :class:`~replog.errors.Unavailable` and
+        :class:`~replog.errors.AddressError`.
+        """
+        return self._wait(lambda: self._client.status(node))
+
+    def dump(
+        self, cursor: bytes = b"", items_max: int = 1000, *, node: NodeId | str | None = None
+    ) -> NodeDump:
+        """A page of at most ``items_max`` items of what one node's state machine holds.
+
+        The first page is at ``b""``, every other at the cursor of the page before.  ``node`` is as
+        for :meth:`status`, whose errors this raises, and
+        :class:`~replog.errors.DumpUnavailable`.
+        """
+        return self._wait(lambda: self._client.dump(cursor, items_max, node=node))
+
+    # -- the thread --
+
+    def _wait(self, make: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Have the thread do something, and wait for what comes of it."""
+        if os.getpid() != self._process_id and self._process_id:
+            raise Unavailable(
+                f"this client was opened in process {self._process_id}, and process {os.getpid()} "
+                "is a fork of that without its thread; open a client of its own in each process"
+            )
+        with self._lock:
+            if not self._is_open:
+                raise Unavailable("the client is not open; make calls inside its 'with' block")
+            asked = asyncio.run_coroutine_threadsafe(make(), self._loop)
+        try:
+            return asked.result()
+        except BaseException:
+            asked.cancel()  # Ctrl-C, unless it is the outcome: nobody waits for this any more.
+            raise
+
+    def _run_thread(self, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._run(started))
+        except BaseException as failure:
+            if started.done():
+                raise
+            started.set_exception(failure)
+        finally:
+            self._is_open = False
+
+    async def _run(self, started: Future[None]) -> None:
+        """Keep the client open until it is closed, and until every call has its outcome."""
+        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
+        async with self._client:
+            self._is_open = True
+            started.set_result(None)
+            await self._closing.wait()
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        if calls:
+            await asyncio.wait(calls)

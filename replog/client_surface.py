@@ -1,0 +1,157 @@
+"""What the three client libraries share where they meet their callers and the system.
+
+What they are given and give back, and why an address did not answer in few words.  What a client
+decides is in :mod:`replog.client_logic`; each library adds its own way to wait, to connect and to
+tell the time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+from replog.cbor import strict_dumps
+from replog.client_actions import Command
+from replog.client_logic import ClientLogic
+from replog.client_search import LeaderSearch, parse_addresses
+from replog.config import Config
+from replog.errors import (
+    CommandTooLarge,
+    ConfigError,
+    ReplogError,
+    SchemaError,
+)
+from replog.limits import Limits
+from replog.types import Applied, LogIndex, NodeId, record
+
+W = TypeVar("W")
+
+DEADLINE_SECONDS: Final = 10.0
+"""How long a call may take where the caller says nothing else."""
+
+CommandOutcome: TypeAlias = Applied | ReplogError
+"""How one command of ``propose_many`` ended: done, or the error that ``propose`` would raise."""
+
+
+@record
+class NodeDump:
+    """A page of the state of one node's state machine."""
+
+    applied_index: LogIndex
+    """What the node had applied when it made the page; of two nodes, compare equal ones only."""
+    items: Sequence[object]
+    cursor: bytes | None
+    """Where the next page starts; ``None``: this page is the last."""
+
+
+def make_logic(
+    nodes: Config | str | Iterable[str], cluster_id: str, limits: Limits | None
+) -> tuple[ClientLogic[W], Limits]:
+    """The logic of a client that was given these nodes, and the limits under which it works.
+
+    Raises :class:`~replog.errors.AddressError` and :class:`~replog.errors.ConfigError`.
+    """
+    members: dict[NodeId, str] = {}
+    if isinstance(nodes, Config):
+        members = {node.id: str(node.client) for node in nodes.nodes}
+        cluster_id = cluster_id or nodes.cluster_id
+        limits = limits or nodes.limits
+        nodes = members.values()
+    limits = limits or Limits()
+    if problems := limits.problems():
+        raise ConfigError("limits", problems)
+    search = LeaderSearch(parse_addresses(nodes), members, cluster_id)
+    return ClientLogic(search, limits, random.random), limits
+
+
+# --- Commands -----------------------------------------------------------------------------------
+
+
+def check_size(payload: bytes, limits: Limits) -> None:
+    """Raises :class:`~replog.errors.CommandTooLarge`; such a command never leaves."""
+    assert isinstance(payload, bytes), "a command is bytes"
+    if len(payload) > limits.command_bytes_max:
+        raise CommandTooLarge(len(payload), limits.command_bytes_max)
+
+
+def propose_all(
+    logic: ClientLogic[W],
+    limits: Limits,
+    now: float,
+    payloads: Iterable[bytes],
+    seconds: float,
+    waiter: W,
+) -> list[Command[W] | CommandTooLarge]:
+    """Propose commands with one waiter; for one that is not even sent, why.
+
+    All are looked at before the first is proposed, so an error in ``payloads`` leaves none behind.
+    """
+    checked = [(payload, _too_large(payload, limits)) for payload in payloads]
+    return [failure or logic.propose(now, payload, seconds, waiter) for payload, failure in checked]
+
+
+def _too_large(payload: bytes, limits: Limits) -> CommandTooLarge | None:
+    try:
+        check_size(payload, limits)
+    except CommandTooLarge as failure:
+        return failure
+    return None
+
+
+def outcome_of(command: Command[W]) -> CommandOutcome:
+    """How a command ended that has ended."""
+    if command.applied is not None:
+        return command.applied
+    assert isinstance(command.failure, ReplogError), "a command ends with a result or an error"
+    return command.failure
+
+
+def result_of(command: Command[W]) -> Applied:
+    """What came of a command that has ended, or its error, raised."""
+    if command.failure is not None:
+        raise command.failure
+    assert command.applied is not None, "a command ends with a result or an error"
+    return command.applied
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def status_in(value: object) -> Mapping[str, object]:
+    """What a node says of itself; raises :class:`~replog.errors.SchemaError`."""
+    if not isinstance(value, dict):
+        raise SchemaError("a node's status is not a map; run the same release on both sides")
+    return value
+
+
+def dump_body(cursor: bytes, items_max: int) -> bytes:
+    """The body of the question for a page."""
+    return strict_dumps([cursor, items_max])
+
+
+def page_in(value: object) -> NodeDump:
+    """A page of a node's state; raises :class:`~replog.errors.SchemaError`."""
+    match value:
+        case [int(applied_index), list(items), bytes() | None as cursor]:
+            return NodeDump(applied_index, items, cursor)
+    raise SchemaError("a node's dump is no page; run the same release on both sides")
+
+
+# --- Failures -----------------------------------------------------------------------------------
+
+
+def reason_of(failure: BaseException) -> str:
+    """Why an address did not answer, in few words."""
+    # Behind "all attempts failed" stands the failure of each address that a name has.
+    while failure.__cause__ is not None:
+        failure = failure.__cause__
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    if isinstance(failure, socket.gaierror):
+        return "the name is not known"
+    if isinstance(failure, OSError) and failure.errno:
+        return os.strerror(failure.errno).lower()
+    return str(failure)
