@@ -243,6 +243,16 @@ class SoftState:
 
 
 @record
+class ReadIndex:
+    """How one read was answered; see :meth:`replog.engine.Engine.read`."""
+
+    read_id: int
+    index: LogIndex | None
+    """Whoever reads now must have applied everything up to here; ``None``: the read will not be
+    served, for leadership was lost, no leader answered in time, or too many reads wait."""
+
+
+@record
 class Ready:
     """What an engine wants done, in the order of the duties (see :mod:`replog.engine`)."""
 
@@ -263,6 +273,8 @@ class Ready:
     base: EntryId | None = None
     """The log begins behind it from now on: a durable snapshot holds everything up to here.  To be
     made durable with the rest, before the truncation; ``None`` when it did not move."""
+    reads: Sequence[ReadIndex] = ()
+    """Reads that were answered; they wait for no disk."""
 
     @property
     def writes(self) -> bool:

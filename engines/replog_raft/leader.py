@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
 from replog.progress import Progress
+from replog.reads import ReadRounds
 from replog.types import (
     NO_NODE,
     Entry,
@@ -21,6 +22,7 @@ from replog.types import (
     PeerState,
     new_entries,
 )
+from replog_raft import reading
 from replog_raft.messages import (
     AppendEntries,
     AppendReply,
@@ -40,10 +42,12 @@ class Leader:
     __slots__ = (
         "first_index",
         "heartbeat_elapsed",
+        "probed",
         "progress",
         "proposal_count",
         "quorum_elapsed",
         "round",
+        "rounds",
         "successor_asked",
         "successor_elapsed",
         "successor_id",
@@ -58,7 +62,12 @@ class Leader:
         self.heartbeat_elapsed = 0
         self.quorum_elapsed = 0
         self.round = 0
-        """The number of the last heartbeat round."""
+        """The number of the last round of heartbeats; never twice in one leadership."""
+        self.rounds = ReadRounds()
+        """The reads that wait for a round to be answered."""
+        self.probed: list[NodeId] | None = None
+        """Who answered since a round of reads began after the last tick's heartbeats, and is not
+        asked again where it stands before the next ones; ``None``: no such round began."""
         self.proposal_count = 0
         """How many entries were proposed in this term: the sequence of their origins."""
         self.uncommitted_bytes = 0
@@ -75,6 +84,8 @@ class Leader:
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
+        copy.rounds = self.rounds.clone()
+        copy.probed = None if self.probed is None else self.probed.copy()
         return copy
 
     def key(self) -> Hashable:
@@ -85,6 +96,8 @@ class Leader:
             self.heartbeat_elapsed,
             self.quorum_elapsed,
             self.round,
+            self.rounds.key(),
+            None if self.probed is None else tuple(sorted(self.probed)),
             self.proposal_count,
             self.uncommitted_bytes,
             self.successor_id,
@@ -174,6 +187,7 @@ def tick(raft: Raft, leader: Leader) -> None:
     if leader.heartbeat_elapsed >= options.heartbeat_ticks:
         leader.heartbeat_elapsed = 0
         leader.round += 1
+        leader.probed = None
         for peer, progress in leader.progress.items():
             send_heartbeat(raft, peer, progress, leader.round)
 
@@ -299,10 +313,20 @@ def backed_up_index(raft: Raft, message: AppendReply) -> LogIndex:
 
 
 def handle_heartbeat_reply(raft: Raft, message: HeartbeatReply) -> None:
-    """The peer lives; if it lags, ask where it stands: something may have been lost."""
-    assert raft.leader is not None
-    progress = raft.leader.progress[message.sender]
+    """The peer lives; if it lags, ask where it stands: something may have been lost.
+
+    Once for each heartbeat of a tick: rounds of reads may be many, and what is merely on its way
+    must not be asked for in each of them.
+    """
+    leader = raft.leader
+    assert leader is not None
+    progress = leader.progress[message.sender]
     progress.recently_active = True
+    reading.hear_round(leader, message.sender, message.round)
+    if leader.probed is not None:
+        if message.sender in leader.probed:
+            return
+        leader.probed.append(message.sender)
     progress.handle_heartbeat_answered()
     if progress.next_index <= raft.view.base_index:
         progress.handle_trimmed()

@@ -544,7 +544,7 @@ def test_replica_over_engine(engine: str, machine: Journal, outcomes: Outcomes) 
     plugin = find_engine(engine)
     options = plugin.options()
     epoch = Epoch(1, engine, (Voter(1, 101),), 1, tuple(plugin.agreed(options, 1).items()))
-    setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7)
+    setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7, 0)
     replica = Replica(plugin.create(setup), machine, Limits())
     replica.campaign()
     while (ready := replica.ready()) is not None:
