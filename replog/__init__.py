@@ -48,6 +48,7 @@ from replog.errors import (
     PeerError,
     PlatformError,
     PluginError,
+    QueryFailed,
     Refused,
     Replaced,
     ReplogError,
@@ -64,6 +65,7 @@ from replog.errors import (
     Unavailable,
     UnknownFormat,
 )
+from replog.types import ReadLevel
 
 if TYPE_CHECKING:
     from replog.client import Client
@@ -82,6 +84,7 @@ __all__ = [
     # Nodes and clients.
     "open_node",
     "Client",
+    "ReadLevel",
     "load_config",
     # The caller's errors.
     "ReplogError",
@@ -100,6 +103,7 @@ __all__ = [
     "CommandTooLarge",
     "BadCommand",
     "EntryReplaced",
+    "QueryFailed",
     "Compacted",
     "Unavailable",
     "Refused",

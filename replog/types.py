@@ -242,6 +242,18 @@ class SoftState:
     """``NO_NODE`` when no leader is known."""
 
 
+class ReadLevel(Enum):
+    """How new the state must be that a query is run on."""
+
+    LINEARIZABLE = "linearizable"
+    """It holds every command that was done anywhere before the query was asked."""
+    TIMELINE = "timeline"
+    """It holds everything up to an index that the client names, the highest it has seen: what it
+    reads never goes back, and may be old."""
+    STALE = "stale"
+    """It is what the node has, however old that is."""
+
+
 @record
 class ReadIndex:
     """How one read was answered; see :meth:`replog.engine.Engine.read`."""
@@ -355,4 +367,6 @@ class RoleChange:
 
 
 Waiter: TypeAlias = "Callable[[LogIndex, object, Exception | None], None]"
-"""Called once when a proposal ends: (index, result, None), or (0, None, error)."""
+"""Called once when a proposal ends: (index, result, None), or (0, None, error).
+
+Of a query: (index as of which it was read, result, None), or (0, None, error)."""

@@ -15,7 +15,7 @@ from replog.errors import CallerError, Overloaded, SchemaError
 from replog.progress import Progress
 from replog.reads import ReadRounds
 from replog.types import NO_NODE, Entry, EntryKind, LogIndex, NodeId, PeerState, new_entries
-from replog_multipaxos import learner, reading
+from replog_multipaxos import learner
 from replog_multipaxos.indexes import IndexSet, Range
 from replog_multipaxos.messages import (
     Accept,
@@ -400,7 +400,9 @@ def handle_commit_reply(engine: MultiPaxos, message: CommitReply) -> None:
     peer = message.sender
     progress = leader.progress[peer]
     hear_position(engine, leader, peer, message.chosen_upto)
-    reading.hear_round(leader, peer, message.round)
+    if message.round <= leader.round:
+        # It had promised our ballot, and no higher one, after that round began.
+        leader.rounds.confirm(peer, message.round)
     # An answer to a round from before the last repetition cannot know of that.
     is_outdated = 0 < message.round <= leader.repeated_round[peer]
     if message.ranges and not is_outdated:

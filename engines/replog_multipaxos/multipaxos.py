@@ -108,8 +108,7 @@ class MultiPaxos:
 
     def __init__(self, setup: EngineSetup) -> None:
         assert isinstance(setup.options, MultiPaxosOptions)
-        self.setup = setup
-        self.options = setup.options
+        self.setup, self.options = setup, setup.options
         self.node_id = setup.node_id
         self.epoch = setup.epoch
         voter_ids = setup.epoch.voter_ids

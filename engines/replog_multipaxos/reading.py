@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replog.reads import Reader
-from replog.types import NO_NODE, NodeId, ReadIndex
+from replog.types import NO_NODE, ReadIndex
 from replog_multipaxos.messages import Commit, ReadReply, ReadRequest
 
 if TYPE_CHECKING:
@@ -61,12 +61,6 @@ def begin_round(engine: MultiPaxos, leader: Leader) -> None:
     epoch, ballot, me = engine.epoch.number, engine.term, engine.node_id
     for peer in leader.progress:
         engine.send(Commit(epoch, ballot, me, peer, 0, 0, leader.round))
-
-
-def hear_round(leader: Leader, peer: NodeId, round_number: int) -> None:
-    """A peer answered a Commit at our ballot; one that was never sent proves nothing."""
-    if round_number <= leader.round:
-        leader.rounds.confirm(peer, round_number)
 
 
 def ask_leader(engine: MultiPaxos) -> None:

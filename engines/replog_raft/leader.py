@@ -22,7 +22,6 @@ from replog.types import (
     PeerState,
     new_entries,
 )
-from replog_raft import reading
 from replog_raft.messages import (
     AppendEntries,
     AppendReply,
@@ -322,7 +321,9 @@ def handle_heartbeat_reply(raft: Raft, message: HeartbeatReply) -> None:
     assert leader is not None
     progress = leader.progress[message.sender]
     progress.recently_active = True
-    reading.hear_round(leader, message.sender, message.round)
+    if message.round <= leader.round:
+        # It was in our term, and in no higher one, after that round began (thesis §6.4).
+        leader.rounds.confirm(message.sender, message.round)
     if leader.probed is not None:
         if message.sender in leader.probed:
             return

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replog.reads import Reader
-from replog.types import NO_NODE, NodeId, ReadIndex
+from replog.types import NO_NODE, ReadIndex
 from replog_raft import leader as leading
 from replog_raft.messages import ReadReply, ReadRequest
 
@@ -62,12 +62,6 @@ def begin_round(raft: Raft, leader: Leader) -> None:
         leader.probed = []
     for peer, progress in leader.progress.items():
         leading.send_heartbeat(raft, peer, progress, leader.round)
-
-
-def hear_round(leader: Leader, peer: NodeId, round_number: int) -> None:
-    """A peer answered a heartbeat in our term; one that was never sent proves nothing."""
-    if round_number <= leader.round:
-        leader.rounds.confirm(peer, round_number)
 
 
 def ask_leader(raft: Raft) -> None:

@@ -51,6 +51,12 @@ class Registers:
         values[key] = arguments[1]
         return True
 
+    def answer(self, payload: bytes) -> object:
+        """Only ``get`` is a query; see :class:`~replog.machine.Machine`."""
+        if not payload.startswith(b"get "):
+            raise BadCommand(f"{payload!r} is no query of registers: get k")
+        return self._values.get(payload[4:])
+
     def check_payload(self, payload: bytes) -> None:
         """Refuse what is no command; see :class:`~replog.machine.Machine`."""
         words = payload.split(b" ")

@@ -67,6 +67,16 @@ class Journal:
         self.applied.append((context.index, context.time_ms, payload))
         return len(self.applied)
 
+    def answer(self, payload: bytes) -> object:
+        """How many payloads were applied; some queries fail."""
+        if payload == b"declared":
+            raise TooPoor("there is not enough")
+        if payload == b"crash":
+            raise ZeroDivisionError("division by zero")
+        if payload == b"command":
+            raise BadCommand("a command is no query")
+        return len(self.applied)
+
     def check_payload(self, payload: bytes) -> None:
         """Nothing is refused but one payload."""
         if payload == b"bad":
@@ -95,6 +105,10 @@ class ScriptedEngine:
     def tick(self) -> None:
         """Note the call."""
         self.calls.append(("tick",))
+
+    def read(self, read_id: int) -> None:
+        """Note the call."""
+        self.calls.append(("read", read_id))
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """A batch of one."""
