@@ -18,6 +18,8 @@ COMMON: Final[dict[str, str]] = {
     "power_cut": "the power was cut at a node, and took something that was written and not synced",
     "process_crash": "a process alone crashed, and what it had written and not synced stayed",
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
+    "read_served_by_follower": "a node that does not lead served a linearizable query",
+    "read_refused": "a linearizable query was refused, for want of a leader that is one still",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "full_disk_refused": "a leader refused a command, because its disk was full",
     "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",

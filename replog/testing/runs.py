@@ -285,6 +285,8 @@ class Runs:
                     f"L5: node {node.node_id} stopped and told nobody what became of "
                     f"p{proposal.number}"
                 )
+        for query in self._driver.open_queries(node):
+            raise Broken(f"L5: node {node.node_id} stopped and did not answer q{query.number}")
         self._end_run(node, event, 0, None, **pairs)
 
     def _end_run(
@@ -307,6 +309,7 @@ class Runs:
         for proposal in self._driver.proposals:
             if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
                 self._driver.end(proposal, 0, None, OutcomeUnknown("the node crashed"))
+        self._driver.forget_queries(node)
         inbox, node.inbox = node.inbox, []
         for flight in inbox:
             self._driver.lose(flight, "down")
