@@ -41,9 +41,10 @@ from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
+from replog.testing.queries import Query
 from replog.testing.registers import RegisterWorkload, Workload
 from replog.testing.trials import EngineTrial, find_trial
-from replog.types import NodeId, Role, record
+from replog.types import LogIndex, NodeId, ReadLevel, Role, record
 
 NODES_MAX: Final = 9
 """The largest cluster."""
@@ -190,6 +191,11 @@ class Simulation:
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
+        self._readers_random = self._source("readers")
+        self._readers: list[Query | None] = [None] * self._readers_random.choice((0, 0, 1, 3))
+        """What each client waits for that only reads, at any node."""
+        self._seen: list[LogIndex] = [0] * len(self._readers)
+        """The highest index as of which it has read."""
 
     def _source(self, purpose: str) -> Random:
         """What one thing is drawn from.  Each has a source of its own, so that what is added later
@@ -221,6 +227,8 @@ class Simulation:
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
+            reads_max=self._source("reads").choice((1, 2, 65_536)),
+            read_wait_ms=self._source("read wait").choice((500, 5000)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
             snapshot_entries=snapshots.choice((5, 12, 30, 1 << 30)),
             trim_margin_entries=snapshots.choice((1, 3, 10)),
@@ -237,6 +245,7 @@ class Simulation:
         cluster.check_committed()
         is_overtaken = self._overtake()
         self._check_equal()
+        self._check_answered()
         if not is_overtaken:
             self._check_last_trouble()
         self._check_history()
@@ -269,6 +278,27 @@ class Simulation:
             if asks and node_id and number <= self.options.operations_max:
                 self._asked_at[client] = cluster.now
                 self._clients[client] = cluster.propose(node_id, payload, client + 1)
+
+        self._ask_queries()
+
+    def _ask_queries(self) -> None:
+        """Let each client that only reads ask any node, at a level that chance decides."""
+        random, cluster = self._readers_random, self.cluster
+        number = len(cluster.proposals) + 1
+        for reader, last in enumerate(self._readers):
+            if last is not None:
+                if last.outcome is Outcome.PENDING:
+                    continue
+                self._seen[reader] = max(self._seen[reader], last.index)
+            asks, guess = random.random() < self._ask_chance, random.random()
+            level = random.choice((ReadLevel.LINEARIZABLE, *ReadLevel))
+            payload = self.workload.draw_query(random, number)
+            running = [node_id for node_id, node in cluster.nodes.items() if node.is_running]
+            if asks and running and payload and number <= self.options.operations_max:
+                node_id = running[int(guess * 1000) % len(running)]
+                client = len(self._clients) + reader + 1
+                seen = self._seen[reader]
+                self._readers[reader] = cluster.query(node_id, payload, level, seen, client)
 
     def _handle_ended(self, proposal: Proposal) -> None:
         """Judge what a client is told; whoever waits for an answer may ask again within it."""
@@ -370,6 +400,15 @@ class Simulation:
             if dump != first:
                 raise cluster.violation(f"I10: the state of node {node_id} differs from another's")
 
+    def _check_answered(self) -> None:
+        cluster = self.cluster
+        waiting = [query for query in cluster.queries if query.outcome is Outcome.PENDING]
+        if waiting:
+            cluster.tick(self.limits.read_ticks_max + 1)
+        for query in waiting:
+            if query.outcome is Outcome.PENDING:
+                raise cluster.violation(f"L8: nobody is told what came of q{query.number}")
+
     def _overtake(self) -> bool:
         """By chance, have the leader cut off and overtaken; whether that could be done."""
         cluster = self.cluster
@@ -418,6 +457,11 @@ class Simulation:
         if model is None:
             return
         history = [self.workload.operation(proposal) for proposal in self._ended()]
+        history += [
+            self.workload.reading(query)
+            for query in self.cluster.queries
+            if query.level is ReadLevel.LINEARIZABLE and query.outcome is Outcome.DONE
+        ]
         verdict = check_history(history, model, HISTORY_BUDGET)
         if verdict.finding is Finding.VIOLATION:
             raise self.cluster.violation(f"I13: {verdict.explanation}")
