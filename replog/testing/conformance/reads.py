@@ -210,6 +210,67 @@ def answer_to_an_earlier_life(subject: Subject) -> None:
         assert late.result == (b"old", b"new")
 
 
+def answer_to_an_earlier_request(subject: Subject) -> None:
+    """A follower does not serve a query by the answer to a request that left before that."""
+    cluster = subject.led()
+    done(cluster, b"old")
+    cluster.tick(2)
+    cluster.hold(lambda flight: flight.to == 3)
+    cluster.query(3)
+    cluster.settle()
+    answers = list(cluster.network.held.values())
+    done(cluster, b"new")
+    late = cluster.query(3)
+    cluster.settle()
+    for answer in answers:
+        cluster.deliver(lambda flight: flight is answer)  # noqa: B023
+        cluster.settle()
+    check_outcome(late, Outcome.PENDING)
+    cluster.release()
+    cluster.settle()
+    check_outcome(late, Outcome.DONE)
+
+
+def follower_of_a_deposed_leader(subject: Subject) -> None:
+    """A leader that was overtaken while it stood still answers no follower that stood still, too,
+    before a majority has answered it."""
+    subject.supported(5)
+    cluster = subject.led(5)
+    done(cluster, b"old")
+    cluster.tick(2)
+    for node_id in (1, 5):
+        cluster.pause(node_id)
+    cluster.run_until(lambda: has_fresh_leader(cluster), 6 * subject.election_ticks)
+    cluster.partition((1, 5), (2, 3, 4))
+    done_by_others(cluster, b"new")
+    for node_id in (1, 5):
+        cluster.resume(node_id)
+    cluster.drop()
+    queries = [cluster.query(1), cluster.query(5)]
+    cluster.settle()
+    assert all(query.outcome is not Outcome.DONE for query in queries)
+    subject.recover(cluster)
+    check_answered(cluster)
+
+
+def learner_confirms_nothing(subject: Subject) -> None:
+    """A node that lost its disk and came back without a vote is no help in a round: with it alone a
+    leader serves nothing; it may read itself, when a majority confirms."""
+    cluster = subject.led()
+    done(cluster, b"x")
+    cluster.crash(3)
+    cluster.rejoin(3)
+    assert cluster.run_until(cluster.is_converged, 20 * subject.election_ticks)
+    served(cluster, 3)
+    leader_id = cluster.leader()
+    cut = cluster.isolate(3 - leader_id)
+    query = cluster.query(leader_id)
+    cluster.tick(2 * subject.election_ticks)
+    assert query.outcome is not Outcome.DONE
+    cluster.mend(cut)
+    subject.recover(cluster)
+
+
 def lone_leader_refuses(subject: Subject) -> None:
     """A leader that is cut off serves no linearizable query, and says so when it gives up; what may
     be old is served at once."""
@@ -348,6 +409,9 @@ SCENARIOS: tuple[Scenario, ...] = scenarios_of(
         deposed_leader_serves_nothing_new,
         new_leader_waits_for_its_past,
         answer_to_an_earlier_life,
+        answer_to_an_earlier_request,
+        follower_of_a_deposed_leader,
+        learner_confirms_nothing,
         lone_leader_refuses,
         without_a_leader_refused,
         outlives_its_leader,
