@@ -43,9 +43,9 @@ CBOR, and nothing follows it, is checked when it is admitted.
 What stays with the author are the *values*: a command that divides by its argument, or compares the
 items of a plain ``list``, first checks them and raises a declared error.
 
-Queries travel through the log like commands, which makes them linearizable.  A query must not
-change state; that cannot be enforced here, and one that does will break when queries are answered
-without an entry.
+A query is answered by one replica from its own state, without an entry (``docs/reads.md``), so it
+must not change anything: that cannot be enforced here, and one that does makes replicas differ.
+One that is proposed as a command goes through the log like any other.
 
 Its snapshot is its attributes, so a machine whose attributes are None, bools, ints, floats, strs,
 bytes, lists and dicts needs nothing more.  Any other writes ``snapshot`` and ``restore``, or

@@ -407,7 +407,7 @@ class Simulation:
             cluster.tick(self.limits.read_ticks_max + 1)
         for query in waiting:
             if query.outcome is Outcome.PENDING:
-                raise cluster.violation(f"L8: nobody is told what came of q{query.number}")
+                raise cluster.violation(f"L5: nobody is told what came of q{query.number}")
 
     def _overtake(self) -> bool:
         """By chance, have the leader cut off and overtaken; whether that could be done."""
