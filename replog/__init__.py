@@ -49,6 +49,7 @@ from replog.errors import (
     PeerError,
     PlatformError,
     PluginError,
+    QueryFailed,
     Refused,
     Replaced,
     ReplogError,
@@ -67,6 +68,7 @@ from replog.errors import (
     Unavailable,
     UnknownFormat,
 )
+from replog.types import ReadLevel
 
 if TYPE_CHECKING:
     from replog.client import Client
@@ -85,6 +87,7 @@ __all__ = [
     # Nodes and clients.
     "open_node",
     "Client",
+    "ReadLevel",
     "load_config",
     # The caller's errors.
     "ReplogError",
@@ -103,6 +106,7 @@ __all__ = [
     "CommandTooLarge",
     "BadCommand",
     "EntryReplaced",
+    "QueryFailed",
     "Compacted",
     "Unavailable",
     "Refused",

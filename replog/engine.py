@@ -24,6 +24,7 @@ The rules of the contract:
      and promises are in this list: a candidate that crashed after asking must not vote again in
      the same term.
   5. ``committed`` is applied.  Each index is handed out exactly once, in order, without gaps.
+  6. ``reads`` are answered.  They wait for no disk, only until their index is applied.
 
 * **Durable before counted.**  A candidate counts its own vote, and a leader its own copy of an
   entry, only at ``advance``.  ``advance`` marks an index durable only if the log still holds the
@@ -41,8 +42,11 @@ The rules of the contract:
 * **Entries travel as they are.**  A message holds :class:`~replog.types.Entry` records; their
   bodies were encoded once and are spliced, never decoded, on the way.
 * **Role variables die with the role**: one record per role, replaced at each change.
-* An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`) and
-  calls them; a part never calls back.
+* **A read needs no entry.**  Who wants to read asks up to which index it must have applied
+  (``read``); a leader answers when a quorum has shown, since it was asked, that nobody else leads
+  (:mod:`replog.reads`), and any other node asks its leader.
+* An engine *owns* the shared parts (:mod:`~replog.quorum`, :mod:`~replog.progress`,
+  :mod:`~replog.reads`) and calls them; a part never calls back.
 * ``clone()``, ``key()`` and ``check()`` serve the model checker and the invariants: a clone shares
   nothing mutable, equal keys mean equal futures, ``check`` raises
   :class:`~replog.errors.InvariantViolated`.
@@ -108,6 +112,15 @@ class Engine(Protocol):
         All or nothing: raises :class:`~replog.errors.NotLeader` at any other node and
         :class:`~replog.errors.Overloaded` above ``limits.uncommitted_bytes_max`` or while
         leadership is being handed over, and then nothing was proposed.  The indexes ascend.
+        """
+
+    def read(self, read_id: int) -> None:
+        """Up to which index must whoever reads now have applied?  Asked at any node.
+
+        Answered once, in ``Ready.reads`` (Raft §8, thesis §6.4): with an index that is not below
+        any entry that was committed anywhere before this call, or with ``None``: at a leader that
+        loses its leadership, where ``limits.read_wait_ms`` have passed without a leader's answer,
+        and above ``limits.reads_max``.  ``read_id`` is the caller's, and not in use.
         """
 
     def campaign(self) -> None:
@@ -221,6 +234,9 @@ class EngineSetup:
     """An instance of the plugin's ``options`` class."""
     seed: int
     """Salt for the jitter of timeouts."""
+    nonce: int
+    """Requests for reads are numbered from here on.  Drawn at random, below 2^63, whenever the
+    process starts: an answer to an earlier life may still be on its way."""
     snapshot: EntryId = NO_ENTRY
     """What the newest durable snapshot ends with, which is not before the log's base;
     ``NO_ENTRY``: there is none.  Where the log may not hold the very entries up to there, the

@@ -89,6 +89,10 @@ class BadCommand(NotDone):
     """The command cannot be decoded, or the state machine has none of that name and shape."""
 
 
+class QueryFailed(NotDone):
+    """The state machine raised an error in a query that it did not declare; nothing was changed."""
+
+
 class EntryReplaced(NotDone):
     """Another entry was committed at the index of the proposal."""
 

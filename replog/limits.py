@@ -29,6 +29,11 @@ class Limits:
     """Unanswered bytes of entries per peer."""
     uncommitted_bytes_max: int = 64 * MIB
     """Bytes of proposed but uncommitted entries above which a leader refuses proposals."""
+    reads_max: int = 65_536
+    """Reads that wait at a node for the index to read at, or for that to be applied; above it they
+    are refused, and a leader lets its peers ask again."""
+    read_wait_ms: int = 5_000
+    """A read that could not be served for so long is refused."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
     log_cache_bytes_max: int = 8 * MIB
@@ -65,6 +70,11 @@ class Limits:
     """How long a new connection may take to say who it is."""
     connection_idle_ms: int = 10_000
     """A peer connection on which nothing arrives for so long is closed (half-open)."""
+
+    @property
+    def read_ticks_max(self) -> int:
+        """``read_wait_ms`` in whole ticks, at least one."""
+        return -(-self.read_wait_ms // self.tick_ms)
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""

@@ -1,4 +1,4 @@
-"""What a node needs of a state machine: three methods, and nothing of how commands are written;
+"""What a node needs of a state machine: four methods, and nothing of how commands are written;
 and what a machine offers beyond that, so that the log need not be kept for ever.
 
 The replica hands each committed payload to :meth:`Machine.apply`, in the order of the log, and
@@ -77,6 +77,15 @@ class Machine(Protocol):
         """Apply one committed command and return its result: anything that CBOR can carry.
 
         Raises :class:`~replog.errors.StateMachineError` as a declared, replicated result.
+        """
+
+    def answer(self, payload: bytes) -> object:
+        """Run a query on the state as it is, and return its result: anything that CBOR can carry.
+
+        Called between two commands, at one replica alone: it changes nothing, or replicas differ.
+        Raises :class:`~replog.errors.StateMachineError` as a declared result, and
+        :class:`~replog.errors.BadCommand` for what is no query of this machine.  What else it
+        raises is told to whoever asked, and stops no node.
         """
 
     def check_payload(self, payload: bytes) -> None:

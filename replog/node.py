@@ -14,8 +14,9 @@ Nothing here knows which engine decides, or what the state machine means.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
@@ -64,6 +65,7 @@ from replog.types import (
     Applied,
     LogIndex,
     NodeId,
+    ReadLevel,
     Role,
     RoleChange,
     SoftState,
@@ -71,6 +73,7 @@ from replog.types import (
     Voter,
     Waiter,
 )
+from replog.waiting import applied_by, taken_by
 from replog.wakeup import Wakeup
 from replog.wire import MessageCodec
 
@@ -198,37 +201,52 @@ class Node:
             raise CommandTooLarge(len(payload), bytes_max)
         self.machine.check_payload(payload)
 
+    def submit_query(
+        self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter
+    ) -> None:
+        """Have a query run on this node's own state, without waiting; as of :meth:`submit`, and
+        ``waiter`` as of :meth:`replog.replica.Replica.query`."""
+        if not self._is_running:
+            raise Unavailable(f"node {self.node_id} is not running (any more)")
+        self._turns.query(payload, level, at_least, waiter)
+
     async def _replicate(self, payload: bytes) -> Applied:
-        task = trio.lowlevel.current_task()
-        is_waiting = True
-        applied = Applied(0, None)
-        failure: Exception | None = None
+        return await applied_by(partial(self.submit, payload))
 
-        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
-            nonlocal applied, failure
-            if is_waiting:
-                applied, failure = Applied(index, result), error
-                trio.lowlevel.reschedule(task)
-
-        def stop_waiting(_: Callable[[], None]) -> trio.lowlevel.Abort:
-            nonlocal is_waiting
-            is_waiting = False
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.submit(payload, end_wait)
-        await trio.lowlevel.wait_task_rescheduled(stop_waiting)
-        if failure is not None:
-            raise failure
-        return applied
+    async def _read(self, payload: bytes, level: ReadLevel, at_least: LogIndex) -> Applied:
+        return await applied_by(partial(self.submit_query, payload, level, at_least))
 
     async def call(self, call: Call[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Replicate one call of a state machine's command or query: ``node.call(Kv.get, "k")``.
+        """Run one call of a state machine, ``node.call(Kv.get, "k")``: a command goes through the
+        log, a query is read at this node, linearizably (:meth:`query`).
 
-        Raises what :meth:`propose` raises.
+        Raises what :meth:`propose` or :meth:`query` raises.
         """
-        applied = await self._replicate(call.encode(*args, **kwargs))
+        payload = call.encode(*args, **kwargs)
+        if call.is_query:
+            applied = await self._read(payload, ReadLevel.LINEARIZABLE, 0)
+        else:
+            applied = await self._replicate(payload)
         return cast(R, applied.result)
+
+    async def query(
+        self,
+        call: Call[..., object],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at_least: LogIndex = 0,
+    ) -> Applied:
+        """Run a query on this node's own state, whoever leads, and return its result with the index
+        as of which it was read; ``at_least`` must be applied here at the level ``timeline``.
+
+        Raises :class:`~replog.errors.BadCommand` for a command, another
+        :class:`~replog.errors.NotDone` when it was not served (ask again), and the
+        :class:`~replog.errors.StateMachineError` that the query declared.
+        """
+        if not call.is_query:
+            raise BadCommand(f"{call.name} is a command, which goes through the log; call it")
+        return await self._read(call.encode(*args), level, at_least)
 
     def status(self) -> Status:
         """A read-only picture of the node."""
@@ -256,21 +274,7 @@ class Node:
         :class:`~replog.errors.SnapshotFailed` (no room on the disk), and
         :class:`~replog.errors.Unavailable` when the node stops.
         """
-        ended = trio.Event()
-        taken: SnapshotInfo | None = None
-        failure: Exception | None = None
-
-        def end_wait(info: SnapshotInfo | None, error: Exception | None) -> None:
-            nonlocal taken, failure
-            taken, failure = info, error
-            ended.set()
-
-        self.submit_snapshot(end_wait)
-        await ended.wait()
-        if failure is not None:
-            raise failure
-        assert taken is not None
-        return taken
+        return await taken_by(self.submit_snapshot)
 
     def submit_snapshot(self, asker: SnapshotTaken) -> None:
         """Take a snapshot without waiting; see :meth:`replog.snapshots.Snapshots.take`."""

@@ -5,6 +5,7 @@ All of it blocks: a long log is read, and a machine may be filled from gigabytes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def open_state(
         limits=config.limits,
         options=config.engine_options,
         seed=identity.incarnation,
+        nonce=int.from_bytes(os.urandom(8), "big") >> 1,
         snapshot=NO_ENTRY if newest is None else newest.meta.last,
         applied_index=loaded.applied_index,
         learners=learners_at(own, epoch, loaded.learners),

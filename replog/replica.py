@@ -7,7 +7,9 @@ driver's turn is::
     while (ready := replica.ready()) is not None:
         send ready.messages
         start making ready durable     (later, in order: advance, then send messages_after_sync)
+        replica.hear_reads(ready.reads)
         replica.apply(ready)           waiters run, and may propose more
+    replica.serve_reads()              queries run, unless the machine is just being filled
 
 The rules this module keeps: entries are applied in order, each once; a waiter gets the result only
 if the entry applied at its index is the one that it proposed, judged by the body (kind, origin and
@@ -54,6 +56,7 @@ from replog.errors import (
 )
 from replog.limits import Limits
 from replog.machine import ApplyContext, Machine
+from replog.queries import Queries
 from replog.sessions import Answer, Sessions
 from replog.types import (
     BODY_HEAD_BYTES,
@@ -61,6 +64,8 @@ from replog.types import (
     EntryKind,
     LogIndex,
     NodeId,
+    ReadIndex,
+    ReadLevel,
     Ready,
     Role,
     SnapshotMeta,
@@ -89,6 +94,7 @@ class Replica:
         "_is_voter",
         "_learners_index",
         "_own",
+        "_queries",
         "_waits",
         "applied_index",
         "engine",
@@ -130,6 +136,7 @@ class Replica:
         self._is_voter = is_voter
         self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
+        self._queries = Queries(engine, machine, limits)
         self._waits: deque[tuple[Entry, Waiter]] = deque()
         """What was proposed here and has no outcome yet, ascending by index."""
 
@@ -147,6 +154,7 @@ class Replica:
     def tick(self) -> None:
         """One unit of time has passed."""
         self.engine.tick()
+        self._queries.tick()
 
     def campaign(self) -> None:
         """Try to become leader now."""
@@ -195,6 +203,18 @@ class Replica:
         self._waits.append((entry, waiter))
         return entry.index
 
+    def query(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
+        """Run a query on this replica's own state once that is new enough; no entry is made.
+
+        ``at_least`` is the index that must be applied at the level ``timeline``.  The waiter is
+        called once, later: with the index as of which was read and a result or a declared
+        :class:`~replog.errors.StateMachineError`; or with a :class:`~replog.errors.NotDone`.
+
+        Raises :class:`~replog.errors.Overloaded` above ``limits.reads_max``; the waiter is not
+        called then.
+        """
+        self._queries.ask(payload, level, at_least, waiter)
+
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
         """The machine was filled from a snapshot, which is durable and holds ``sessions``: go on
         behind it."""
@@ -229,6 +249,18 @@ class Replica:
             self._apply_entries(ready.committed)
         if ready.soft_state is not None:
             self.follow_role(ready.soft_state)
+
+    def hear_reads(self, reads: Sequence[ReadIndex]) -> None:
+        """The engine answered reads: at once, however much waits to be applied."""
+        self._queries.hear(reads)
+
+    def serve_reads(self) -> None:
+        """Run the queries that may be run on what is applied, and call their waiters."""
+        self._queries.serve(self.applied_index)
+
+    def end_reads(self, error: Exception) -> None:
+        """Call every query's waiter with ``error``: the node stops."""
+        self._queries.end(error)
 
     def follow_role(self, soft_state: SoftState) -> None:
         """End the waits of a leadership that is lost: nobody here will learn how they end."""

@@ -54,7 +54,7 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
-from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, Voter, Waiter
+from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, ReadLevel, Voter, Waiter
 from replog.wire import FrameReader, pack_frame
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class ClientServer:
         self._refusals = Refusals("client", config.limits, log)
         self._verbs: dict[str, Callable[[_Session, Request], None]] = {
             "propose": self._propose,
+            "query": self._query,
             "status": self._status,
             "dump": self._dump,
             "snapshot": self._snapshot,
@@ -237,6 +238,14 @@ class ClientServer:
         self._node.check_command(request.body)
         self._node.submit(request.body, self._waiter(session, request.request_id))
 
+    def _query(self, session: _Session, request: Request) -> None:
+        """Run a query on this node's own state, whoever leads; the reply's index is that as of
+        which was read."""
+        level, at_least, payload = _query_in(request)
+        self._node.check_command(payload)
+        waiter = self._waiter(session, request.request_id)
+        self._node.submit_query(payload, level, at_least, waiter)
+
     def _waiter(self, session: _Session, request_id: int) -> Waiter:
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             if error is not None:
@@ -327,6 +336,18 @@ class ClientServer:
             session.connection.close()  # it takes no replies; what it waits for is unknown to it
             return
         self._replied[session] = None
+
+
+def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
+    """How new the state must be, and what is asked.  Raises :class:`~replog.errors.SchemaError`."""
+    asked = strict_loads(request.body)
+    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
+        raise SchemaError("a query is an array of a level, an index and a payload")
+    level, at_least, payload = asked
+    levels = [each.value for each in ReadLevel]
+    if level not in levels or not 0 <= at_least < 1 << 64:
+        raise SchemaError(f"a query has a level ({', '.join(levels)}) and an index of 64 bits")
+    return ReadLevel(level), at_least, payload
 
 
 def _learner_in(request: Request) -> Voter:

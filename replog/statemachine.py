@@ -43,9 +43,9 @@ CBOR, and nothing follows it, is checked when it is admitted.
 What stays with the author are the *values*: a command that divides by its argument, or compares the
 items of a plain ``list``, first checks them and raises a declared error.
 
-Queries travel through the log like commands, which makes them linearizable.  A query must not
-change state; that cannot be enforced here, and one that does will break when queries are answered
-without an entry.
+A query is answered by one replica from its own state, without an entry (``docs/reads.md``), so it
+must not change anything: that cannot be enforced here, and one that does makes replicas differ.
+One that is proposed as a command goes through the log like any other.
 
 Its snapshot is its attributes, so a machine whose attributes are None, bools, ints, floats, strs,
 bytes, lists and dicts needs nothing more.  Any other writes ``snapshot`` and ``restore``, or
@@ -302,16 +302,31 @@ class CommandMachine:
         call, arguments = self._match(request, InvalidCommand)
         return call.function(self, *arguments)
 
+    def answer(self, payload: bytes) -> object:
+        """Run a query on the state as it is; see :meth:`replog.machine.Machine.answer`.
+
+        ``context`` is that of the last command.  Raises :class:`~replog.errors.BadCommand` for a
+        command.
+        """
+        call, arguments = self._matched(payload)
+        if not call.is_query:
+            raise BadCommand(f"{call.name} is a command, which goes through the log; propose it")
+        return call.function(self, *arguments)
+
     def check_payload(self, payload: bytes) -> None:
         """Raise :class:`~replog.errors.BadCommand` unless ``payload`` is a command of this class.
 
         What :meth:`Call.encode` of this class made always passes.
         """
+        self._matched(payload)
+
+    def _matched(self, payload: bytes) -> tuple[Call[..., object], Sequence[object]]:
+        """The call that a payload is, with its arguments; raises ``BadCommand`` if it is none."""
         try:
             request = strict_loads(payload)
         except SchemaError as error:
             raise BadCommand(f"the payload is not one strict CBOR value: {error}") from None
-        self._match(request, BadCommand)
+        return self._match(request, BadCommand)
 
     def _match(
         self, request: object, refusal: _Refusal

@@ -5,7 +5,8 @@ A *turn* carries out what the replica is ready for, after something arrived:
 1. the writes go on their way to disk, and the messages leave, beside each other;
 2. what is committed is applied, and those who wait for it get their results (and may propose
    more, so the turn goes on until the replica is ready for nothing);
-3. what was queued for clients leaves.
+3. queries are run for which enough is applied;
+4. what was queued for clients leaves.
 
 When a group has become durable (:meth:`Turns.handle_synced`) its Readys are advanced, the messages
 that waited for it leave, and a turn follows; and likewise when a job has run that reads or writes a
@@ -59,7 +60,18 @@ from replog.snapshots import Snapshots
 from replog.storage.protocol import Write
 from replog.transfer_messages import TRANSFER_TYPES, TransferMessage
 from replog.transfer_outlet import Job
-from replog.types import Entry, LogIndex, NodeId, Ready, Role, SoftState, Voter, Waiter, record
+from replog.types import (
+    Entry,
+    LogIndex,
+    NodeId,
+    ReadLevel,
+    Ready,
+    Role,
+    SoftState,
+    Voter,
+    Waiter,
+    record,
+)
 
 HAND_OVER_MS: Final = 1000
 """After so long a leader whose disk is full hands over, ..."""
@@ -221,6 +233,14 @@ class Turns:
         if not self._is_turning:
             self._surroundings.wake()
 
+    def query(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
+        """Have a query run on what this node has applied, once that is new enough; see
+        :meth:`replog.replica.Replica.query`."""
+        if self.waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self.replica.query(payload, level, at_least, waiter)
+        self._surroundings.wake()
+
     def admit(self, learner: Voter, waiter: Waiter) -> None:
         """Have an incarnation of a node taken in as a learner, in the place of the one that takes
         part now; a turn must follow.  Who was taken in already is so again.
@@ -293,6 +313,7 @@ class Turns:
     def end(self, of_proposed: Exception, of_submitted: Exception) -> None:
         """The node stops: answer everybody who waits."""
         self.replica.end_waits(of_proposed)
+        self.replica.end_reads(of_submitted)
         self.snapshots.end(of_submitted)
         waiters = self._waiters
         self._payloads, self._waiters, self._submitted_bytes = [], [], 0
@@ -318,6 +339,8 @@ class Turns:
                 self._surroundings.wake()
                 break
         self._is_turning = False
+        if not self.snapshots.is_installing:
+            self.replica.serve_reads()
         # Not every message comes with a Ready: a snapshot is asked for, and sent, without one.
         self._surroundings.flush()
         self._surroundings.answer()
@@ -345,6 +368,8 @@ class Turns:
         for message in ready.messages:
             surroundings.send(message)
         surroundings.flush()
+        if ready.reads:
+            self.replica.hear_reads(ready.reads)
         if ready.committed and not self._is_sync_first:
             self._unapplied.append(ready)
         # A sync thread that was just started needs the interpreter; unless somebody waits for

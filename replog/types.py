@@ -242,6 +242,28 @@ class SoftState:
     """``NO_NODE`` when no leader is known."""
 
 
+class ReadLevel(Enum):
+    """How new the state must be that a query is run on."""
+
+    LINEARIZABLE = "linearizable"
+    """It holds every command that was done anywhere before the query was asked."""
+    TIMELINE = "timeline"
+    """It holds everything up to an index that the client names, the highest it has seen: what it
+    reads never goes back, and may be old."""
+    STALE = "stale"
+    """It is what the node has, however old that is."""
+
+
+@record
+class ReadIndex:
+    """How one read was answered; see :meth:`replog.engine.Engine.read`."""
+
+    read_id: int
+    index: LogIndex | None
+    """Whoever reads now must have applied everything up to here; ``None``: the read will not be
+    served, for leadership was lost, no leader answered in time, or too many reads wait."""
+
+
 @record
 class Ready:
     """What an engine wants done, in the order of the duties (see :mod:`replog.engine`)."""
@@ -263,6 +285,8 @@ class Ready:
     base: EntryId | None = None
     """The log begins behind it from now on: a durable snapshot holds everything up to here.  To be
     made durable with the rest, before the truncation; ``None`` when it did not move."""
+    reads: Sequence[ReadIndex] = ()
+    """Reads that were answered; they wait for no disk."""
 
     @property
     def writes(self) -> bool:
@@ -343,4 +367,6 @@ class RoleChange:
 
 
 Waiter: TypeAlias = "Callable[[LogIndex, object, Exception | None], None]"
-"""Called once when a proposal ends: (index, result, None), or (0, None, error)."""
+"""Called once when a proposal ends: (index, result, None), or (0, None, error).
+
+Of a query: (index as of which it was read, result, None), or (0, None, error)."""

@@ -80,6 +80,7 @@ class EngineCluster:
                     limits=Limits(),
                     options=self.plugin.options(),
                     seed=node_id,
+                    nonce=0,
                 )
             )
             for node_id in (1, 2, 3)

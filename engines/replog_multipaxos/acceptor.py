@@ -199,7 +199,8 @@ def handle_commit(engine: MultiPaxos, message: Commit) -> None:
     if not message.round:
         return
     report_missing(engine, message.sender, message.sent_upto, message.round)
-    learner.maybe_ask(engine, message.chosen_upto)
+    if message.chosen_upto:
+        learner.maybe_ask(engine, message.chosen_upto)
 
 
 def report_missing(engine: MultiPaxos, to: NodeId, sent_upto: LogIndex, round_number: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
 from replog.progress import Progress
+from replog.reads import ReadRounds
 from replog.types import NO_NODE, Entry, EntryKind, LogIndex, NodeId, PeerState, new_entries
 from replog_multipaxos import learner
 from replog_multipaxos.indexes import IndexSet, Range
@@ -39,15 +40,20 @@ class Leader:
         "progress",
         "proposal_count",
         "quorum_elapsed",
+        "recovered_index",
         "repeated_round",
         "round",
+        "rounds",
         "successor_asked",
         "successor_elapsed",
         "successor_id",
         "uncommitted_bytes",
     )
 
-    def __init__(self, first_open: LogIndex) -> None:
+    def __init__(self, first_open: LogIndex, recovered_index: LogIndex) -> None:
+        self.recovered_index = recovered_index
+        """The last slot that phase 1 knew as chosen, found open, or filled: what was chosen at
+        lower ballots is not behind it."""
         self.first_open = first_open
         """The first slot that this leadership proposes; those below are chosen, and told as facts.
         """
@@ -59,7 +65,9 @@ class Leader:
         self.heartbeat_elapsed = 0
         self.quorum_elapsed = 0
         self.round = 0
-        """The number of the last heartbeat round."""
+        """The number of the last round of heartbeats; never twice in one leadership."""
+        self.rounds = ReadRounds()
+        """The reads that wait for a round to be answered."""
         self.repeated_round: dict[NodeId, int] = {}
         """By peer, the round in which something lost was last sent to it again."""
         self.proposal_count = 0
@@ -74,11 +82,12 @@ class Leader:
 
     def clone(self) -> Leader:
         """An independent copy."""
-        copy = Leader(self.first_open)
+        copy = Leader(self.first_open, self.recovered_index)
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
         copy.accepted = {peer: accepted.clone() for peer, accepted in self.accepted.items()}
+        copy.rounds = self.rounds.clone()
         copy.repeated_round = self.repeated_round.copy()
         return copy
 
@@ -88,7 +97,7 @@ class Leader:
             tuple((peer, progress.key()) for peer, progress in self.progress.items()),
             tuple((peer, accepted.key()) for peer, accepted in self.accepted.items()),
             tuple(self.repeated_round.items()),
-            self.first_open,
+            (self.first_open, self.recovered_index, self.rounds.key()),
             self.heartbeat_elapsed,
             self.quorum_elapsed,
             self.round,
@@ -106,7 +115,8 @@ def start_leading(engine: MultiPaxos, proposals: Sequence[Entry], noop_count: in
     Nobody's position has to be searched for: who promised has told it, and is heard next; who did
     not tells it when it is first heard.
     """
-    leader = Leader(engine.commit_index + 1)
+    recovered_index = proposals[-1].index if proposals else engine.commit_index
+    leader = Leader(engine.commit_index + 1, recovered_index)
     for peer in engine.peer_ids:
         know_nothing_of(engine, leader, peer)
     if proposals:
@@ -390,6 +400,9 @@ def handle_commit_reply(engine: MultiPaxos, message: CommitReply) -> None:
     peer = message.sender
     progress = leader.progress[peer]
     hear_position(engine, leader, peer, message.chosen_upto)
+    if message.round <= leader.round:
+        # It had promised our ballot, and no higher one, after that round began.
+        leader.rounds.confirm(peer, message.round)
     # An answer to a round from before the last repetition cannot know of that.
     is_outdated = 0 < message.round <= leader.repeated_round[peer]
     if message.ranges and not is_outdated:

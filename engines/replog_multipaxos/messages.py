@@ -2,7 +2,8 @@
 
 Every message names its epoch, a ballot (in the field ``term``), its sender and its receiver.  Whose
 ballot it is differs: of Prepare, Accept and Commit the sender's own, of a Promise, an Accepted and
-a CommitReply the one that they answer, of every other message the highest that its sender has seen.
+a CommitReply the one that they answer, of a ReadRequest and a ReadReply the leader's, of every
+other message the highest that its sender has seen.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Accepted:
 
 @record
 class Commit:
-    """A leader lives, and says how far the log is chosen (PMMC: decisions)."""
+    """A leader lives, and says how far the log is chosen (PMMC: decisions); one that names no slot
+    only asks for an answer, as a round of reads does."""
 
     epoch: EpochNumber
     term: Term
@@ -113,7 +115,8 @@ class Commit:
     sent_upto: LogIndex
     """The highest slot that was sent to the receiver."""
     round: int
-    """Returned in the answer; 0: a bare notice, not to be answered."""
+    """Returned in the answer, where it also counts as the nonce of a round of reads; 0: a bare
+    notice, not to be answered."""
 
 
 @record
@@ -179,6 +182,30 @@ class TakeOver:
     to: NodeId
 
 
+@record
+class ReadRequest:
+    """A follower asks its leader up to which slot it must have applied to read."""
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    nonce: int
+    """Returned in the answer; no two requests of a node have the same, whatever it forgot."""
+
+
+@record
+class ReadReply:
+    """The answer to :class:`ReadRequest`, when a phase-2 quorum has answered a Commit since."""
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    nonce: int
+    index: LogIndex
+
+
 Message: TypeAlias = (
     Prepare
     | Promise
@@ -191,6 +218,8 @@ Message: TypeAlias = (
     | Learn
     | TakeOver
     | Trimmed
+    | ReadRequest
+    | ReadReply
 )
 
 MESSAGE_TYPES: Final[tuple[type, ...]] = (
@@ -205,6 +234,8 @@ MESSAGE_TYPES: Final[tuple[type, ...]] = (
     Learn,
     TakeOver,
     Trimmed,
+    ReadRequest,
+    ReadReply,
 )
 
 _COMMON: Final[Mapping[str, FieldKind]] = {
@@ -260,4 +291,6 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
     _spec(9, Learn, None, {"entries": _ENTRIES}),
     _spec(10, TakeOver, _SMALL_BYTES_MAX, {}),
     _spec(11, Trimmed, _SMALL_BYTES_MAX, {"trimmed_upto": _U64}),
+    _spec(12, ReadRequest, _SMALL_BYTES_MAX, {"nonce": _U64}),
+    _spec(13, ReadReply, _SMALL_BYTES_MAX, {"nonce": _U64, "index": _U64}),
 )

@@ -8,6 +8,8 @@ entry before it, and nothing is ever cut off.  The parts:
 * :mod:`replog_multipaxos.election`: the round that binds nobody, phase 1a, counting promises
 * :mod:`replog_multipaxos.leader`: phase 2a, the window, counting votes, lost messages
 * :mod:`replog_multipaxos.learner`: chosen values, asked for and told by anyone
+* :mod:`replog_multipaxos.reading`: reads that need no slot
+* :mod:`replog_multipaxos.table`: which of them has which message, by role
 
 **The fence.**  A promise is for every slot at once.  A Prepare, Accept or Commit of a lower ballot
 is answered with a Nack, never with silence; any other message of a higher ballot (a Nack, a Learn)
@@ -17,12 +19,12 @@ wherever it came from (PMS §2.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Hashable, Sequence
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader, SchemaError
 from replog.quorum import QuorumSystem, Threshold, Without
+from replog.reads import Reads
 from replog.types import (
     NO_NODE,
     Entry,
@@ -38,7 +40,7 @@ from replog.types import (
     Term,
     Voter,
 )
-from replog_multipaxos import acceptor, election, learner
+from replog_multipaxos import acceptor, election, learner, reading
 from replog_multipaxos import leader as leading
 from replog_multipaxos.ballot import next_ballot, owner_of
 from replog_multipaxos.indexes import IndexSet
@@ -46,7 +48,6 @@ from replog_multipaxos.messages import (
     Accept,
     Accepted,
     Commit,
-    CommitReply,
     Learn,
     LearnRequest,
     Message,
@@ -58,66 +59,7 @@ from replog_multipaxos.messages import (
 )
 from replog_multipaxos.options import MultiPaxosOptions
 from replog_multipaxos.slots import Slots
-
-Handler: TypeAlias = Callable[..., None]
-
-
-def ignore(engine: MultiPaxos, message: Message) -> None:
-    """A stale answer, or an order that does not apply to the role."""
-
-
-def refuse_second_owner(engine: MultiPaxos, message: Accept | Commit) -> None:
-    """Somebody else acts at our ballot."""
-    engine.check_owner(message)
-
-
-_IN_EVERY_ROLE: Final[dict[type, Handler]] = {
-    Prepare: acceptor.handle_prepare,
-    Nack: election.handle_nack,
-    LearnRequest: learner.handle_learn_request,
-    Learn: learner.handle_learn,
-    Trimmed: learner.handle_trimmed,
-}
-
-TABLE: Final[dict[Role, dict[type, Handler]]] = {
-    Role.FOLLOWER: {
-        **_IN_EVERY_ROLE,
-        Promise: ignore,
-        Accept: acceptor.handle_accept,
-        Accepted: ignore,
-        Commit: acceptor.handle_commit,
-        CommitReply: ignore,
-        TakeOver: election.handle_take_over,
-    },
-    Role.PRE_CANDIDATE: {
-        **_IN_EVERY_ROLE,
-        Promise: election.handle_pre_promise,
-        Accept: acceptor.handle_accept,
-        Accepted: ignore,
-        Commit: acceptor.handle_commit,
-        CommitReply: ignore,
-        TakeOver: election.handle_take_over,
-    },
-    Role.CANDIDATE: {
-        **_IN_EVERY_ROLE,
-        Promise: election.handle_promise,
-        Accept: refuse_second_owner,
-        Accepted: ignore,
-        Commit: refuse_second_owner,
-        CommitReply: ignore,
-        TakeOver: ignore,
-    },
-    Role.LEADER: {
-        **_IN_EVERY_ROLE,
-        Promise: leading.handle_late_promise,
-        Accept: refuse_second_owner,
-        Accepted: leading.handle_accepted,
-        Commit: refuse_second_owner,
-        CommitReply: leading.handle_commit_reply,
-        TakeOver: ignore,
-    },
-}
-"""What a node does with a message of its own ballot, by role.  Total; see ``MultiPaxos.step``."""
+from replog_multipaxos.table import TABLE
 
 
 class MultiPaxos:
@@ -153,6 +95,7 @@ class MultiPaxos:
         "peer_ids",
         "phase1_quorum",
         "phase2_quorum",
+        "reads",
         "role",
         "setup",
         "silent_ticks",
@@ -165,8 +108,7 @@ class MultiPaxos:
 
     def __init__(self, setup: EngineSetup) -> None:
         assert isinstance(setup.options, MultiPaxosOptions)
-        self.setup = setup
-        self.options = setup.options
+        self.setup, self.options = setup, setup.options
         self.node_id = setup.node_id
         self.epoch = setup.epoch
         voter_ids = setup.epoch.voter_ids
@@ -229,6 +171,7 @@ class MultiPaxos:
         self.wanted_index = self.waiting_bytes = 0
         """Some node trimmed everything up to here, of which we lacked something; meanwhile
         ``waiting_bytes`` were taken in behind it."""
+        self.reads = Reads(setup.nonce, self.options.heartbeat_ticks, setup.limits)
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
         self.set_learners(setup.learners)
@@ -320,6 +263,8 @@ class MultiPaxos:
 
     def leave_role(self) -> None:
         """The variables of a role die with it."""
+        if self.leader is not None:
+            reading.end_rounds(self, self.leader)
         self.leader = None
         self.candidacy = None
 
@@ -333,6 +278,7 @@ class MultiPaxos:
 
     def tick(self) -> None:
         """One unit of time has passed."""
+        self.reads.tick()
         if self.leader is not None:
             leading.tick(self, self.leader)
             return
@@ -346,7 +292,11 @@ class MultiPaxos:
         """The ballot of our next election: above every ballot that we have seen."""
         return next_ballot(self.term, self.node_id)
 
-    # -- proposals --
+    # -- proposals and reads --
+
+    def read(self, read_id: int) -> None:
+        """Find out where to read; begun at the next ``ready``.  See the contract."""
+        self.reads.register(read_id)
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """Propose one entry at the leader; see the contract."""
@@ -406,6 +356,7 @@ class MultiPaxos:
             # Held back for as long as one Ready takes, not while a backlog is applied.
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_proposals(self, self.leader, is_notice_held)
+        reads = reading.carry_on(self)
         base: EntryId | None = None
         entries: tuple[Entry, ...] = ()
         if self.slots.has_unsaved:
@@ -422,9 +373,9 @@ class MultiPaxos:
         if self.role is not self._reported.role or self.leader_id != self._reported.leader_id:
             soft_state = self._reported = self.soft_state
         messages, self._messages = self._messages, []
-        after_sync, self._after_sync = self._after_sync, []
-        ready = Ready(messages, hard_state, None, entries, after_sync, committed, soft_state, base)
-        is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
+        late, self._after_sync = self._after_sync, []
+        ready = Ready(messages, hard_state, None, entries, late, committed, soft_state, base, reads)
+        is_idle = not (messages or late or committed or soft_state or reads or ready.writes)
         return None if is_idle else ready
 
     def _take_committed(self) -> tuple[Entry, ...]:
@@ -543,7 +494,7 @@ class MultiPaxos:
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.slots = self.slots.clone()
-        copy.chosen = self.chosen.clone()
+        copy.chosen, copy.reads = self.chosen.clone(), self.reads.clone()
         copy.leader = None if self.leader is None else self.leader.clone()
         copy.candidacy = None if self.candidacy is None else self.candidacy.clone()
         copy._messages = self._messages.copy()
@@ -569,7 +520,7 @@ class MultiPaxos:
             (self.durable, self._is_hard_state_new, self._hint_written),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
-            (self.wanted_index, self.waiting_bytes, self.learners),
+            (self.wanted_index, self.waiting_bytes, self.learners, self.reads.key()),
         )
 
     def check(self) -> None:

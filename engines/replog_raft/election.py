@@ -6,13 +6,17 @@ When an election begins, and what its end makes of the node, is the engine's aff
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from replog.errors import InvariantViolated
 from replog.types import NO_NODE, NodeId, Role, Term
 from replog_raft.messages import RequestVote, Vote
 
 if TYPE_CHECKING:
     from replog_raft.raft import Raft
+
+TERM_MAX: Final[Term] = (1 << 64) - 1
+"""The last term that fits on the wire and on the disk."""
 
 
 def handle_request_vote(raft: Raft, message: RequestVote) -> None:
@@ -36,6 +40,16 @@ def handle_request_vote(raft: Raft, message: RequestVote) -> None:
         raft.send_after_sync(Vote(epoch, raft.term, me, to, granted=True, pre=False))
     else:
         raft.send_stating_term(Vote(epoch, raft.term, me, to, granted=False, pre=False))
+
+
+def check_not_in_last_term(raft: Raft) -> None:
+    """Raise where no higher term is left to ask for."""
+    if raft.term >= TERM_MAX:
+        raise InvariantViolated(
+            f"node {raft.node_id} is in the last term, {TERM_MAX}, which no cluster reaches by "
+            "elections: some node or its disk has miscounted; stop the nodes and look at their "
+            "logs"
+        )
 
 
 def request_votes(raft: Raft, term: Term, pre: bool, transfer: bool) -> None:

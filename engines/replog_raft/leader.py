@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
 from replog.progress import Progress
+from replog.reads import ReadRounds
 from replog.types import (
     NO_NODE,
     Entry,
@@ -40,10 +41,12 @@ class Leader:
     __slots__ = (
         "first_index",
         "heartbeat_elapsed",
+        "probed",
         "progress",
         "proposal_count",
         "quorum_elapsed",
         "round",
+        "rounds",
         "successor_asked",
         "successor_elapsed",
         "successor_id",
@@ -58,7 +61,12 @@ class Leader:
         self.heartbeat_elapsed = 0
         self.quorum_elapsed = 0
         self.round = 0
-        """The number of the last heartbeat round."""
+        """The number of the last round of heartbeats; never twice in one leadership."""
+        self.rounds = ReadRounds()
+        """The reads that wait for a round to be answered."""
+        self.probed: list[NodeId] | None = None
+        """Who answered since a round of reads began after the last tick's heartbeats, and is not
+        asked again where it stands before the next ones; ``None``: no such round began."""
         self.proposal_count = 0
         """How many entries were proposed in this term: the sequence of their origins."""
         self.uncommitted_bytes = 0
@@ -75,6 +83,8 @@ class Leader:
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
+        copy.rounds = self.rounds.clone()
+        copy.probed = None if self.probed is None else self.probed.copy()
         return copy
 
     def key(self) -> Hashable:
@@ -85,6 +95,8 @@ class Leader:
             self.heartbeat_elapsed,
             self.quorum_elapsed,
             self.round,
+            self.rounds.key(),
+            None if self.probed is None else tuple(sorted(self.probed)),
             self.proposal_count,
             self.uncommitted_bytes,
             self.successor_id,
@@ -174,6 +186,7 @@ def tick(raft: Raft, leader: Leader) -> None:
     if leader.heartbeat_elapsed >= options.heartbeat_ticks:
         leader.heartbeat_elapsed = 0
         leader.round += 1
+        leader.probed = None
         for peer, progress in leader.progress.items():
             send_heartbeat(raft, peer, progress, leader.round)
 
@@ -299,10 +312,22 @@ def backed_up_index(raft: Raft, message: AppendReply) -> LogIndex:
 
 
 def handle_heartbeat_reply(raft: Raft, message: HeartbeatReply) -> None:
-    """The peer lives; if it lags, ask where it stands: something may have been lost."""
-    assert raft.leader is not None
-    progress = raft.leader.progress[message.sender]
+    """The peer lives; if it lags, ask where it stands: something may have been lost.
+
+    Once for each heartbeat of a tick: rounds of reads may be many, and what is merely on its way
+    must not be asked for in each of them.
+    """
+    leader = raft.leader
+    assert leader is not None
+    progress = leader.progress[message.sender]
     progress.recently_active = True
+    if message.round <= leader.round:
+        # It was in our term, and in no higher one, after that round began (thesis §6.4).
+        leader.rounds.confirm(message.sender, message.round)
+    if leader.probed is not None:
+        if message.sender in leader.probed:
+            return
+        leader.probed.append(message.sender)
     progress.handle_heartbeat_answered()
     if progress.next_index <= raft.view.base_index:
         progress.handle_trimmed()

@@ -92,7 +92,8 @@ class Heartbeat:
     commit_index: LogIndex
     """At most what the follower is known to hold."""
     round: int
-    """Returned in the answer; 0: a bare notice of the commit index, not to be answered."""
+    """Returned in the answer, where it also counts as the nonce of a round of reads; 0: a bare
+    notice of the commit index, not to be answered."""
 
 
 @record
@@ -134,6 +135,30 @@ class TimeoutNow:
     to: NodeId
 
 
+@record
+class ReadRequest:
+    """A follower asks its leader up to which index it must have applied to read (thesis §6.4)."""
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    nonce: int
+    """Returned in the answer; no two requests of a node have the same, whatever it forgot."""
+
+
+@record
+class ReadReply:
+    """The answer to :class:`ReadRequest`, when a majority has answered a heartbeat since."""
+
+    epoch: EpochNumber
+    term: Term
+    sender: NodeId
+    to: NodeId
+    nonce: int
+    index: LogIndex
+
+
 Message: TypeAlias = (
     RequestVote
     | Vote
@@ -143,6 +168,8 @@ Message: TypeAlias = (
     | HeartbeatReply
     | TimeoutNow
     | InstallSnapshot
+    | ReadRequest
+    | ReadReply
 )
 
 MESSAGE_TYPES: Final[tuple[type, ...]] = (
@@ -154,6 +181,8 @@ MESSAGE_TYPES: Final[tuple[type, ...]] = (
     HeartbeatReply,
     TimeoutNow,
     InstallSnapshot,
+    ReadRequest,
+    ReadReply,
 )
 
 _COMMON: Final[Mapping[str, FieldKind]] = {
@@ -210,4 +239,6 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
     _spec(6, HeartbeatReply, _SMALL_BYTES_MAX, {"round": _U64}),
     _spec(7, TimeoutNow, _SMALL_BYTES_MAX, {}),
     _spec(8, InstallSnapshot, _SMALL_BYTES_MAX, {"last_index": _U64, "last_term": _U64}),
+    _spec(9, ReadRequest, _SMALL_BYTES_MAX, {"nonce": _U64}),
+    _spec(10, ReadReply, _SMALL_BYTES_MAX, {"nonce": _U64, "index": _U64}),
 )

@@ -25,6 +25,7 @@ from typing import Final
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader
 from replog.quorum import Majority, QuorumSystem, Without
+from replog.reads import Reads
 from replog.types import (
     NO_NODE,
     Entry,
@@ -40,7 +41,7 @@ from replog.types import (
     Term,
     Voter,
 )
-from replog_raft import election
+from replog_raft import election, reading
 from replog_raft import follower as following
 from replog_raft import leader as leading
 from replog_raft.logview import LogView
@@ -51,15 +52,14 @@ from replog_raft.messages import (
     HeartbeatReply,
     InstallSnapshot,
     Message,
+    ReadReply,
+    ReadRequest,
     RequestVote,
     TimeoutNow,
     Vote,
 )
 from replog_raft.options import RaftOptions
 from replog_raft.table import TABLE
-
-TERM_MAX: Final[Term] = (1 << 64) - 1
-"""The last term that fits on the wire and on the disk."""
 
 
 class Raft:
@@ -86,6 +86,7 @@ class Raft:
         "options",
         "peer_ids",
         "quorum",
+        "reads",
         "role",
         "setup",
         "term",
@@ -138,6 +139,7 @@ class Raft:
         """Everything up to here was handed out to be applied."""
         self.wanted_index: LogIndex = 0
         """A leader trimmed everything up to here, and we lacked some of it."""
+        self.reads = Reads(setup.nonce, self.options.heartbeat_ticks, setup.limits)
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
         self.set_learners(setup.learners)
@@ -249,6 +251,14 @@ class Raft:
         """See :func:`replog_raft.election.handle_vote_reply`."""
         election.handle_vote_reply(self, message)
 
+    def handle_read_request(self, message: ReadRequest) -> None:
+        """See :func:`replog_raft.reading.handle_read_request`."""
+        reading.handle_read_request(self, message)
+
+    def handle_read_reply(self, message: ReadReply) -> None:
+        """The leader of our term says where to read (thesis §6.4)."""
+        self.reads.hear(message.nonce, message.index)
+
     # -- elections (Raft §5.2) --
 
     def campaign(self) -> None:
@@ -262,7 +272,7 @@ class Raft:
         if not self.options.automatic_elections:
             self.start_election(transfer=True)
             return
-        self._check_not_in_last_term()
+        election.check_not_in_last_term(self)
         self._attempt += 1
         self._become_candidate(Role.PRE_CANDIDATE)
         election.request_votes(self, self.term + 1, pre=True, transfer=False)
@@ -279,14 +289,6 @@ class Raft:
         """
         return self.role is Role.CANDIDATE and self._durable.term != self.term
 
-    def _check_not_in_last_term(self) -> None:
-        if self.term >= TERM_MAX:
-            raise InvariantViolated(
-                f"node {self.node_id} is in the last term, {TERM_MAX}, which no cluster reaches by "
-                "elections: some node or its disk has miscounted; stop the nodes and look at their "
-                "logs"
-            )
-
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
         if not self.is_learner:
@@ -294,7 +296,7 @@ class Raft:
 
     def start_election(self, transfer: bool) -> None:
         """Raise the term, vote for ourselves and ask the others, once that is on disk."""
-        self._check_not_in_last_term()
+        election.check_not_in_last_term(self)
         self.update_term(self.term + 1)
         self.voted_for = self.node_id
         self._become_candidate(Role.CANDIDATE)
@@ -322,6 +324,8 @@ class Raft:
         self._draw_election_ticks()
 
     def _leave_role(self) -> None:
+        if self.leader is not None:
+            reading.end_rounds(self, self.leader)
         self.leader = None
         self.votes = {}
 
@@ -337,6 +341,7 @@ class Raft:
 
     def tick(self) -> None:
         """One unit of time has passed."""
+        self.reads.tick()
         if self.leader is not None:
             leading.tick(self, self.leader)
             return
@@ -353,7 +358,11 @@ class Raft:
             self.setup.seed, self.node_id, self.term, self._attempt
         )
 
-    # -- proposals --
+    # -- proposals and reads --
+
+    def read(self, read_id: int) -> None:
+        """Find out where to read; begun at the next ``ready``.  See the contract."""
+        self.reads.register(read_id)
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """Append one entry at the leader; see the contract."""
@@ -411,6 +420,7 @@ class Raft:
             # Held back for as long as one Ready takes, not while a backlog is applied.
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_appends(self, self.leader, is_notice_held)
+        reads = reading.carry_on(self)
         hard_state: HardState | None = None
         if self.is_hard_state_new:
             self.is_hard_state_new = False
@@ -424,11 +434,11 @@ class Raft:
         if self.role is not self._reported.role or self.leader_id != self._reported.leader_id:
             soft_state = self._reported = self.soft_state
         messages, self._messages = self._messages, []
-        after_sync, self._after_sync = self._after_sync, []
+        late, self._after_sync = self._after_sync, []
         ready = Ready(
-            messages, hard_state, truncate_from, entries, after_sync, committed, soft_state, base
+            messages, hard_state, truncate_from, entries, late, committed, soft_state, base, reads
         )
-        is_idle = not (messages or after_sync or committed or soft_state or ready.writes)
+        is_idle = not (messages or late or committed or soft_state or reads or ready.writes)
         return None if is_idle else ready
 
     def _take_committed(self) -> tuple[Entry, ...]:
@@ -537,7 +547,7 @@ class Raft:
             setattr(copy, name, getattr(self, name))
         copy.view = self.view.clone()
         copy.leader = None if self.leader is None else self.leader.clone()
-        copy.votes = self.votes.copy()
+        copy.votes, copy.reads = self.votes.copy(), self.reads.clone()
         copy._messages = self._messages.copy()
         copy._after_sync = self._after_sync.copy()
         return copy
@@ -559,7 +569,7 @@ class Raft:
             (self._durable, self.is_hard_state_new),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
-            (self.wanted_index, self.learners),
+            (self.wanted_index, self.learners, self.reads.key()),
         )
 
     def check(self) -> None:

@@ -14,6 +14,8 @@ from replog_raft.messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    ReadReply,
+    ReadRequest,
     RequestVote,
     TimeoutNow,
     Vote,
@@ -29,6 +31,8 @@ TABLE: Final[dict[Role, dict[type, str]]] = {
         HeartbeatReply: "ignore",
         TimeoutNow: "handle_timeout_now",
         InstallSnapshot: "handle_install_snapshot",
+        ReadRequest: "ignore",
+        ReadReply: "handle_read_reply",
     },
     Role.PRE_CANDIDATE: {
         RequestVote: "handle_request_vote",
@@ -39,6 +43,8 @@ TABLE: Final[dict[Role, dict[type, str]]] = {
         HeartbeatReply: "ignore",
         TimeoutNow: "handle_timeout_now",
         InstallSnapshot: "handle_install_snapshot",
+        ReadRequest: "ignore",
+        ReadReply: "handle_read_reply",
     },
     Role.CANDIDATE: {
         RequestVote: "handle_request_vote",
@@ -49,6 +55,8 @@ TABLE: Final[dict[Role, dict[type, str]]] = {
         HeartbeatReply: "ignore",
         TimeoutNow: "ignore",
         InstallSnapshot: "handle_install_snapshot",
+        ReadRequest: "ignore",
+        ReadReply: "handle_read_reply",
     },
     Role.LEADER: {
         RequestVote: "handle_request_vote",
@@ -59,6 +67,8 @@ TABLE: Final[dict[Role, dict[type, str]]] = {
         HeartbeatReply: "handle_heartbeat_reply",
         TimeoutNow: "ignore",
         InstallSnapshot: "refuse_second_leader",
+        ReadRequest: "handle_read_request",
+        ReadReply: "ignore",
     },
 }
 """Of messages of the node's own term: what has passed the rule of terms."""

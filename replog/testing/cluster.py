@@ -47,12 +47,13 @@ from replog.testing.forming import Forming
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.network import Link, Matches, Network
 from replog.testing.nodes import ClusterNode, Proposal, Recorder
+from replog.testing.queries import Query
 from replog.testing.rejoining import Rejoining
 from replog.testing.runs import Runs, founded_epoch, spare_count
 from replog.testing.trace import Trace, links_text, node_text
 from replog.testing.trials import find_trial
 from replog.transfer_messages import TRANSFER_SPECS
-from replog.types import NO_NODE, Entry, NodeId, Role
+from replog.types import NO_NODE, Entry, LogIndex, NodeId, ReadLevel, Role
 from replog.wire import MessageCodec
 
 SETTLE_ACTS_MAX: Final = 100_000
@@ -173,6 +174,11 @@ class Cluster:
         return self.driver.proposals
 
     @property
+    def queries(self) -> Sequence[Query]:
+        """Everything that was ever read, in order."""
+        return self.driver.queries
+
+    @property
     def turn_count(self) -> int:
         """How many events the nodes dealt with."""
         return self.driver.turn_count
@@ -262,10 +268,8 @@ class Cluster:
         propose_chance: float = 0.0,
         before_tick: Callable[[], None] | None = None,
     ) -> None:
-        """Let chance direct the cluster for a while; ``propose_chance`` is per tick.
-
-        ``before_tick`` is called in each, when the troubles of the tick have begun.
-        """
+        """Let chance direct the cluster for a while; ``propose_chance`` is per tick, and
+        ``before_tick`` is called in each, when the troubles of the tick have begun."""
         self.driver.faults = faults
         for _ in range(ticks):
             draw_troubles(self, faults, self.driver.chance)
@@ -316,11 +320,9 @@ class Cluster:
     def check_liveness(
         self, leader_ticks_max: int, done_ticks_max: int, payload: bytes = b"fresh"
     ) -> None:
-        """Judge that a calm cluster works: a leader, then a fresh proposal done, then all equal.
-
-        The first has ``leader_ticks_max``, each of the others ``done_ticks_max``, which must be
-        enough to catch up in.  In the end every proposal has an outcome.
-        """
+        """Judge that a calm cluster works: a leader (within ``leader_ticks_max``), then a fresh
+        proposal done, then all equal (each within ``done_ticks_max``, which must be enough to catch
+        up in).  In the end every proposal has an outcome."""
         check_liveness(self, leader_ticks_max, done_ticks_max, payload)
 
     def run_until_done(self, payload: bytes, ticks_max: int) -> bool:
@@ -356,8 +358,7 @@ class Cluster:
             raise refused[0]
 
     def take_snapshot(self, node_id: NodeId) -> None:
-        """Have a node take a snapshot of what it has applied; it is durable when its jobs have
-        run.  Raises what the node raises."""
+        """Have a node take a snapshot; it is durable when its jobs have run.  Raises its errors."""
         node = self._running(node_id)
         self.driver.note(node_id, "take_snapshot")
         # What came of it shows in the trace.
@@ -367,11 +368,20 @@ class Cluster:
     def propose(
         self, node_id: NodeId, payload: bytes, client: int = 0, is_within: bool = False
     ) -> Proposal:
-        """Propose a command at a node; the outcome shows in what is returned.
-
-        ``is_within``: the node takes a turn just now, in which somebody got an answer.
-        """
+        """Propose a command at a node; the outcome shows in what is returned.  ``is_within``: the
+        node takes a turn just now, in which somebody got an answer."""
         return self.driver.propose(self._running(node_id), payload, client, is_within)
+
+    def query(
+        self,
+        node_id: NodeId,
+        payload: bytes = b"",
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at_least: LogIndex = 0,
+        client: int = 0,
+    ) -> Query:
+        """Ask a node a query; the answer shows in what is returned, and is judged (I22)."""
+        return self.driver.query(self._running(node_id), payload, level, at_least, client)
 
     def _is_leader(self, node_id: NodeId) -> bool:
         return self.nodes[node_id].replica.engine.soft_state.role is Role.LEADER
@@ -384,12 +394,9 @@ class Cluster:
     # -- messages --
 
     def deliver(self, matches: Matches | None = None, count: int | None = None) -> int:
-        """Let messages arrive now, in the order of sending; returns how many did.
-
-        ``matches`` chooses among those on their way and those that are held (``None``: all that
-        are on their way), ``count`` takes only so many.  What they cause to be sent is not
-        delivered.
-        """
+        """Let messages arrive now, in the order of sending; returns how many did.  ``matches``
+        chooses among those on their way and those that are held (``None``: all that are on their
+        way), ``count`` takes only so many.  What they cause to be sent is not delivered."""
         flights = self.network.matching(matches)
         if matches is not None:
             flights += [flight for flight in self.network.held.values() if matches(flight)]
@@ -481,8 +488,7 @@ class Cluster:
         self._runs.crash_process(self.nodes[node_id])
 
     def cut_power(self, node_id: NodeId) -> None:
-        """End a node's run by a power cut, which takes all that is neither synced nor written back;
-        at the sync level ``os`` that may have been acknowledged."""
+        """End a node's run by a power cut: all is lost that is neither synced nor written back."""
         assert self.nodes[node_id].is_up, f"node {node_id} is down already"
         self._runs.cut_power(self.nodes[node_id])
 
@@ -496,9 +502,7 @@ class Cluster:
         """End a node's run within the ``operations``-th operation on its files from now, be it of a
         write or of a recovery; what was not synced is kept, lost or torn.  For real logs."""
         node = self.nodes[node_id]
-        assert node.log_disk is not None, (
-            "the modelled disk has no operations: DiskModel(is_real=True)"
-        )
+        assert node.log_disk is not None, "only DiskModel(is_real=True) has operations"
         node.log_disk.set_crash(operations)
 
     def restart(self, node_id: NodeId) -> None:
@@ -506,12 +510,9 @@ class Cluster:
         self._runs.start(self.nodes[node_id], "restart")
 
     def wipe(self, node_id: NodeId, fenced: bool = True) -> None:
-        """Lose the disk of a node that is down: when it is started it remembers nothing.
-
-        A directory that is made anew has another birth, and whoever has met the node refuses it: so
-        no message passes between it and the others any more.  ``fenced`` false: it has the birth
-        that it had, as if there were none, and they take it for the node that it was.
-        """
+        """Lose the disk of a node that is down: when it is started it remembers nothing.  Its new
+        directory has another birth, so whoever has met it refuses it; ``fenced`` false: it has the
+        old one, as if there were none, and they take it for the node that it was."""
         self.driver.note(node_id, "wipe", fenced=fenced)
         self.nodes[node_id].wipe(fenced)
         if fenced:
@@ -578,13 +579,12 @@ class Cluster:
         self.driver.sync_due(node, node.run)
 
     def write_back(self, node_id: NodeId) -> None:
-        """Let a node's operating system make durable what it has, as it does when it likes."""
+        """Let a node's operating system make durable what it has."""
         self.nodes[node_id].write_back()
         self.driver.note(node_id, "write_back")
 
     def fill_disk(self, node_id: NodeId, room_groups: int = 0, room_bytes: int = 0) -> None:
-        """Leave so little room on a node's disk; see
-        :meth:`replog.testing.nodes.ClusterNode.fill_disk`."""
+        """Leave so little room on a node's disk; see ``ClusterNode.fill_disk``."""
         self.nodes[node_id].fill_disk(room_groups, room_bytes)
         self.driver.note(node_id, "fill_disk")
 

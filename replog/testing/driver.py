@@ -42,10 +42,11 @@ from replog.testing.full_disks import RoomSeeker
 from replog.testing.goals import Goals
 from replog.testing.members import Members
 from replog.testing.network import Flight, Network, kind_of
-from replog.testing.nodes import ClusterNode, Proposal
+from replog.testing.nodes import ClusterNode, Outcome, Proposal
+from replog.testing.queries import Query
 from replog.testing.snapshot_disk import JobRunner
 from replog.testing.trace import Trace, hard_state_pairs, node_text
-from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, Role, Term
+from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, ReadLevel, Role, Term
 from replog.wire import FrameReader, MessageCodec
 
 TRACE_TAIL_LINES: Final = 60
@@ -88,6 +89,8 @@ class Driver:
         self.invariants = invariants
         self.proposals: list[Proposal] = []
         """Everything that was ever proposed, in order."""
+        self.queries: list[Query] = []
+        """Everything that was ever read, in order."""
         self.turn_count = 0
         """How many events the nodes dealt with."""
         self.members = Members(self)
@@ -465,6 +468,67 @@ class Driver:
             node.unproposed = [each for each in node.unproposed if each is not proposal]
             self._note_refusal(error)
         self.end(proposal, index, result, error)
+
+    # -- queries --
+
+    def query(
+        self,
+        node: ClusterNode,
+        payload: bytes,
+        level: ReadLevel,
+        at_least: LogIndex,
+        client: int,
+    ) -> Query:
+        """Ask a node a query; the answer shows in what is returned."""
+        number = len(self.queries) + 1
+        query = Query(number, node.node_id, node.run, payload, level, at_least, self._hear_answer)
+        query.client = client
+        query.began = self.next_moment()
+        query.floor = len(self.invariants.chosen)
+        query.is_at_leader = node.replica.engine.soft_state.role is Role.LEADER
+        self.queries.append(query)
+        self.note(node.node_id, "query", f"q{number}", payload=payload, level=level.value)
+        self._take_in(node, partial(self._ask, node, query))
+        return query
+
+    def _ask(self, node: ClusterNode, query: Query) -> None:
+        try:
+            node.turns.query(query.payload, query.level, query.at_least, query)
+        except NotDone as error:
+            self._hear_answer(query, 0, None, error)
+
+    def _hear_answer(
+        self, query: Query, index: LogIndex, result: object, error: Exception | None
+    ) -> None:
+        """The node says what became of a query."""
+        query.end(index, result, error)
+        query.ended = self.next_moment()
+        self.note(query.node_id, query.outcome.value, f"q{query.number}", **query.pairs())
+        if problem := query.problem():
+            raise Broken(problem)
+        if query.level is ReadLevel.LINEARIZABLE:
+            self._note_read(query)
+
+    def _note_read(self, query: Query) -> None:
+        node = self._nodes[query.node_id]
+        leads = node.replica.engine.soft_state.role is Role.LEADER
+        if query.outcome is Outcome.NOT_DONE:
+            self.goals.reach("read_refused")
+        elif not (query.is_at_leader or leads):
+            self.goals.reach("read_served_by_follower")
+
+    def forget_queries(self, node: ClusterNode) -> None:
+        """A run crashed: nobody hears what came of what it was asked."""
+        for query in self.open_queries(node):
+            query.outcome = Outcome.UNKNOWN
+
+    def open_queries(self, node: ClusterNode) -> list[Query]:
+        """What a node's present run was asked and has not answered."""
+        return [
+            query
+            for query in self.queries
+            if query.node_id == node.node_id and query.outcome is Outcome.PENDING
+        ]
 
     def _note_refusal(self, refusal: NotDone) -> None:
         if isinstance(refusal, DiskFull):

@@ -21,6 +21,8 @@ COMMON: Final[dict[str, str]] = {
     "retry_deduplicated": "a command was sent again, and its client was told the first answer",
     "late_copy_refused": "a copy of a command that was acknowledged came late, and was refused",
     "session_expired": "a client's session was gone by the replicated time, and it was told so",
+    "read_served_by_follower": "a node that does not lead served a linearizable query",
+    "read_refused": "a linearizable query was refused, for want of a leader that is one still",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "full_disk_refused": "a leader refused a command, because its disk was full",
     "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",

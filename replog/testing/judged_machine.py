@@ -136,6 +136,10 @@ class JudgedMachine:
         self._results.judge(context, result, "")
         return result
 
+    def answer(self, payload: bytes) -> object:
+        """See :class:`~replog.machine.Machine`."""
+        return self._machine.answer(payload)
+
     def check_payload(self, payload: bytes) -> None:
         """See :class:`~replog.machine.Machine`."""
         self._machine.check_payload(payload)

@@ -16,6 +16,7 @@ from replog.errors import BadCommand, StateMachineError
 from replog.machine import ApplyContext, DumpPage, Machine
 from replog.testing.linearizability import Model, Operation, RegisterModel
 from replog.testing.nodes import Outcome, Proposal
+from replog.testing.queries import Query
 from replog.types import record
 
 KEYS_AT_A_TIME: Final = 4
@@ -50,6 +51,12 @@ class Registers:
             return False
         values[key] = arguments[1]
         return True
+
+    def answer(self, payload: bytes) -> object:
+        """Only ``get`` is a query; see :class:`~replog.machine.Machine`."""
+        if not payload.startswith(b"get "):
+            raise BadCommand(f"{payload!r} is no query of registers: get k")
+        return self._values.get(payload[4:])
 
     def check_payload(self, payload: bytes) -> None:
         """Refuse what is no command; see :class:`~replog.machine.Machine`."""
@@ -87,11 +94,17 @@ class Workload(Protocol):
     def draw(self, random: Random, number: int) -> bytes:
         """The payload of the ``number``-th command, from 1."""
 
+    def draw_query(self, random: Random, number: int) -> bytes:
+        """The payload of a query, beside the ``number``-th command; empty: there are none."""
+
     def model(self) -> Model | None:
         """What the machine means, to judge histories by; ``None``: they are not judged."""
 
     def operation(self, proposal: Proposal) -> Operation:
         """A proposal that is done or unknown, in the words of the model."""
+
+    def reading(self, query: Query) -> Operation:
+        """A linearizable query that was served, in the words of the model."""
 
 
 class RegisterWorkload:
@@ -105,8 +118,7 @@ class RegisterWorkload:
 
     def draw(self, random: Random, number: int) -> bytes:
         """See :class:`Workload`; each value is the number of its command."""
-        generation = number // (OPERATIONS_PER_KEY * KEYS_AT_A_TIME)
-        key = b"k%d" % (generation * KEYS_AT_A_TIME + random.randrange(KEYS_AT_A_TIME))
+        key = _key_of(random, number)
         kind = random.random()
         if kind < 0.4:
             return b"get " + key
@@ -115,6 +127,10 @@ class RegisterWorkload:
         # The chance that an older value is still there falls with its age.
         expected = b"-" if kind < 0.85 else b"%d" % max(1, number - random.randint(1, 20))
         return b"cas %b %b %d" % (key, expected, number)
+
+    def draw_query(self, random: Random, number: int) -> bytes:
+        """See :class:`Workload`; a key that is written just now."""
+        return b"get " + _key_of(random, number)
 
     def model(self) -> Model | None:
         """See :class:`Workload`."""
@@ -135,6 +151,23 @@ class RegisterWorkload:
             invoked=proposal.began,
             returned=proposal.ended if is_known else None,
         )
+
+    def reading(self, query: Query) -> Operation:
+        """See :class:`Workload`."""
+        action, key = query.payload.split(b" ")
+        return Operation(
+            client=query.client,
+            key=key,
+            action=(action.decode(),),
+            result=query.result,
+            invoked=query.began,
+            returned=query.ended,
+        )
+
+
+def _key_of(random: Random, number: int) -> bytes:
+    generation = number // (OPERATIONS_PER_KEY * KEYS_AT_A_TIME)
+    return b"k%d" % (generation * KEYS_AT_A_TIME + random.randrange(KEYS_AT_A_TIME))
 
 
 @record
@@ -161,6 +194,10 @@ class DrawnWorkload:
         """See :class:`Workload`."""
         return random.choice(self.payloads)
 
+    def draw_query(self, random: Random, number: int) -> bytes:
+        """See :class:`Workload`; there are none."""
+        return b""
+
     def model(self) -> Model | None:
         """See :class:`Workload`."""
         return None
@@ -168,3 +205,7 @@ class DrawnWorkload:
     def operation(self, proposal: Proposal) -> Operation:
         """See :class:`Workload`; never asked for, as there is no model."""
         raise NotImplementedError("histories of this workload are not judged")
+
+    def reading(self, query: Query) -> Operation:
+        """See :class:`Workload`; never asked for, as there are no queries."""
+        raise NotImplementedError("this workload has no queries")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from replog.control import check_not_replaced, learners_at
 from replog.engine import Engine, EnginePlugin, EngineSetup
@@ -25,6 +25,7 @@ from replog.errors import (
     StorageFull,
     Unavailable,
 )
+from replog.jitter import draw_ticks
 from replog.limits import Limits
 from replog.loading import Loaded, reloaded
 from replog.machine import Machine
@@ -48,6 +49,9 @@ from replog.types import NO_ENTRY, NO_NODE, EntryId, Epoch, HardState, NodeId, V
 if TYPE_CHECKING:
     from replog.testing.driver import Driver
     from replog.testing.forming import Forming
+
+NONCE_MAX: Final = (1 << 63) - 1
+"""Up to where a run's requests for reads may begin to be numbered."""
 
 
 class Runs:
@@ -181,7 +185,8 @@ class Runs:
         last = newest.meta.last if newest else NO_ENTRY
         own, is_voter = node.own, not node.is_learner
         check_not_replaced(own, is_voter, loaded.learners)
-        engine = self.make_engine(own, recovered, last, loaded)
+        nonce = draw_ticks(0, NONCE_MAX, self._driver.seed, node.node_id, node.run + 1)
+        engine = self.make_engine(own, recovered, last, loaded, nonce)
         watcher = RunWatcher(self._driver, node)
         loaded = reloaded(engine, machine, store, newest, loaded)
         engine.set_learners(learners_at(own, self._epoch, loaded.learners))
@@ -218,9 +223,9 @@ class Runs:
         return self._driver.agenda.now
 
     def make_engine(
-        self, own: Voter, recovered: Recovered, snapshot: EntryId, loaded: Loaded
+        self, own: Voter, recovered: Recovered, snapshot: EntryId, loaded: Loaded, nonce: int
     ) -> Engine:
-        """The engine of one run."""
+        """The engine of one run; of two runs ``nonce`` must never be the same."""
         setup = EngineSetup(
             node_id=own.node_id,
             epoch=self._epoch,
@@ -229,6 +234,7 @@ class Runs:
             limits=self._limits,
             options=self._options,
             seed=self._driver.seed,
+            nonce=nonce,
             snapshot=snapshot,
             applied_index=loaded.applied_index,
             learners=learners_at(own, self._epoch, loaded.learners),
@@ -279,6 +285,8 @@ class Runs:
                     f"L5: node {node.node_id} stopped and told nobody what became of "
                     f"p{proposal.number}"
                 )
+        for query in self._driver.open_queries(node):
+            raise Broken(f"L5: node {node.node_id} stopped and did not answer q{query.number}")
         self._end_run(node, event, 0, None, **pairs)
 
     def _end_run(
@@ -301,6 +309,7 @@ class Runs:
         for proposal in self._driver.proposals:
             if proposal.node_id == node.node_id and proposal.outcome is Outcome.PENDING:
                 self._driver.end(proposal, 0, None, OutcomeUnknown("the node crashed"))
+        self._driver.forget_queries(node)
         inbox, node.inbox = node.inbox, []
         for flight in inbox:
             self._driver.lose(flight, "down")

@@ -37,6 +37,9 @@ LATE_TICKS_MAX: Final = 40
 REFUSED_TICKS: Final = 3
 """How long a client waits when its command was refused."""
 
+CLIENT_NUMBERS: Final = 100
+"""In a history these clients are numbered from here on; the others stand below."""
+
 HURRY_CHANCE: Final = 0.15
 """How likely a client is to send another copy although the last one may still be answered."""
 
@@ -135,7 +138,7 @@ class SessionClients:
     def _begin(self, client: SessionClient, node_id: NodeId, payload: bytes) -> None:
         client.sequence += 1
         command = Proposal(len(self.commands) + 1, node_id, payload, _hear_nothing)
-        command.client, command.began = client.number, self._driver.next_moment()
+        command.client, command.began = CLIENT_NUMBERS + client.number, self._driver.next_moment()
         client.command, client.copies = command, 0
         self.commands.append(command)
 

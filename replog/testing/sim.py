@@ -41,10 +41,11 @@ from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
+from replog.testing.queries import Query
 from replog.testing.registers import RegisterWorkload, Workload
 from replog.testing.session_clients import SessionClients
 from replog.testing.trials import EngineTrial, find_trial
-from replog.types import NodeId, Role, record
+from replog.types import LogIndex, NodeId, ReadLevel, Role, record
 
 NODES_MAX: Final = 9
 """The largest cluster."""
@@ -194,6 +195,11 @@ class Simulation:
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
+        self._readers_random = self._source("readers")
+        self._readers: list[Query | None] = [None] * self._readers_random.choice((0, 0, 1, 3))
+        """What each client waits for that only reads, at any node."""
+        self._seen: list[LogIndex] = [0] * len(self._readers)
+        """The highest index as of which it has read."""
         self._sessions = self._made_session_clients()
 
     def _made_session_clients(self) -> SessionClients:
@@ -243,6 +249,8 @@ class Simulation:
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
+            reads_max=self._source("reads").choice((1, 2, 65_536)),
+            read_wait_ms=self._source("read wait").choice((500, 5000)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
             sessions_max=(sessions := self._source("session limits")).choice((2, 4096)),
             session_idle_ms_max=sessions.choice((300, 3000, 1 << 30)),
@@ -264,6 +272,7 @@ class Simulation:
         cluster.driver.judge(self._sessions.check_applied_once)
         is_overtaken = self._overtake()
         self._check_equal()
+        self._check_answered()
         if not is_overtaken:
             self._check_last_trouble()
         self._check_history()
@@ -298,9 +307,29 @@ class Simulation:
                 self._clients[client] = cluster.propose(node_id, payload, client + 1)
         is_open = len(cluster.proposals) < self.options.operations_max
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
+        self._ask_queries()
 
     def _draw_in_session(self) -> bytes:
         return self.workload.draw(self._sessions_random, len(self.cluster.proposals) + 1)
+
+    def _ask_queries(self) -> None:
+        """Let each client that only reads ask any node, at a level that chance decides."""
+        random, cluster = self._readers_random, self.cluster
+        number = len(cluster.proposals) + 1
+        for reader, last in enumerate(self._readers):
+            if last is not None:
+                if last.outcome is Outcome.PENDING:
+                    continue
+                self._seen[reader] = max(self._seen[reader], last.index)
+            asks, guess = random.random() < self._ask_chance, random.random()
+            level = random.choice((ReadLevel.LINEARIZABLE, *ReadLevel))
+            payload = self.workload.draw_query(random, number)
+            running = [node_id for node_id, node in cluster.nodes.items() if node.is_running]
+            if asks and running and payload and number <= self.options.operations_max:
+                node_id = running[int(guess * 1000) % len(running)]
+                client = len(self._clients) + reader + 1
+                seen = self._seen[reader]
+                self._readers[reader] = cluster.query(node_id, payload, level, seen, client)
 
     def _handle_ended(self, proposal: Proposal) -> None:
         """Judge what a client is told; whoever waits for an answer may ask again within it."""
@@ -405,6 +434,15 @@ class Simulation:
             if dump != first:
                 raise cluster.violation(f"I10: the state of node {node_id} differs from another's")
 
+    def _check_answered(self) -> None:
+        cluster = self.cluster
+        waiting = [query for query in cluster.queries if query.outcome is Outcome.PENDING]
+        if waiting:
+            cluster.tick(self.limits.read_ticks_max + 1)
+        for query in waiting:
+            if query.outcome is Outcome.PENDING:
+                raise cluster.violation(f"L5: nobody is told what came of q{query.number}")
+
     def _overtake(self) -> bool:
         """By chance, have the leader cut off and overtaken; whether that could be done."""
         cluster = self.cluster
@@ -453,6 +491,11 @@ class Simulation:
         if model is None:
             return
         history = [self.workload.operation(proposal) for proposal in self._ended()]
+        history += [
+            self.workload.reading(query)
+            for query in self.cluster.queries
+            if query.level is ReadLevel.LINEARIZABLE and query.outcome is Outcome.DONE
+        ]
         verdict = check_history(history, model, HISTORY_BUDGET)
         if verdict.finding is Finding.VIOLATION:
             raise self.cluster.violation(f"I13: {verdict.explanation}")

@@ -79,7 +79,7 @@ class ItemRange(TypedDict):
 
 
 class Kv(StateMachine):
-    """A store of items; every method that is a command or a query goes through the log."""
+    """A store of items; its commands go through the log, its queries need not."""
 
     def __init__(self) -> None:
         self._items: dict[str, tuple[bytes, int]] = {}

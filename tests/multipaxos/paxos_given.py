@@ -81,6 +81,7 @@ def lone(
         limits or Limits(),
         options or MultiPaxosOptions(),
         seed=7,
+        nonce=0,
         snapshot=EntryId(1, 0, snapshot_index) if snapshot_index else NO_ENTRY,
         applied_index=applied_index,
     )

@@ -13,8 +13,8 @@ from replog.types import EntryId, Role
 from replog_multipaxos.acceptor import merge_accepted
 from replog_multipaxos.indexes import IndexSet
 from replog_multipaxos.messages import MESSAGE_SPECS, MESSAGE_TYPES, Accepted
-from replog_multipaxos.multipaxos import TABLE
 from replog_multipaxos.slots import HOLE, Slots
+from replog_multipaxos.table import TABLE
 
 
 def test_index_set_like_a_set() -> None:

@@ -139,6 +139,10 @@ class Plain:
         """As the key-value store does."""
         return self._kv.apply(context, payload)
 
+    def answer(self, payload: bytes) -> object:
+        """As the key-value store does."""
+        return self._kv.answer(payload)
+
     def check_payload(self, payload: bytes) -> None:
         """As the key-value store does."""
         self._kv.check_payload(payload)

@@ -55,6 +55,9 @@ class PlainMachine:
     def apply(self, context: ApplyContext, payload: bytes) -> object:
         return None
 
+    def answer(self, payload: bytes) -> object:
+        return None
+
     def check_payload(self, payload: bytes) -> None:
         pass
 

@@ -93,6 +93,7 @@ def make_raft(
         limits=limits,
         options=options,
         seed=seed,
+        nonce=0,
     )
     return Raft(setup)
 

@@ -27,8 +27,8 @@ from replog_multipaxos.messages import (
     Prepare,
     Promise,
 )
-from replog_multipaxos.multipaxos import TABLE
 from replog_multipaxos.slots import HOLE, Slots
+from replog_multipaxos.table import TABLE
 
 # -- what waits for a sync --
 

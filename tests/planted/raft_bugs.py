@@ -71,7 +71,7 @@ def own_copy_counted_early(patch: pytest.MonkeyPatch) -> None:
 
 def term_beyond_the_last(patch: pytest.MonkeyPatch) -> None:
     """A candidate asks for the term above the last that fits on the wire."""
-    patch.setattr(Raft, "_check_not_in_last_term", lambda _: None)
+    patch.setattr(election, "check_not_in_last_term", lambda _: None)
 
 
 def term_not_written(patch: pytest.MonkeyPatch) -> None:

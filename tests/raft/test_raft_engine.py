@@ -43,6 +43,8 @@ from replog_raft.messages import (
     HeartbeatReply,
     InstallSnapshot,
     Message,
+    ReadReply,
+    ReadRequest,
     RequestVote,
     TimeoutNow,
     Vote,
@@ -63,6 +65,7 @@ def make_setup(voters: int = 3, node_id: NodeId = 1) -> EngineSetup:
         limits=Limits(in_flight_messages_max=3),
         options=OPTIONS,
         seed=7,
+        nonce=0,
     )
 
 
@@ -158,6 +161,8 @@ def test_specs_numbers_fixed() -> None:
         6: HeartbeatReply,
         7: TimeoutNow,
         8: InstallSnapshot,
+        9: ReadRequest,
+        10: ReadReply,
     }
 
 

@@ -33,6 +33,7 @@ def node(*learners: NodeId) -> Raft:
             limits=Limits(),
             options=OPTIONS,
             seed=1,
+            nonce=0,
             learners=tuple(Voter(each, 99) for each in learners),
         )
     )

@@ -66,6 +66,7 @@ def node(
             limits=ONE_AT_A_TIME,
             options=BY_HAND,
             seed=1,
+            nonce=0,
             snapshot=snapshot,
             applied_index=applied_index,
         )

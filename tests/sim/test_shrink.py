@@ -27,11 +27,12 @@ def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
         recovered: Recovered,
         snapshot: EntryId,
         applied_index: LogIndex,
+        nonce: int,
     ) -> Engine:
         if runs.now:
             log = HeldLog((), recovered.log.base)
             recovered = Recovered(recovered.hard_state, log)
-        return right(runs, node_id, recovered, snapshot, applied_index)
+        return right(runs, node_id, recovered, snapshot, applied_index, nonce)
 
     patch.setattr(Runs, "make_engine", wrong)
 

@@ -66,7 +66,7 @@ LADDER = (
     Rung("histories", ("replog.testing.linearizability",), pure=True, never=("parts",)),
     Rung("contract", ("replog.engine",), pure=True),
     Rung("engines", ("replog_ENGINE", "replog_ENGINE.*"), pure=True),
-    Rung("replica", ("replog.replica",), pure=True, never=("engines",)),
+    Rung("replica", ("replog.replica", "replog.queries"), pure=True, never=("engines",)),
     Rung(
         "formats",
         (
@@ -144,6 +144,7 @@ LADDER = (
             "replog.opening",
             "replog.server",
             "replog.sync_thread",
+            "replog.waiting",
             "replog.wakeup",
             "replog.transport.*",
         ),

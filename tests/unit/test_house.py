@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "StateMachine",
     "command",
     "load_config",
+    "ReadLevel",
     "open_node",
     "query",
 }

@@ -62,6 +62,9 @@ class Plain:
     def apply(self, context: ApplyContext, payload: bytes) -> object:
         return None
 
+    def answer(self, payload: bytes) -> object:
+        return None
+
     def check_payload(self, payload: bytes) -> None: ...
 
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:

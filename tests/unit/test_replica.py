@@ -68,6 +68,16 @@ class Journal:
         self.applied.append((context.index, context.time_ms, payload))
         return len(self.applied)
 
+    def answer(self, payload: bytes) -> object:
+        """How many payloads were applied; some queries fail."""
+        if payload == b"declared":
+            raise TooPoor("there is not enough")
+        if payload == b"crash":
+            raise ZeroDivisionError("division by zero")
+        if payload == b"command":
+            raise BadCommand("a command is no query")
+        return len(self.applied)
+
     def check_payload(self, payload: bytes) -> None:
         """Nothing is refused but one payload."""
         if payload == b"bad":
@@ -96,6 +106,10 @@ class ScriptedEngine:
     def tick(self) -> None:
         """Note the call."""
         self.calls.append(("tick",))
+
+    def read(self, read_id: int) -> None:
+        """Note the call."""
+        self.calls.append(("read", read_id))
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """A batch of one."""
@@ -545,7 +559,7 @@ def test_replica_over_engine(engine: str, machine: Journal, outcomes: Outcomes) 
     plugin = find_engine(engine)
     options = plugin.options()
     epoch = Epoch(1, engine, (Voter(1, 101),), 1, tuple(plugin.agreed(options, 1).items()))
-    setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7)
+    setup = EngineSetup(1, epoch, HardState(1, 0, 0), HeldLog(), Limits(), options, 7, 0)
     replica = Replica(plugin.create(setup), machine, Limits(), new_sessions())
     replica.campaign()
     while (ready := replica.ready()) is not None:

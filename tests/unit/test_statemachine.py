@@ -431,3 +431,17 @@ def test_dump_refused() -> None:
 
     with pytest.raises(DumpUnavailable, match=r"'members' of Opaque .* a dump\(\) of its own"):
         Opaque().dump(b"", 10)
+
+
+# --- queries that make no entry -------------------------------------------------------------------
+
+
+def test_answer_runs_queries_alone() -> None:
+    """A query is run on the state as it is; a command, and what is neither, is refused."""
+    counter = Counter()
+    counter.apply(ApplyContext(1, 5), Counter.add.encode(3))
+    assert counter.answer(Counter.value.encode()) == 3
+    for payload in (Counter.add.encode(1), strict_dumps(["nonesuch"]), b"\xff"):
+        with pytest.raises(BadCommand):
+            counter.answer(payload)
+    assert counter.total == 3

@@ -38,6 +38,7 @@ def make_engines(engine: str) -> dict[NodeId, Engine]:
                 limits=LIMITS,
                 options=plugin.options(),
                 seed=node_id,
+                nonce=0,
             )
         )
         for node_id in (1, 2, 3)

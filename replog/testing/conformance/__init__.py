@@ -30,6 +30,7 @@ from replog.testing.conformance import (
     elections,
     failures,
     faults,
+    reads,
     refusals,
     replication,
     snapshots,
@@ -69,6 +70,7 @@ def scenarios() -> tuple[Scenario, ...]:
         *failures.SCENARIOS,
         *crashes.SCENARIOS,
         *snapshots.SCENARIOS,
+        *reads.SCENARIOS,
     )
 
 

@@ -265,6 +265,7 @@ class LocalModel:
                 limits=Limits(),
                 options=self._options,
                 seed=0,
+                nonce=0,
             )
         )
 

@@ -1,0 +1,151 @@
+"""Queries to real nodes: each serves them, from its own state, and makes no entry for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cbor2
+import pytest
+import trio
+
+from replog.config import local_config
+from replog.errors import BadCommand, Unavailable
+from replog.frames import (
+    ClientHello,
+    FrameCodec,
+    FrameType,
+    Outcome,
+    Refusal,
+    Reply,
+    Request,
+    ServerHello,
+)
+from replog.limits import Limits
+from replog.node import Node, open_node
+from replog.types import ReadLevel
+from replog.wire import FrameReader
+from replog_kv import Kv
+from replog_kv.machine import KvError
+
+from running import leader_of, running_cluster, until
+
+pytestmark = pytest.mark.net
+
+CODEC = FrameCodec(Limits())
+
+
+async def converse(node: Node, *requests: Request) -> list[Reply | Refusal]:
+    """Send requests to a node, and wait for as many answers, or for a refusal."""
+    address = node.config.node(node.node_id).client
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    found: list[Reply | Refusal] = []
+    async with stream:
+        reader = FrameReader(dict.fromkeys(map(int, FrameType), 1 << 24))
+        await stream.send_all(CODEC.encode(ClientHello(1, 1, "")))
+        while len(found) < len(requests) and (data := await stream.receive_some()):
+            for frame_type, content in reader.feed(data):
+                if frame_type == FrameType.KEEPALIVE:
+                    continue
+                frame = CODEC.decode(frame_type, content)
+                if isinstance(frame, ServerHello):
+                    await stream.send_all(b"".join(map(CODEC.encode, requests)))
+                else:
+                    assert isinstance(frame, Reply | Refusal)
+                    found.append(frame)
+    return found
+
+
+def asked(number: int, level: str, at_least: int, payload: bytes) -> Request:
+    """A query as a client sends it."""
+    return Request(number, "query", cbor2.dumps([level, at_least, payload]))
+
+
+async def test_query_served_by_every_node(tmp_path: Path) -> None:
+    """Each node serves linearizable queries, which see what was done, and no entry is made."""
+    async with running_cluster(tmp_path) as nodes:
+        leader = await leader_of(nodes)
+        await leader.call(Kv.put, "key", b"value")
+        last_index = leader.status().last_index
+        for node in nodes.values():
+            await node.wait_leader()
+            assert await node.call(Kv.get, "key") == b"value"
+            read = await node.query(Kv.get, "key")
+            assert (read.result, read.index) == (b"value", last_index)
+        assert leader.status().last_index == last_index
+
+
+async def test_query_levels(tmp_path: Path) -> None:
+    """A lone node of three serves what may be old at once, and nothing that must be new."""
+    limits = Limits(read_wait_ms=400)
+    config = replace(local_config(tmp_path, nodes=3), limits=limits)
+    async with running_cluster(tmp_path, config=config) as nodes:
+        leader = await leader_of(nodes)
+        await leader.call(Kv.put, "key", b"value")
+        last_index = leader.status().last_index
+        await until(
+            lambda: all(each.status().applied_index == last_index for each in nodes.values())
+        )
+    with trio.fail_after(20):
+        async with open_node(config, 1) as node:
+            read = await node.query(Kv.get, "key", level=ReadLevel.STALE)
+            assert read.index <= last_index
+            for level, at_least in ((ReadLevel.LINEARIZABLE, 0), (ReadLevel.TIMELINE, 1000)):
+                with pytest.raises(Unavailable):
+                    await node.query(Kv.get, "key", level=level, at_least=at_least)
+
+
+async def test_query_declared_errors(tmp_path: Path) -> None:
+    """What a query declares reaches the caller, and a command is no query."""
+    async with running_cluster(tmp_path, nodes=1) as nodes:
+        node = await leader_of(nodes)
+        with pytest.raises(KvError):
+            await node.query(Kv.get, "")
+        with pytest.raises(BadCommand, match="goes through the log"):
+            await node.query(Kv.put, "key", b"value")
+
+
+async def test_query_cancelled_harms_nobody(tmp_path: Path) -> None:
+    """Who gives up a query does not disturb the next."""
+    async with running_cluster(tmp_path, nodes=1) as nodes:
+        node = await leader_of(nodes)
+        with trio.move_on_after(0.01):
+            await node.query(Kv.get, "key", level=ReadLevel.TIMELINE, at_least=10_000)
+        assert await node.call(Kv.get, "key") is None
+
+
+async def test_query_over_the_wire(tmp_path: Path) -> None:
+    """Clients read at every node by the verb ``query``; the reply says as of which index."""
+    async with running_cluster(tmp_path) as nodes:
+        leader = await leader_of(nodes)
+        await leader.call(Kv.put, "key", b"value")
+        index = leader.status().last_index
+        follower = next(node for node in nodes.values() if node is not leader)
+        await follower.wait_leader()
+        payload = Kv.get.encode("key")
+        replies = await converse(
+            follower,
+            asked(1, "linearizable", 0, payload),
+            asked(2, "timeline", index, payload),
+            asked(3, "linearizable", 0, Kv.put.encode("key", b"other")),
+        )
+        by_id = {reply.request_id: reply for reply in replies if isinstance(reply, Reply)}
+        for number in (1, 2):
+            reply = by_id[number]
+            assert reply.outcome is Outcome.DONE
+            assert (reply.index, cbor2.loads(reply.value)) == (index, b"value")
+        assert (by_id[3].outcome, by_id[3].code) == (Outcome.NOT_DONE, "BadCommand")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", cbor2.dumps([]), cbor2.dumps(["newest", 0, b""]), cbor2.dumps(["stale", -1, b""])],
+    ids=["empty", "nothing", "level", "index"],
+)
+async def test_query_malformed_refused(tmp_path: Path, body: bytes) -> None:
+    """What is no query of a correct client closes its connection, with a sentence."""
+    async with running_cluster(tmp_path, nodes=1) as nodes:
+        node = await leader_of(nodes)
+        (refusal,) = await converse(node, Request(1, "query", body))
+        assert isinstance(refusal, Refusal)
+        assert await node.call(Kv.get, "key") is None

@@ -1,0 +1,171 @@
+"""The queries of a replica: which wait for what, and that each is answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from replog.errors import (
+    BadCommand,
+    Overloaded,
+    QueryFailed,
+    StateMachineError,
+    Unavailable,
+)
+from replog.limits import Limits
+from replog.queries import Queries
+from replog.types import LogIndex, ReadIndex, ReadLevel
+
+LINEARIZABLE, TIMELINE, STALE = ReadLevel
+LIMITS = Limits(tick_ms=50, read_wait_ms=200, reads_max=3)
+
+
+class Declared(StateMachineError):
+    """What the machine declares."""
+
+
+class Shelf:
+    """A machine that answers with what is asked, or fails as it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def answer(self, payload: bytes) -> object:
+        """Note the query."""
+        self.asked.append(payload)
+        errors = {b"declared": Declared("no"), b"command": BadCommand("no"), b"crash": KeyError()}
+        if payload in errors:
+            raise errors[payload]
+        return payload.upper()
+
+
+class Reading:
+    """An engine that notes the reads."""
+
+    def __init__(self) -> None:
+        self.read_ids: list[int] = []
+
+    def read(self, read_id: int) -> None:
+        """Note the read."""
+        self.read_ids.append(read_id)
+
+
+class World:
+    """Queries over such an engine and machine, and what became of them."""
+
+    def __init__(self) -> None:
+        self.engine, self.machine = Reading(), Shelf()
+        self.queries = Queries(self.engine, self.machine, LIMITS)  # type: ignore[arg-type]
+        self.ended: list[tuple[bytes, LogIndex, object, str]] = []
+
+    def ask(self, payload: bytes, level: ReadLevel, at_least: LogIndex = 0) -> None:
+        """Ask, and note what comes of it."""
+
+        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
+            self.ended.append((payload, index, result, type(error).__name__ if error else ""))
+
+        self.queries.ask(payload, level, at_least, end_wait)
+
+    def hear(self, *reads: ReadIndex) -> None:
+        """The engine answers."""
+        self.queries.hear(reads)
+
+    def names(self) -> Sequence[bytes]:
+        """Which queries ended."""
+        return [payload for payload, *_ in self.ended]
+
+
+def test_linearizable_waits_for_its_index() -> None:
+    """A linearizable query is run when the index that the engine named is applied, and not
+    before."""
+    world = World()
+    world.ask(b"a", LINEARIZABLE)
+    world.queries.serve(100)
+    assert world.ended == []
+    world.hear(ReadIndex(world.engine.read_ids[0], 7))
+    world.queries.serve(6)
+    assert world.machine.asked == []
+    world.queries.serve(9)
+    assert world.ended == [(b"a", 9, b"A", "")]
+
+
+def test_levels_below_ask_no_engine() -> None:
+    """The other levels ask nobody: one waits for the index that the client names, the other for
+    nothing but the turn."""
+    world = World()
+    world.ask(b"t", TIMELINE, 5)
+    world.ask(b"s", STALE, 5)
+    assert world.ended == []
+    world.queries.serve(0)
+    assert world.names() == [b"s"]
+    world.queries.serve(5)
+    assert world.names() == [b"s", b"t"]
+    assert world.engine.read_ids == []
+
+
+def test_refused_read_is_not_done() -> None:
+    """What the engine does not serve is definitely not done, and is answered once."""
+    world = World()
+    world.ask(b"a", LINEARIZABLE)
+    world.hear(ReadIndex(1, None), ReadIndex(1, None))
+    world.queries.serve(9)
+    assert [(name, error) for name, _, _, error in world.ended] == [(b"a", Unavailable.__name__)]
+
+
+@pytest.mark.parametrize(
+    ("payload", "index", "error"),
+    [(b"declared", 4, Declared), (b"command", 0, BadCommand), (b"crash", 0, QueryFailed)],
+    ids=["declared", "command", "crash"],
+)
+def test_errors_of_the_machine(payload: bytes, index: LogIndex, error: type) -> None:
+    """A declared error is a result, as of an index; any other means that nothing was read, and
+    stops nobody."""
+    world = World()
+    world.ask(payload, STALE)
+    world.queries.serve(4)
+    assert world.ended == [(payload, index, None, error.__name__)]
+
+
+def test_waits_end_in_time() -> None:
+    """What waited for ``read_wait_ms`` is refused, whatever it waited for, and is not run later."""
+    world = World()
+    world.ask(b"l", LINEARIZABLE)
+    world.ask(b"t", TIMELINE, 1 << 60)
+    world.queries.tick()
+    world.ask(b"u", TIMELINE, 9)
+    for _ in range(3):
+        world.queries.tick()
+    assert [(name, error) for name, _, _, error in world.ended] == [
+        (b"l", Unavailable.__name__),
+        (b"t", Unavailable.__name__),
+    ]
+    world.hear(ReadIndex(1, 3))
+    world.queries.serve(9)
+    assert world.names() == [b"l", b"t", b"u"]
+    assert world.machine.asked == [b"u"]
+
+
+def test_limit_refuses() -> None:
+    """Above ``reads_max`` nothing is taken; room comes with the answers."""
+    world = World()
+    for payload in (b"a", b"b", b"c"):
+        world.ask(payload, LINEARIZABLE)
+    with pytest.raises(Overloaded, match="reads_max"):
+        world.ask(b"d", STALE)
+    world.hear(ReadIndex(2, 1))
+    world.queries.serve(1)
+    world.ask(b"d", STALE)
+    assert world.names() == [b"b"]
+
+
+def test_end_answers_everybody() -> None:
+    """A node that stops answers every query that waits, once."""
+    world = World()
+    for payload in (b"a", b"b"):
+        world.ask(payload, LINEARIZABLE)
+    world.hear(ReadIndex(1, 50))
+    world.queries.end(Unavailable("it stops"))
+    world.queries.serve(100)
+    world.hear(ReadIndex(2, 1))
+    assert world.names() == [b"a", b"b"]
