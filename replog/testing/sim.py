@@ -203,11 +203,9 @@ class Simulation:
         self._sessions = self._made_session_clients()
 
     def _made_session_clients(self) -> SessionClients:
-        """In half of the seeds, half of the clients repeat in sessions what was not answered."""
+        """In half of the seeds, some more clients repeat in sessions what was not answered."""
         random = self._source("sessions")
-        count = len(self._clients) // 2 if random.random() < SESSIONS_CHANCE else 0
-        if count:
-            del self._clients[count:]
+        count = random.choice((1, 2, 3)) if random.random() < SESSIONS_CHANCE else 0
         self._sessions_random = self._source("session commands")
         return SessionClients(
             self.cluster.driver,
