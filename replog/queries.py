@@ -16,7 +16,14 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from replog.engine import Engine
-from replog.errors import BadCommand, Overloaded, QueryFailed, StateMachineError, Unavailable
+from replog.errors import (
+    BadCommand,
+    FatalError,
+    Overloaded,
+    QueryFailed,
+    StateMachineError,
+    Unavailable,
+)
 from replog.limits import Limits
 from replog.machine import Machine
 from replog.types import LogIndex, ReadIndex, ReadLevel, Waiter, record
@@ -77,11 +84,13 @@ class Queries:
         due = self._due
         while due and due[0][0] <= applied_index:
             _, read_id = heappop(due)
-            query = self._open.pop(read_id, None)
-            if query is not None:  # else it waited too long
-                self._run(query, applied_index)
+            if read_id in self._open:  # else it waited too long
+                self._run(read_id, applied_index)
 
-    def _run(self, query: Query, applied_index: LogIndex) -> None:
+    def _run(self, read_id: int, applied_index: LogIndex) -> None:
+        """Run one query.  A :class:`~replog.errors.FatalError` (the machine's disk failed) stops
+        the node, and the query is answered with all that wait."""
+        query = self._open[read_id]
         result: object = None
         error: Exception | None = None
         try:
@@ -90,10 +99,13 @@ class Queries:
             error = declared
         except BadCommand as refusal:
             applied_index, error = 0, refusal
+        except FatalError:
+            raise
         except Exception as crash:
             # Nothing was changed, and no other replica ran it: no reason to stop the node.
             sentence = f"the query raised {type(crash).__name__}: {crash}; mend the state machine"
             applied_index, error = 0, QueryFailed(sentence)
+        del self._open[read_id]
         query.waiter(applied_index, result, error)
 
     def tick(self) -> None:

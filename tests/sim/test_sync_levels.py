@@ -30,7 +30,9 @@ ENGINES = pytest.mark.parametrize("engine", engine_names())
 DISKS = pytest.mark.parametrize("is_real", [False, True], ids=["modelled", "real log"])
 TICKS_MAX = 400
 OS_SEED = 8
-"""The first seed whose real logs are at the level ``os``."""
+"""The first seed whose real logs are at the level ``os``, ..."""
+CUT_SEED = 54
+"""... and the first in which a power cut would take what counts."""
 
 
 def cluster_at(
@@ -237,9 +239,12 @@ def test_seed_at_os(engine: str) -> None:
 
 def test_seed_at_os_bears_no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """If power cuts were drawn at the level os, the same seed would show what they take."""
+    simulation = Simulation(SimOptions(engine_names()[0], CUT_SEED))
+    assert not simulation.disk_model.is_synced
+    simulation.run()
     monkeypatch.setattr("replog.testing.log_disk.drawn_keep", lambda random, *_: drawn_keep(random))
     with pytest.raises(Violation):
-        Simulation(SimOptions(engine_names()[0], OS_SEED)).run()
+        Simulation(SimOptions(engine_names()[0], CUT_SEED)).run()
 
 
 def test_seeds_at_os_are_some() -> None:

@@ -11,6 +11,7 @@ from replog.errors import (
     Overloaded,
     QueryFailed,
     StateMachineError,
+    StorageFailed,
     Unavailable,
 )
 from replog.limits import Limits
@@ -34,7 +35,12 @@ class Shelf:
     def answer(self, payload: bytes) -> object:
         """Note the query."""
         self.asked.append(payload)
-        errors = {b"declared": Declared("no"), b"command": BadCommand("no"), b"crash": KeyError()}
+        errors = {
+            b"declared": Declared("no"),
+            b"command": BadCommand("no"),
+            b"crash": KeyError(),
+            b"disk": StorageFailed("the machine's disk failed"),
+        }
         if payload in errors:
             raise errors[payload]
         return payload.upper()
@@ -125,6 +131,17 @@ def test_errors_of_the_machine(payload: bytes, index: LogIndex, error: type) -> 
     world.ask(payload, STALE)
     world.queries.serve(4)
     assert world.ended == [(payload, index, None, error.__name__)]
+
+
+def test_failed_disk_stops_the_node() -> None:
+    """What must stop the node is not made a query's affair; who asked is answered as it stops."""
+    world = World()
+    world.ask(b"disk", STALE)
+    with pytest.raises(StorageFailed):
+        world.queries.serve(4)
+    assert world.ended == []
+    world.queries.end(Unavailable("it stops"))
+    assert world.names() == [b"disk"]
 
 
 def test_waits_end_in_time() -> None:
