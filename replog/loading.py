@@ -64,7 +64,7 @@ SECTION: Final = "machine"
 """The section with the state of the machine."""
 
 SESSIONS_SECTION: Final = "sessions"
-"""The section with the sessions of clients; left out where there are none."""
+"""The section with the sessions of clients; left out where there never was one."""
 
 KNOWN_SECTIONS: Final = frozenset({SECTION, SESSIONS_SECTION})
 
@@ -246,7 +246,7 @@ def _open_machine(
     if newest is not None:
         learners, index, time_ms = newest.meta.learners, newest.meta.last.index, newest.meta.time_ms
         _read_sessions(sessions, store, newest)
-        if index > opened.applied_index and len(sessions):
+        if index > opened.applied_index and sessions.were_used:
             # Who had sent what as of the machine's own index, nobody can tell any more.
             store.verify(newest, KNOWN_SECTIONS)
             return fill_machine(machine, store, newest)
@@ -256,7 +256,7 @@ def _open_machine(
             learners = with_learner(learners, unpack_learner(entry))
     return Loaded(
         opened.applied_index,
-        max(opened.time_ms, time_ms),
+        opened.time_ms,
         learners,
         max(index, opened.applied_index),
         sessions,

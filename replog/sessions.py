@@ -113,7 +113,7 @@ class _Kept:
 class Sessions:
     """Every session of a cluster, as of the last entry that was applied."""
 
-    __slots__ = ("_decode", "_encode", "_sessions")
+    __slots__ = ("_decode", "_encode", "_sessions", "were_used")
 
     def __init__(
         self, encode: Callable[[object], bytes], decode: Callable[[bytes], object]
@@ -124,6 +124,8 @@ class Sessions:
         self._decode = decode
         self._sessions: dict[SessionId, _Session] = {}
         """Ascending by id."""
+        self.were_used = False
+        """Whether one was ever asked for, here or on any replica; all may be gone since."""
 
     def __len__(self) -> int:
         """How many there are, with those that are gone by time but not looked for since."""
@@ -133,6 +135,7 @@ class Sessions:
 
     def open(self, session_id: SessionId, terms: SessionTerms, time_ms: int) -> None:
         """Begin a session; raises :class:`~replog.errors.Overloaded` when there are too many."""
+        self.were_used = True
         if len(self._sessions) >= terms.sessions_max:
             self._drop_expired(time_ms)
         if len(self._sessions) >= terms.sessions_max:
@@ -297,6 +300,7 @@ class Sessions:
             session.answers[sequence] = kept
             session.bytes += kept.size_bytes
         self._sessions = sessions
+        self.were_used = True
 
     def _unpack_answer(self, content: bytes) -> tuple[int, _Kept]:
         kind, sequence, index, size_bytes = _ANSWER.unpack_from(content)

@@ -266,7 +266,9 @@ class Snapshots:
             self._surroundings.report("snapshot_failed", index, self.problem)
             self._answer(None, refusal)
             return
-        self._taking = _Taking(self, meta, chunks, self._replica.sessions.freeze())
+        sessions = self._replica.sessions
+        frozen = sessions.freeze() if sessions.were_used else None
+        self._taking = _Taking(self, meta, chunks, frozen)
         self._surroundings.start_job(self._taking)
 
     def end_taking(self, info: SnapshotInfo | None, failure: Exception | None) -> None:
@@ -358,11 +360,11 @@ class Snapshots:
         self.transfer.close()
 
     def write(
-        self, meta: SnapshotMeta, chunks: Iterable[bytes], sessions: Sequence[bytes]
+        self, meta: SnapshotMeta, chunks: Iterable[bytes], sessions: Sequence[bytes] | None
     ) -> SnapshotInfo:
         """Write a snapshot, make it durable, and remove those before it.  Blocks."""
         with self._store.begin(meta) as writer:
-            if sessions:
+            if sessions is not None:
                 # First, so that a node whose machine has files of its own need not read on.
                 writer.section(SESSIONS_SECTION, mandatory=True)
                 for chunk in pack_chunks(FORM, sessions):
@@ -389,7 +391,7 @@ class _Taking:
         snapshots: Snapshots,
         meta: SnapshotMeta,
         chunks: Iterable[bytes],
-        sessions: Sequence[bytes],
+        sessions: Sequence[bytes] | None,
     ) -> None:
         self._snapshots = snapshots
         self._meta = meta

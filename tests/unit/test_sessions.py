@@ -188,6 +188,20 @@ def test_closed_and_unknown_refused() -> None:
     assert isinstance(answer[2], SessionExpired)
 
 
+def test_gone_sessions_were_used() -> None:
+    """Whether there ever was a session outlives the last one, in a snapshot too: a machine that is
+    behind that one may have to go through commands in sessions that are gone by then."""
+    sessions = new_sessions()
+    assert not sessions.were_used
+    sessions.open(7, TERMS, 100)
+    sessions.close(7)
+    assert sessions.freeze() == []
+    restored = new_sessions()
+    restored.restore(sessions.freeze())
+    assert sessions.were_used
+    assert restored.were_used
+
+
 def test_table_is_bounded() -> None:
     """There are no more sessions than the one that comes may be; those that time took make room."""
     sessions = opened()
