@@ -27,8 +27,18 @@ UNSEEN: Mapping[str, Sequence[str]] = {
         "vote pre=true",
         "timeout_now",
         "install_snapshot",
+        "read_request",
+        "read_reply",
     ),
-    "multipaxos": ("prepare pre=true", "promise pre=true", "learn_request", "take_over", "trimmed"),
+    "multipaxos": (
+        "prepare pre=true",
+        "promise pre=true",
+        "learn_request",
+        "take_over",
+        "trimmed",
+        "read_request",
+        "read_reply",
+    ),
 }
 """What is never sent in these spaces, as docs/testing.md says under what they cannot see."""
 
