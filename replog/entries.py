@@ -33,7 +33,12 @@ ENTRY_OVERHEAD_BYTES_MAX: Final = RUN_HEAD_BYTES + 4
 
 def pack_entries(entries: Sequence[Entry]) -> bytes:
     """The bytes of entries, which ascend by index; their terms may differ in any way."""
-    return b"".join(map(_pack_run, entry_runs(entries)))
+    return pack_runs(entry_runs(entries))
+
+
+def pack_runs(runs: Sequence[Sequence[Entry]]) -> bytes:
+    """The bytes of entries that were cut into runs (:func:`entry_runs`) already."""
+    return b"".join(map(_pack_run, runs))
 
 
 def entry_runs(entries: Sequence[Entry]) -> Sequence[Sequence[Entry]]:

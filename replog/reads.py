@@ -74,6 +74,11 @@ class ReadRounds:
         return bool(self._fresh)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits."""
+        return not (self._rounds or self._fresh)
+
+    @property
     def count(self) -> int:
         """How many wait."""
         return len(self._fresh) + sum([len(waiting.readers) for waiting in self._rounds])
@@ -145,10 +150,10 @@ class Reads:
         "_limits",
         "_nonce",
         "_now",
-        "_open_count",
         "_retry_at",
         "_retry_ticks",
         "_waiting",
+        "open_count",
     )
 
     def __init__(self, nonce: int, retry_ticks: int, limits: Limits) -> None:
@@ -165,26 +170,24 @@ class Reads:
         """Which leader the last request went to; ``None``: nothing waits for an answer."""
         self._now = 0
         self._retry_at = 0
-        self._open_count = 0
-        """How many reads are not answered yet."""
+        self.open_count = 0
+        """Of how many reads the answers were not taken yet."""
         self._answers: list[ReadIndex] = []
 
     def register(self, read_id: int) -> None:
         """Somebody reads here."""
-        self._open_count += 1
-        if self._open_count > self._limits.reads_max:
+        self.open_count += 1
+        if self.open_count > self._limits.reads_max:
             self.refuse((read_id,))
             return
         self._waiting.append(Asked(self._nonce + 1, self._now, read_id))
 
     def serve(self, read_id: int, index: LogIndex) -> None:
         """Whoever reads must have applied up to ``index``."""
-        self._open_count -= 1
         self._answers.append(ReadIndex(read_id, index))
 
     def refuse(self, read_ids: Sequence[int]) -> None:
         """These will not be served."""
-        self._open_count -= len(read_ids)
         self._answers += [ReadIndex(read_id, None) for read_id in read_ids]
 
     def take_answers(self) -> Sequence[ReadIndex]:
@@ -192,6 +195,7 @@ class Reads:
         if not self._answers:
             return ()
         answers, self._answers = self._answers, []
+        self.open_count -= len(answers)
         return answers
 
     # -- of a leader --
@@ -261,6 +265,6 @@ class Reads:
     def key(self) -> Hashable:
         """Equal for two that go on alike."""
         return (
-            (tuple(self._waiting), tuple(self._answers), self._open_count),
+            (tuple(self._waiting), tuple(self._answers), self.open_count),
             (self._first_nonce, self._nonce, self._asked_of, self._now, self._retry_at),
         )

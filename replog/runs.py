@@ -95,6 +95,9 @@ class Runs:
         """Put one run, in place of what was there."""
         assert first <= last
         runs = self._runs
+        if runs and _continues(end_run := runs[-1], first, epoch, term):
+            runs[-1] = Run(end_run.first, last, epoch, term)  # what nearly every call comes to
+            return
         if runs and first <= runs[-1].last:
             self.remove(first, last)
         at = bisect_left(self._firsts, first)

@@ -263,15 +263,18 @@ class Tail:
         # From where the last ones ended: those in between were applied without being handed out.
         first = max(origin, self._released_index + 1)
         if first <= last:
-            held = self._entries[first - origin : last - origin + 1]
+            held = entries
+            if last - first + 1 != len(entries):
+                held = self._entries[first - origin : last - origin + 1]
             self._released_bytes += sum([len(entry.body) for entry in held])
         self._released_index = last
         if self._released_bytes > self._bytes_max:
             self._evict(min(self._released_index, durable_index))
 
     def _evict(self, upto: LogIndex) -> None:
-        """Down to three quarters of the limit, so that it is not done for every entry."""
-        enough = self._bytes_max * 3 // 4
+        """Some more than what is above the limit, so that it is not done for every entry; not much
+        more, for nothing else goes on meanwhile."""
+        enough = self._bytes_max * 15 // 16
         released_bytes, count = self._released_bytes, 0
         for entry in islice(self._entries, max(0, upto + 1 - self.first_index)):
             if released_bytes <= enough:

@@ -33,6 +33,7 @@ from replog.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadIndex,
     Ready,
     Role,
     SoftState,
@@ -356,7 +357,9 @@ class MultiPaxos:
             # Held back for as long as one Ready takes, not while a backlog is applied.
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_proposals(self, self.leader, is_notice_held)
-        reads = reading.carry_on(self)
+        reads: Sequence[ReadIndex] = ()
+        if self.reads.open_count or not (self.leader is None or self.leader.rounds.is_idle):
+            reads = reading.carry_on(self)
         base: EntryId | None = None
         entries: tuple[Entry, ...] = ()
         if self.slots.has_unsaved:

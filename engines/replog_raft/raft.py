@@ -34,6 +34,7 @@ from replog.types import (
     HardState,
     LogIndex,
     NodeId,
+    ReadIndex,
     Ready,
     Role,
     SoftState,
@@ -420,7 +421,9 @@ class Raft:
             # Held back for as long as one Ready takes, not while a backlog is applied.
             is_notice_held = bool(committed) and self._handed_index == self.commit_index
             leading.send_appends(self, self.leader, is_notice_held)
-        reads = reading.carry_on(self)
+        reads: Sequence[ReadIndex] = ()
+        if self.reads.open_count or not (self.leader is None or self.leader.rounds.is_idle):
+            reads = reading.carry_on(self)
         hard_state: HardState | None = None
         if self.is_hard_state_new:
             self.is_hard_state_new = False

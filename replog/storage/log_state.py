@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from replog.entries import unpack_run_heads
 from replog.storage.hard_state import Vouched
 from replog.storage.places import Places
-from replog.types import EntryId, HardState, LogIndex
+from replog.storage.protocol import Write
+from replog.types import Entry, EntryId, EpochNumber, HardState, LogIndex, Term
 
 
 class SegmentState:
@@ -68,10 +70,31 @@ class LogState:
 
     def put_packed(self, content: bytes) -> None:
         """See :class:`~replog.storage.replay.Sink`."""
-        segment = self.segments[-1]
         for epoch, term, first, count in unpack_run_heads(content):
-            self.places.put(first, count, epoch, term, self._sequence)
-            segment.put_index_max = max(segment.put_index_max, first + count - 1)
+            self._put_run(first, count, epoch, term)
+
+    def _put_run(self, first: LogIndex, count: int, epoch: EpochNumber, term: Term) -> None:
+        self.places.put(first, count, epoch, term, self._sequence)
+        segment = self.segments[-1]
+        if first + count > segment.put_index_max:
+            segment.put_index_max = first + count - 1
+
+    def note(self, writes: Sequence[Write], runs: Sequence[Sequence[Sequence[Entry]]]) -> None:
+        """What the records of ``writes`` tell, whose bytes need not be read for it again; by write,
+        ``runs`` are its entries."""
+        for write, runs_of_write in zip(writes, runs, strict=True):
+            if write.hard_state is not None:
+                self.hard_state = write.hard_state
+            if write.base is not None:
+                self.places.cut(write.base)
+            if write.truncate_from is not None:
+                self.places.truncate(write.truncate_from)
+            index = 0
+            for run in runs_of_write:
+                first = run[0]
+                assert first.index > index, "entries ascend"
+                index = run[-1].index
+                self._put_run(first.index, len(run), first.epoch, first.term)
 
     # -- what is asked --
 

@@ -33,11 +33,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from replog.entries import pack_entries
+from replog.entries import entry_runs, pack_runs
 from replog.errors import REJOIN_REMEDY, LogDamaged, SchemaError, UnknownFormat
 from replog.storage.protocol import Write
 from replog.storage.replay import Sink
-from replog.types import EntryId, HardState, LogIndex, NodeId, record
+from replog.types import Entry, EntryId, HardState, LogIndex, NodeId, record
 
 FORMAT_VERSION: Final = 1
 SECTOR_BYTES: Final = 512
@@ -178,9 +178,24 @@ DAMAGE_REMEDY: Final = (
 )
 
 
+@record
+class Records:
+    """The records of one group, in pieces, and the runs of entries that they put."""
+
+    parts: Sequence[bytes]
+    runs: Sequence[Sequence[Sequence[Entry]]]
+    """By write, its entries in runs."""
+
+
 def pack_group(writes: Sequence[Write], sequence: int, chain: int, salt: int) -> tuple[bytes, int]:
     """The bytes of one group, and the checksum of its head, which the next group's head names."""
-    parts: list[bytes] = [b""]  # the head's place
+    return frame_group(pack_records(writes), sequence, chain, salt)
+
+
+def pack_records(writes: Sequence[Write]) -> Records:
+    """What goes between the head and the end byte of a group."""
+    parts: list[bytes] = []
+    runs: list[Sequence[Sequence[Entry]]] = []
     for write in writes:
         if (hard_state := write.hard_state) is not None:
             parts.append(_pack_hard_state(hard_state))
@@ -190,21 +205,25 @@ def pack_group(writes: Sequence[Write], sequence: int, chain: int, salt: int) ->
             )
         if write.truncate_from is not None:
             parts.append(_TRUNCATE_RECORD.pack(RECORD_TRUNCATE, _INDEX.size, write.truncate_from))
+        runs.append(entry_runs(write.entries))
         if write.entries:
-            packed = pack_entries(write.entries)
+            packed = pack_runs(runs[-1])
             parts.append(_RECORD.pack(RECORD_PUT, len(packed)))
             parts.append(packed)
+    return Records(parts, runs)
+
+
+def frame_group(records: Records, sequence: int, chain: int, salt: int) -> tuple[bytes, int]:
+    """A group of these records; see :func:`pack_group`."""
     # Summing up the parts saves one copy of everything against joining the records first.
     body_bytes = 0
     body_checksum = 0
-    for part in parts:
+    for part in records.parts:
         body_bytes += len(part)
         body_checksum = zlib.crc32(part, body_checksum)
     head = _HEAD.pack(GROUP_MAGIC, body_bytes, sequence, chain, body_checksum)
     checksum = zlib.crc32(head, salt)
-    parts[0] = head + _CHECKSUM.pack(checksum)
-    parts.append(END_BYTE)
-    return b"".join(parts), checksum
+    return b"".join((head, _CHECKSUM.pack(checksum), *records.parts, END_BYTE)), checksum
 
 
 def _pack_hard_state(hard_state: HardState) -> bytes:

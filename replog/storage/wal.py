@@ -52,10 +52,11 @@ from replog.storage.recovery import TAIL_BYTES, Scanned
 from replog.storage.segment import (
     HEAD_BYTES,
     SegmentHeader,
+    frame_group,
     header_salt,
     pack_group,
     pack_header,
-    replay_records,
+    pack_records,
     segment_name,
     segment_number,
 )
@@ -213,28 +214,33 @@ class Wal:
         """One group; see :meth:`~replog.storage.protocol.Storage.encode`."""
         self._check_usable()
         sequence, chain = self._sequence + 1, self._chain
-        data, next_chain = pack_group(writes, sequence, chain, self._salt)
+        records = pack_records(writes)
+        data, next_chain = frame_group(records, sequence, chain, self._salt)
         opening = b""
         is_beyond = self._encoded_end + len(data) + TAIL_BYTES > self._segment_bytes
         if is_beyond and sequence > self._state.segments[-1].first_sequence + 1:
             opening = self._begin_segment()
             sequence, chain = self._sequence + 1, self._chain
-            data, next_chain = pack_group(writes, sequence, chain, self._salt)
+            data, next_chain = frame_group(records, sequence, chain, self._salt)
         state = self._state
+        hard_state, base = state.hard_state, state.places.base
         state.begin_group(sequence, self._encoded_end)
-        replay_records(data[HEAD_BYTES:-1], state)
+        state.note(writes, records.runs)
         self._encoded_end += len(data)
         self.written_bytes += len(data)
         self._sequence, self._chain = sequence, next_chain
         segment = state.segments[-1].number
-        obsolete = state.forget_obsolete() if any(write.base for write in writes) else []
+        obsolete = [] if state.places.base is base else state.forget_obsolete()
         for number in obsolete:
             self._reader.forget_segment(number)
         self._reader.hold(sequence, data)
-        vouched = state.vouched()
-        if vouched == self._vouched:
-            return Group(sequence, data, opening, segment, obsolete, None)
-        self._vouched = vouched
+        vouched: Vouched | None = None
+        if opening or obsolete or state.hard_state is not hard_state:
+            vouched = state.vouched()
+            if vouched == self._vouched:
+                vouched = None  # a hint alone is new, which nobody vouches for
+            else:
+                self._vouched = vouched
         return Group(sequence, data, opening, segment, obsolete, vouched)
 
     def _begin_segment(self) -> bytes:

@@ -110,7 +110,7 @@ def test_evicted_down_to_less_than_the_limit() -> None:
     assert tail.first_index == 4, "what is not durable stays"
     tail.release(entries[20:25], durable_index=30)
     held_bytes = (26 - tail.first_index) * body_bytes
-    assert CACHE_BYTES_MAX // 2 < held_bytes <= CACHE_BYTES_MAX * 3 // 4
+    assert CACHE_BYTES_MAX * 3 // 4 < held_bytes <= CACHE_BYTES_MAX * 15 // 16
 
 
 def test_recovered_held_within_limit() -> None:
