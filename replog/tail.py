@@ -18,8 +18,9 @@ Whether something may be put or truncated is the caller's affair; this module on
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
@@ -44,6 +45,7 @@ class Tail:
         "_bytes_max",
         "_entries",
         "_log",
+        "_marks",
         "_released_bytes",
         "_released_index",
         "_slice",
@@ -70,6 +72,9 @@ class Tail:
         self._released_index: LogIndex = base_index
         self._released_bytes = 0
         """Of what is held and was released."""
+        self._marks: deque[tuple[LogIndex, int]] = deque()
+        """The same by release: up to where it went, and its bytes; so that whoever evicts need not
+        look at every entry."""
         self._forget_slices()
         self._hold_recovered(base_index, known_index)
 
@@ -266,31 +271,36 @@ class Tail:
             held = entries
             if last - first + 1 != len(entries):
                 held = self._entries[first - origin : last - origin + 1]
-            self._released_bytes += sum([len(entry.body) for entry in held])
+            size_bytes = sum([len(entry.body) for entry in held])
+            self._marks.append((last, size_bytes))
+            self._released_bytes += size_bytes
         self._released_index = last
         if self._released_bytes > self._bytes_max:
             self._evict(min(self._released_index, durable_index))
 
     def _evict(self, upto: LogIndex) -> None:
         """Some more than what is above the limit, so that it is not done for every entry; not much
-        more, for nothing else goes on meanwhile."""
-        enough = self._bytes_max * 15 // 16
-        released_bytes, count = self._released_bytes, 0
-        for entry in islice(self._entries, max(0, upto + 1 - self.first_index)):
-            if released_bytes <= enough:
-                break
-            released_bytes -= len(entry.body)
-            count += 1
-        self._released_bytes = released_bytes
-        del self._entries[:count]
-        self.first_index += count
+        more, for nothing else goes on meanwhile.  What was released at once goes at once."""
+        enough, marks = self._bytes_max * 15 // 16, self._marks
+        behind = self.first_index
+        while self._released_bytes > enough and marks[0][0] <= upto:
+            last, size_bytes = marks.popleft()
+            self._released_bytes -= size_bytes
+            behind = last + 1
+        del self._entries[: behind - self.first_index]
+        self.first_index = behind
 
     def trim(self, upto: LogIndex) -> None:
         """Forget everything up to ``upto``: a snapshot stands for it."""
         held = self._entries[: max(0, upto + 1 - self.first_index)]
-        for index, entry in enumerate(held, self.first_index):
-            if index <= self._released_index:
-                self._released_bytes -= len(entry.body)
+        released_count = self._released_index + 1 - self.first_index
+        size_bytes = sum([len(entry.body) for entry in held[: max(0, released_count)]])
+        self._released_bytes -= size_bytes
+        marks = self._marks
+        while marks and marks[0][0] <= upto:
+            size_bytes -= marks.popleft()[1]
+        if size_bytes:
+            marks[0] = (marks[0][0], marks[0][1] - size_bytes)
         del self._entries[: len(held)]
         self.first_index = max(self.first_index, upto + 1)
         self.last_index = max(self.last_index, upto)
@@ -304,7 +314,7 @@ class Tail:
         copy._entries = self._entries.copy()
         copy.first_index, copy.last_index = self.first_index, self.last_index
         copy._released_index = self._released_index
-        copy._released_bytes = self._released_bytes
+        copy._released_bytes, copy._marks = self._released_bytes, self._marks.copy()
         copy._forget_slices()
         return copy
 

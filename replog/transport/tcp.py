@@ -149,6 +149,8 @@ class TcpTransport:
         self._on_message = on_message
         self._on_batch = on_batch
         self._log = log
+        self._has_queued = False
+        """Whether something was queued since the last ``flush``."""
         self._links = {
             peer: _Link(peer, address)
             for peer, address in sorted(addresses.items())
@@ -168,9 +170,14 @@ class TcpTransport:
         connection = link.connection
         if connection is None or not connection.queue(self._codec.encode(message)):
             link.dropped_count += 1
+        else:
+            self._has_queued = True
 
     def flush(self) -> None:
-        """Hand everything that is queued to the kernel: one system call per peer."""
+        """Hand everything that was queued to the kernel: one system call per peer."""
+        if not self._has_queued:
+            return
+        self._has_queued = False
         for link in self._links.values():
             if link.connection is not None:
                 link.connection.flush()

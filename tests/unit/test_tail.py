@@ -104,13 +104,19 @@ def test_evicted_down_to_less_than_the_limit() -> None:
     tail.put(entries)
     log.put(entries)
     body_bytes = len(entries[0].body)
-    tail.release(entries[:10], durable_index=30)
+    tail.release(entries[:3], durable_index=30)
+    tail.release(entries[3:10], durable_index=30)
     assert tail.first_index == 1, "within the limit nothing goes"
     tail.release(entries[10:20], durable_index=3)
     assert tail.first_index == 4, "what is not durable stays"
     tail.release(entries[20:25], durable_index=30)
-    held_bytes = (26 - tail.first_index) * body_bytes
-    assert CACHE_BYTES_MAX * 3 // 4 < held_bytes <= CACHE_BYTES_MAX * 15 // 16
+    assert tail.first_index == 21, "what was released at once goes at once"
+    for each in entries[25:]:
+        tail.release([each], durable_index=30)
+        held_bytes = (each.index + 1 - tail.first_index) * body_bytes
+        assert held_bytes <= CACHE_BYTES_MAX
+    tail.trim(27)
+    assert (tail.first_index, tail.key()[-1]) == (28, 3 * body_bytes)  # type: ignore[index]
 
 
 def test_recovered_held_within_limit() -> None:
