@@ -71,7 +71,7 @@ from replog.errors import (
 from replog.types import ReadLevel
 
 if TYPE_CHECKING:
-    from replog.client import Client
+    from replog.client import Client, Session
     from replog.config import load_config
     from replog.node import open_node
     from replog.statemachine import StateMachine, command, query
@@ -87,6 +87,7 @@ __all__ = [
     # Nodes and clients.
     "open_node",
     "Client",
+    "Session",
     "ReadLevel",
     "load_config",
     # The caller's errors.
@@ -150,6 +151,7 @@ if not TYPE_CHECKING:
         "query": "replog.statemachine",
         "open_node": "replog.node",
         "Client": "replog.client",
+        "Session": "replog.client",
         "load_config": "replog.config",
     }
 

@@ -29,10 +29,11 @@ from replog.client_surface import DEADLINE_SECONDS, CommandOutcome, NodeDump
 from replog.config import Config
 from replog.errors import Unavailable
 from replog.limits import Limits
+from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.types import Applied, NodeId
 
-__all__ = ["Client", "CommandOutcome", "NodeDump"]
+__all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,6 +147,17 @@ class Client:
             lambda: self._client.propose_many(commands, deadline_seconds=deadline_seconds)
         )
 
+    def open_session(self, *, deadline_seconds: float | None = None) -> Session:
+        """Open a session, in which every command is applied once, however often it is sent.
+
+        Raises a :class:`~replog.errors.NotDone`, as :class:`~replog.errors.Overloaded` while the
+        cluster has ``limits.sessions_max`` of them.
+        """
+        return Session(
+            self,
+            self._wait(lambda: self._client.open_session(deadline_seconds=deadline_seconds)),
+        )
+
     # -- questions to one node --
 
     def status(self, node: NodeId | str | None = None) -> Mapping[str, object]:
@@ -207,3 +219,53 @@ class Client:
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         if calls:
             await asyncio.wait(calls)
+
+
+class Session:
+    """Commands that are each applied once, however often they had to be sent; made by
+    :meth:`Client.open_session`.
+
+    The client sends a command again until it is answered, to whoever leads, and the answer is that
+    of the first time.  So :class:`~replog.errors.OutcomeUnknown` comes at the deadline alone, or
+    when the client is closed.  A session that sends nothing for ``limits.session_idle_ms_max`` is
+    gone: then a command raises :class:`~replog.errors.SessionExpired`, and was not done.
+    """
+
+    def __init__(self, client: Client, session: aio.Session) -> None:
+        self._client = client
+        self._session = session
+
+    @property
+    def session_id(self) -> SessionId:
+        """What the cluster calls it."""
+        return self._session.session_id
+
+    @property
+    def repeated_count(self) -> int:
+        """How often a command was sent again although it may have been done."""
+        return self._session.repeated_count
+
+    def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As :meth:`Client.call`, applied once."""
+        return cast(R, self.propose(call.encode(*args, **kwargs)).result)
+
+    def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
+        """As :meth:`Client.propose`, applied once."""
+        session = self._session
+        return self._client._wait(
+            lambda: session.propose(payload, deadline_seconds=deadline_seconds)
+        )
+
+    def propose_many(
+        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+    ) -> list[CommandOutcome]:
+        """As :meth:`Client.propose_many`, each applied once, in whatever order."""
+        session, commands = self._session, list(payloads)
+        return self._client._wait(
+            lambda: session.propose_many(commands, deadline_seconds=deadline_seconds)
+        )
+
+    def close(self, *, deadline_seconds: float | None = None) -> None:
+        """Have the cluster forget the session; raises a :class:`~replog.errors.NotDone`."""
+        session = self._session
+        self._client._wait(lambda: session.close(deadline_seconds=deadline_seconds))

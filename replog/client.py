@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import ParamSpec, TypeVar, cast
 
@@ -38,6 +39,7 @@ import trio
 
 from replog.client_actions import NEVER, Command, Connect, Line, Send
 from replog.client_logic import ClientLogic
+from replog.client_session import ClientSession
 from replog.client_surface import (
     DEADLINE_SECONDS,
     CommandOutcome,
@@ -50,17 +52,19 @@ from replog.client_surface import (
     propose_all,
     reason_of,
     result_of,
+    session_of,
     status_in,
 )
 from replog.config import Config
 from replog.errors import Unavailable
 from replog.limits import Limits
+from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.transport.connection import Connection, connect
 from replog.types import Applied, NodeId
 from replog.wakeup import Wakeup
 
-__all__ = ["Client", "NodeDump"]
+__all__ = ["Client", "NodeDump", "Session"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -192,14 +196,7 @@ class Client:
         :class:`~replog.errors.CommandFailed` when it was and its result is a declared error.  When
         the wait is cancelled, the command may still be done.
         """
-        check_size(payload, self._limits)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
-        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
-        command = self._logic.propose(trio.current_time(), payload, seconds, _Waiter(1))
-        self._turn_due.set()
-        await self._wait(command)
-        return result_of(command)
+        return await self._propose(payload, deadline_seconds, None)
 
     async def propose_many(
         self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
@@ -212,18 +209,60 @@ class Client:
         all together.  Raises :class:`~replog.errors.Unavailable` when the client is not open; when
         the wait is cancelled, each may still be done.
         """
+        return await self._propose_many(payloads, deadline_seconds, None)
+
+    async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
+        """Open a session, in which every command is applied once, however often it is sent.
+
+        Raises a :class:`~replog.errors.NotDone`, as :class:`~replog.errors.Overloaded` while the
+        cluster has ``limits.sessions_max`` of them.
+        """
+        return Session(
+            self, session_of(await self._order(ClientLogic.open_session, deadline_seconds))
+        )
+
+    async def _propose(
+        self, payload: bytes, deadline_seconds: float | None, session: ClientSession | None
+    ) -> Applied:
+        check_size(payload, self._limits)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        command = self._logic.propose(trio.current_time(), payload, seconds, _Waiter(1), session)
+        self._turn_due.set()
+        await self._wait(command)
+        return result_of(command)
+
+    async def _propose_many(
+        self,
+        payloads: Iterable[bytes],
+        deadline_seconds: float | None,
+        session: ClientSession | None,
+    ) -> list[CommandOutcome]:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(0)
         asked = propose_all(
-            self._logic, self._limits, trio.current_time(), payloads, seconds, waiter
+            self._logic, self._limits, trio.current_time(), payloads, seconds, waiter, session
         )
         commands = [each for each in asked if isinstance(each, Command)]
         waiter.count = len(commands)
         self._turn_due.set()
         await self._wait(*commands)
         return [outcome_of(each) if isinstance(each, Command) else each for each in asked]
+
+    async def _order(
+        self, ask: Callable[..., Command[_Waiter]], deadline_seconds: float | None
+    ) -> Command[_Waiter]:
+        """Have the leader do something that is no command; it has ended on return."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        command = ask(self._logic, trio.current_time(), seconds, _Waiter(1))
+        self._turn_due.set()
+        await self._wait(command)
+        return command
 
     def _check_open(self) -> None:
         if not self._logic.is_open:
@@ -366,3 +405,48 @@ class Client:
             self._logic.wrote(line, carrier.unsent_bytes)
             self._logic.received(trio.current_time(), line, data)
             self._act()
+
+
+class Session:
+    """Commands that are each applied once, however often they had to be sent; made by
+    :meth:`Client.open_session`.
+
+    The client sends a command again until it is answered, to whoever leads, and the answer is that
+    of the first time.  So :class:`~replog.errors.OutcomeUnknown` comes at the deadline alone, or
+    when the client is closed.  A session that sends nothing for ``limits.session_idle_ms_max`` is
+    gone: then a command raises :class:`~replog.errors.SessionExpired`, and was not done.
+    """
+
+    def __init__(self, client: Client, session: ClientSession) -> None:
+        self._client = client
+        self._session = session
+
+    @property
+    def session_id(self) -> SessionId:
+        """What the cluster calls it."""
+        return self._session.session_id
+
+    @property
+    def repeated_count(self) -> int:
+        """How often a command was sent again although it may have been done."""
+        return self._session.repeated_count
+
+    async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As :meth:`Client.call`, applied once."""
+        applied = await self.propose(call.encode(*args, **kwargs))
+        return cast(R, applied.result)
+
+    async def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
+        """As :meth:`Client.propose`, applied once."""
+        return await self._client._propose(payload, deadline_seconds, self._session)
+
+    async def propose_many(
+        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+    ) -> list[CommandOutcome]:
+        """As :meth:`Client.propose_many`, each applied once, in whatever order."""
+        return await self._client._propose_many(payloads, deadline_seconds, self._session)
+
+    async def close(self, *, deadline_seconds: float | None = None) -> None:
+        """Have the cluster forget the session; raises a :class:`~replog.errors.NotDone`."""
+        ask = partial(ClientLogic.close_session, session=self._session)
+        result_of(await self._client._order(ask, deadline_seconds))

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from replog.client_core import ClientCore
+from replog.client_session import CLOSE_SESSION, OPEN_SESSION, ClientSession
+from replog.envelope import SESSION_BLOCK
 from replog.frames import ServerHello
 from replog.types import Applied, NodeId, record
 
@@ -27,9 +29,6 @@ W = TypeVar("W")
 
 NEVER: Final = float("inf")
 """A time that does not come."""
-
-PROPOSE: Final = "propose"
-"""The verb that replicates a command."""
 
 
 class Route(Generic[W]):
@@ -62,9 +61,12 @@ class Command(Generic[W]):
         "deadline",
         "failure",
         "line",
+        "may_be_done",
         "request_id",
         "route",
         "seconds",
+        "sequence",
+        "session",
         "verb",
         "waiter",
     )
@@ -83,11 +85,37 @@ class Command(Generic[W]):
         self.backoff_seconds = 0.0
         """How long it paused last, because the leader was too busy for it."""
         self.route: Route[W] | None = None
+        self.session: ClientSession | None = None
+        """In which it is applied once, however often it is sent; ``None``: in none."""
+        self.sequence = 0
+        """Its number there."""
+        self.may_be_done = False
+        """Whether it was sent before, and what came of that is not known."""
         self.applied: Applied | None = None
         """What came of it; ``None`` unless it is done."""
         self.failure: Exception | None = None
         """Why it is not done, or not known to be; with neither this nor a result, it goes on.
         While it waits for a busy leader: what that one said."""
+
+    def note_unanswered(self) -> None:
+        """It was sent, may have arrived, and will be sent again."""
+        self.may_be_done = True
+        if self.session is not None:
+            self.session.repeated_count += 1
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it does no harm to send it again when it may have arrived.  A session that was
+        opened and that nobody knows of is gone when it was idle for long enough."""
+        return self.session is not None or self.verb in (OPEN_SESSION, CLOSE_SESSION)
+
+    @property
+    def request_body(self) -> bytes:
+        """What a request carries now: in a session also what the client awaits at this moment."""
+        session = self.session
+        if session is None:
+            return self.body
+        return SESSION_BLOCK.pack(session.session_id, self.sequence, session.lowest) + self.body
 
 
 class Line(Generic[W]):

@@ -14,8 +14,10 @@ this module keeps:
 * **Unknown only if it may have arrived.**  A line says at its end how many of its bytes never left;
   a command that ended within those is queued again, every other one is unknown
   (:meth:`ClientLogic._lose`).  One whose deadline passes in flight is unknown.
-* **Never sent again after it may have arrived.**  It is queued a second time only when the node has
-  said that it did not take it, or when it never left.
+* **Never sent again after it may have arrived**, unless it is in a session, which applies it once.
+  It is queued a second time only when the node has said that it did not take it, or when it never
+  left.  In a session it is sent until its answer comes; where the deadline comes first, it is
+  unknown as soon as any of its copies is (:attr:`~replog.client_actions.Command.may_be_done`).
 * **Nothing waits behind its deadline**, whatever else is going on: back-off, search and busy
   leaders all end there.
 * **Bounded.**  There is one line to the leader, one attempt to find one, one line that drains, and
@@ -38,12 +40,29 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from replog.client_actions import NEVER, PROPOSE, Action, Command, Line
+from replog.client_actions import NEVER, Action, Command, Line
 from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failure_of
 from replog.client_lines import Lines
 from replog.client_questions import Questions, no_answer
 from replog.client_search import LeaderSearch
-from replog.errors import NotLeader, OutcomeUnknown, Overloaded, Refused, Unavailable
+from replog.client_session import (
+    CLOSE_SESSION,
+    OPEN_SESSION,
+    PROPOSE,
+    PROPOSE_IN_SESSION,
+    SESSION_ID,
+    ClientSession,
+)
+from replog.errors import (
+    EntryReplaced,
+    NotDone,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    SessionExpired,
+    Unavailable,
+)
 from replog.frames import Outcome, Reply, ServerHello
 from replog.limits import Limits
 from replog.types import Applied, NodeId
@@ -159,9 +178,36 @@ class ClientLogic(Generic[W]):
         """From now on, commands are taken; nothing is connected until there is one."""
         self.is_open = True
 
-    def propose(self, now: float, payload: bytes, seconds: float, waiter: W) -> Command[W]:
-        """A command is to be replicated within ``seconds``."""
-        command = Command(PROPOSE, payload, now, seconds, waiter)
+    def propose(
+        self,
+        now: float,
+        payload: bytes,
+        seconds: float,
+        waiter: W,
+        session: ClientSession | None = None,
+    ) -> Command[W]:
+        """A command is to be replicated within ``seconds``; in a session once, however often it is
+        sent."""
+        if session is None:
+            return self._order(now, PROPOSE, payload, seconds, waiter)
+        command = self._order(now, PROPOSE_IN_SESSION, payload, seconds, waiter)
+        command.session, command.sequence = session, session.take()
+        return command
+
+    def open_session(self, now: float, seconds: float, waiter: W) -> Command[W]:
+        """A session is to be opened; its id is the result."""
+        return self._order(now, OPEN_SESSION, b"", seconds, waiter)
+
+    def close_session(
+        self, now: float, seconds: float, waiter: W, session: ClientSession
+    ) -> Command[W]:
+        """The cluster is to forget a session."""
+        body = SESSION_ID.pack(session.session_id)
+        return self._order(now, CLOSE_SESSION, body, seconds, waiter)
+
+    def _order(self, now: float, verb: str, body: bytes, seconds: float, waiter: W) -> Command[W]:
+        """The leader is to do something within ``seconds``."""
+        command = Command(verb, body, now, seconds, waiter)
         self._admit(command)
         self._queued[command] = None
         self.is_turn_due = True
@@ -197,7 +243,7 @@ class ClientLogic(Generic[W]):
         """Nobody waits for it any more: it is not sent, or its reply is ignored."""
         if command in self._waiting:
             self._withdraw(command)
-            del self._waiting[command]
+            self._forget(command)
 
     def close(self) -> None:
         """End every wait with what is known, and every line; what is in flight ends with its line,
@@ -205,7 +251,10 @@ class ClientLogic(Generic[W]):
         self.is_open = False
         for command in [command for command in self._waiting if command.line is None]:
             self._withdraw(command)
-            self._end(command, Unavailable(_CLOSED_ASKING if command.route else _CLOSED_BEFORE))
+            if command.route is not None:
+                self._end(command, Unavailable(_CLOSED_ASKING))
+            else:
+                self._end_by_closing(command, command.may_be_done)
         for line in self._lines:
             self._lines.close(line, "the client was closed")
 
@@ -271,9 +320,10 @@ class ClientLogic(Generic[W]):
     def _lose(self, command: Command[W], may_have_arrived: bool, what: str, reason: str) -> None:
         """What the end of its line means to a command that was in flight there."""
         if not self.is_open:
-            unknown = OutcomeUnknown(f"{_CLOSED_AFTER}; {_REMEDY}")
-            self._end(command, unknown if may_have_arrived else Unavailable(_CLOSED_BEFORE))
-        elif not may_have_arrived:
+            self._end_by_closing(command, may_have_arrived or command.may_be_done)
+        elif not may_have_arrived or command.is_repeatable:
+            if may_have_arrived:
+                command.note_unanswered()
             self._requeue(command)
         else:
             self._end(
@@ -283,6 +333,10 @@ class ClientLogic(Generic[W]):
                     f"{_REMEDY}"
                 ),
             )
+
+    def _end_by_closing(self, command: Command[W], may_be_done: bool) -> None:
+        unknown = OutcomeUnknown(f"{_CLOSED_AFTER}; {_REMEDY}")
+        self._end(command, unknown if may_be_done else Unavailable(_CLOSED_BEFORE))
 
     def _end_question_line(self, now: float, line: Line[W], question: Command[W]) -> None:
         if question not in self._waiting:
@@ -331,6 +385,10 @@ class ClientLogic(Generic[W]):
             return no_answer(command, command.route)
         if command.line is not None:
             return OutcomeUnknown(f"{command.line.name} did not answer within {seconds}; {_REMEDY}")
+        if command.may_be_done:
+            return OutcomeUnknown(
+                f"the command was sent, and nobody answered within {seconds}; {_REMEDY}"
+            )
         if isinstance(command.failure, Overloaded):
             return command.failure
         line = self._leading
@@ -349,10 +407,20 @@ class ClientLogic(Generic[W]):
 
     def _end(self, command: Command[W], failure: Exception | None) -> None:
         """The outcome of a command that is neither queued nor in flight any more is known."""
-        del self._waiting[command]
+        self._forget(command)
         command.line = None
+        if command.may_be_done and isinstance(failure, NotDone) and command.session is not None:
+            failure = OutcomeUnknown(
+                f"the command was sent and not answered, and then sent again in vain ({failure}); "
+                f"{_REMEDY}"
+            )
         command.failure = failure
         self._actions.append(command)
+
+    def _forget(self, command: Command[W]) -> None:
+        del self._waiting[command]
+        if command.session is not None:
+            command.session.settle(command.sequence)
 
     def _requeue(self, command: Command[W]) -> None:
         """A command that was certainly not taken waits to be sent again."""
@@ -401,11 +469,12 @@ class ClientLogic(Generic[W]):
         room_bytes = self._limits.client_queue_bytes_max - line.unsent_bytes
         for _ in range(min(core.room, len(queued))):
             command = next(iter(queued))
-            room_bytes -= len(command.body) + REQUEST_OVERHEAD_BYTES
+            body = command.request_body
+            room_bytes -= len(body) + REQUEST_OVERHEAD_BYTES
             if room_bytes < 0:
                 break  # Goes on when the driver has written more, or replies have come.
             del queued[command]
-            command.request_id, frame = core.request(command.verb, command.body, command)
+            command.request_id, frame = core.request(command.verb, body, command)
             command.line = line
             frames.append(frame)
         if frames:
@@ -426,6 +495,8 @@ class ClientLogic(Generic[W]):
     def _handle_failure(self, now: float, line: Line[W], command: Command[W], reply: Reply) -> None:
         assert line.hello is not None, "a node welcomes a client before it answers"
         failure = failure_of(reply, line.hello.node_id, len(command.body))
+        if command.session is not None and reply.code == SessionExpired.__name__:
+            failure = SessionExpired(command.session.session_id)
         if isinstance(failure, NotLeader):
             if not line.is_retired:
                 self._lines.retire(line)
@@ -437,6 +508,10 @@ class ClientLogic(Generic[W]):
         self._fruitless_count = 0
         if isinstance(failure, Overloaded):
             self._pause(now, command, failure)
+        elif command.is_repeatable and isinstance(failure, OutcomeUnknown | EntryReplaced):
+            if isinstance(failure, OutcomeUnknown):
+                command.note_unanswered()
+            self._requeue(command)
         else:
             self._end(command, failure)
 

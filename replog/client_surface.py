@@ -17,6 +17,7 @@ from replog.cbor import strict_dumps
 from replog.client_actions import Command
 from replog.client_logic import ClientLogic
 from replog.client_search import LeaderSearch, parse_addresses
+from replog.client_session import ClientSession
 from replog.config import Config
 from replog.errors import (
     CommandTooLarge,
@@ -84,13 +85,17 @@ def propose_all(
     payloads: Iterable[bytes],
     seconds: float,
     waiter: W,
+    session: ClientSession | None,
 ) -> list[Command[W] | CommandTooLarge]:
     """Propose commands with one waiter; for one that is not even sent, why.
 
     All are looked at before the first is proposed, so an error in ``payloads`` leaves none behind.
     """
     checked = [(payload, _too_large(payload, limits)) for payload in payloads]
-    return [failure or logic.propose(now, payload, seconds, waiter) for payload, failure in checked]
+    return [
+        failure or logic.propose(now, payload, seconds, waiter, session)
+        for payload, failure in checked
+    ]
 
 
 def _too_large(payload: bytes, limits: Limits) -> CommandTooLarge | None:
@@ -107,6 +112,14 @@ def outcome_of(command: Command[W]) -> CommandOutcome:
         return command.applied
     assert isinstance(command.failure, ReplogError), "a command ends with a result or an error"
     return command.failure
+
+
+def session_of(command: Command[W]) -> ClientSession:
+    """The session that a command has opened, or its error, raised."""
+    session_id = result_of(command).result
+    if not isinstance(session_id, int):
+        raise SchemaError("a session has no number; run the same release on both sides")
+    return ClientSession(session_id)
 
 
 def result_of(command: Command[W]) -> Applied:

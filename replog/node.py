@@ -41,7 +41,9 @@ from replog.jobs import Jobs
 from replog.loading import close_machine
 from replog.machine import DumpPage, Machine
 from replog.opening import OpenedState, check_voters, open_state
+from replog.reports import Reports
 from replog.server import ClientServer
+from replog.sessions import SessionId
 from replog.snapshots import (
     Snapshots,
     SnapshotSetup,
@@ -66,7 +68,6 @@ from replog.types import (
     LogIndex,
     NodeId,
     ReadLevel,
-    Role,
     RoleChange,
     SoftState,
     Status,
@@ -109,6 +110,7 @@ class Node:
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger("replog").bind(
             cluster=config.cluster_id, node=self.node_id
         )
+        self._reports = Reports(self._log, directory.path)
         self._replica = state.replica
         self._wakeup = Wakeup()
         self._formation = state.formation
@@ -140,7 +142,7 @@ class Node:
                 report_role=self._report_role,
                 time_ms=lambda: int(time.time() * 1000),
                 is_full=lambda: storage.is_full,
-                report_full=self._report_full,
+                report_full=self._reports.tell_full,
             ),
             self._made_snapshots(state.snapshots),
             state.messages,
@@ -157,7 +159,7 @@ class Node:
             start_job=self._jobs.start,
             start_transfer=self._transfer_jobs.start,
             written_bytes=lambda: self._storage.written_bytes,
-            report=self._report_snapshot,
+            report=self._reports.tell_snapshot,
         )
         limits = self.config.limits
         return Snapshots(self.node_id, self._replica, limits, setup, surroundings)
@@ -201,14 +203,29 @@ class Node:
             raise CommandTooLarge(len(payload), bytes_max)
         self.machine.check_payload(payload)
 
+    def submit_opening(self, waiter: Waiter) -> None:
+        """Have a session opened, without waiting; see :meth:`replog.turns.Turns.open_session`."""
+        self._running_turns.open_session(waiter)
+        self._wakeup.set()
+
+    def submit_closing(self, session_id: SessionId, waiter: Waiter) -> None:
+        """Have a session closed, without waiting; see
+        :meth:`replog.turns.Turns.close_session`."""
+        self._running_turns.close_session(session_id, waiter)
+        self._wakeup.set()
+
+    @property
+    def _running_turns(self) -> Turns:
+        if not self._is_running:
+            raise Unavailable(f"node {self.node_id} is not running (any more)")
+        return self._turns
+
     def submit_query(
         self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter
     ) -> None:
         """Have a query run on this node's own state, without waiting; as of :meth:`submit`, and
         ``waiter`` as of :meth:`replog.replica.Replica.query`."""
-        if not self._is_running:
-            raise Unavailable(f"node {self.node_id} is not running (any more)")
-        self._turns.query(payload, level, at_least, waiter)
+        self._running_turns.query(payload, level, at_least, waiter)
 
     async def _replicate(self, payload: bytes) -> Applied:
         return await applied_by(partial(self.submit, payload))
@@ -278,9 +295,7 @@ class Node:
 
     def submit_snapshot(self, asker: SnapshotTaken) -> None:
         """Take a snapshot without waiting; see :meth:`replog.snapshots.Snapshots.take`."""
-        if not self._is_running:
-            raise Unavailable(f"node {self.node_id} is not running (any more)")
-        self._turns.snapshots.take(asker)
+        self._running_turns.snapshots.take(asker)
 
     @property
     def learners(self) -> Sequence[Voter]:
@@ -300,10 +315,9 @@ class Node:
     def submit_learner(self, learner: Voter, waiter: Waiter) -> None:
         """Have an incarnation of a node taken in as a learner, without waiting; see
         :meth:`check_lost` and :meth:`replog.turns.Turns.admit`."""
-        if not self._is_running:
-            raise Unavailable(f"node {self.node_id} is not running (any more)")
+        turns = self._running_turns
         self.check_lost(learner)
-        self._turns.admit(learner, waiter)
+        turns.admit(learner, waiter)
         self._wakeup.set()
 
     def check_lost(self, learner: Voter) -> None:
@@ -507,31 +521,12 @@ class Node:
         assert self._syncs is not None
         self._syncs.submit(self._storage.encode(writes))
 
-    def _report_snapshot(self, event: str, index: LogIndex, reason: str) -> None:
-        if reason:
-            self._log.warning(event, index=index, reason=reason)
-        else:
-            self._log.info(event, index=index)
-
     def _handle_learners(self) -> None:
         self._transport.close_replaced()
         self._log.info("learners_changed", learners=[each.node_id for each in self.learners])
 
-    def _report_full(self, is_full: bool) -> None:
-        directory = str(self._directory.path)
-        if is_full:
-            self._log.warning("disk_full", directory=directory)
-        else:
-            self._log.info("disk_has_room", directory=directory)
-
     def _report_role(self, soft_state: SoftState) -> None:
-        event = "leader_elected" if soft_state.role is Role.LEADER else "role_changed"
-        self._log.info(
-            event,
-            role=soft_state.role.value,
-            leader=soft_state.leader_id or None,
-            term=self._replica.engine.term,
-        )
+        self._reports.tell_role(soft_state, self._replica.engine.term)
         self._role_changed.set()
         self._role_changed = trio.Event()
 

@@ -19,7 +19,15 @@ import structlog
 import trio
 
 from replog.cbor import strict_dumps, strict_loads
+from replog.client_session import (
+    CLOSE_SESSION,
+    OPEN_SESSION,
+    PROPOSE,
+    PROPOSE_IN_SESSION,
+    SESSION_ID,
+)
 from replog.config import Config
+from replog.envelope import SESSION_BLOCK, SessionCommand
 from replog.errors import (
     CallerError,
     DumpUnavailable,
@@ -64,7 +72,7 @@ _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
 
 
-class _Session:
+class _Caller:
     """One connected client and its requests in flight."""
 
     __slots__ = ("connection", "in_flight", "is_welcome")
@@ -90,12 +98,15 @@ class ClientServer:
         self._cluster_id = config.cluster_id
         self._addresses = {member.id: str(member.client) for member in config.nodes}
         self._codec = FrameCodec(config.limits)
-        self._sessions: dict[_Session, None] = {}
-        self._replied: dict[_Session, None] = {}
+        self._callers: dict[_Caller, None] = {}
+        self._replied: dict[_Caller, None] = {}
         """Who has replies that did not leave yet."""
         self._refusals = Refusals("client", config.limits, log)
-        self._verbs: dict[str, Callable[[_Session, Request], None]] = {
-            "propose": self._propose,
+        self._verbs: dict[str, Callable[[_Caller, Request], None]] = {
+            PROPOSE: self._propose,
+            PROPOSE_IN_SESSION: self._propose_in_session,
+            OPEN_SESSION: self._open_session,
+            CLOSE_SESSION: self._close_session,
             "query": self._query,
             "status": self._status,
             "dump": self._dump,
@@ -107,8 +118,8 @@ class ClientServer:
     def flush(self) -> None:
         """Let the replies of this turn leave: one system call per client."""
         replied, self._replied = self._replied, {}
-        for session in replied:
-            session.connection.flush()
+        for caller in replied:
+            caller.connection.flush()
 
     async def open(self) -> None:
         """Listen for clients; raises :class:`~replog.errors.AddressError`."""
@@ -134,11 +145,11 @@ class ClientServer:
         while True:
             await trio.sleep(idle_seconds / 4)
             deadline = trio.current_time() - idle_seconds
-            for session in list(self._sessions):
-                connection = session.connection
+            for caller in list(self._callers):
+                connection = caller.connection
                 if connection.blocked_since is not None and connection.blocked_since < deadline:
                     connection.close()
-                elif session.is_welcome:
+                elif caller.is_welcome:
                     connection.queue(_KEEPALIVE)
                     connection.flush()
 
@@ -146,24 +157,24 @@ class ClientServer:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         connection = take_over(stream, self._limits.client_queue_bytes_max)
-        session = _Session(connection)
+        caller = _Caller(connection)
         with closing(connection):
             try:
-                if len(self._sessions) >= self._limits.client_connections_max:
+                if len(self._callers) >= self._limits.client_connections_max:
                     raise HandshakeError(
-                        f"node {self._node.node_id} serves {len(self._sessions)} clients, which is "
+                        f"node {self._node.node_id} serves {len(self._callers)} clients, which is "
                         "limits.client_connections_max; close some or raise it"
                     )
-                self._sessions[session] = None
+                self._callers[caller] = None
                 reader = FrameReader(HANDSHAKE_LIMITS)
                 with trio.fail_after(self._limits.handshake_ms / 1000):
                     await self._welcome(connection, reader)
-                session.is_welcome = True
+                caller.is_welcome = True
                 reader.accept(self._codec.limits_of(FrameType.REQUEST, FrameType.KEEPALIVE))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(connection.run_writer)
                     try:
-                        await self._receive_requests(session, reader)
+                        await self._receive_requests(caller, reader)
                     finally:
                         nursery.cancel_scope.cancel()
             except* (PeerError, trio.TooSlowError) as failures:
@@ -172,8 +183,8 @@ class ClientServer:
                     failure = failure.exceptions[0]
                 await self._refusals.refuse(connection, failure)
             finally:
-                self._sessions.pop(session, None)
-                self._replied.pop(session, None)
+                self._callers.pop(caller, None)
+                self._replied.pop(caller, None)
 
     async def _welcome(self, connection: Connection, reader: FrameReader) -> None:
         frame_type, content = await receive_first(connection, reader)
@@ -201,88 +212,110 @@ class ClientServer:
         connection.queue(self._codec.encode(answer))
         connection.flush()
 
-    async def _receive_requests(self, session: _Session, reader: FrameReader) -> None:
-        connection = session.connection
+    async def _receive_requests(self, caller: _Caller, reader: FrameReader) -> None:
+        connection = caller.connection
         while data := await connection.receive():
             for frame_type, content in reader.feed(data):
                 if frame_type == FrameType.KEEPALIVE:
                     continue
                 request = self._codec.decode(frame_type, content)
                 assert isinstance(request, Request)
-                self._handle_request(session, request)
+                self._handle_request(caller, request)
             self._node.wake()
 
     # -- requests --
 
-    def _handle_request(self, session: _Session, request: Request) -> None:
+    def _handle_request(self, caller: _Caller, request: Request) -> None:
         request_id = request.request_id
-        if request_id in session.in_flight:
+        if request_id in caller.in_flight:
             raise SchemaError(f"request {request_id} was sent again before it was answered")
         handle = self._verbs.get(request.verb)
         if handle is None:
             raise SchemaError(
                 f"'{request.verb[:40]}' is no request; there are {', '.join(self._verbs)}"
             )
-        session.in_flight.add(request_id)
+        caller.in_flight.add(request_id)
         try:
-            if len(session.in_flight) > self._limits.client_requests_max:
+            if len(caller.in_flight) > self._limits.client_requests_max:
                 raise Overloaded(
-                    f"the connection has {len(session.in_flight)} requests in flight, above "
+                    f"the connection has {len(caller.in_flight)} requests in flight, above "
                     f"limits.client_requests_max = {self._limits.client_requests_max}"
                 )
-            handle(session, request)
+            handle(caller, request)
         except CallerError as error:
-            self._reply_error(session, request_id, 0, error)
+            self._reply_error(caller, request_id, 0, error)
 
-    def _propose(self, session: _Session, request: Request) -> None:
+    def _propose(self, caller: _Caller, request: Request) -> None:
         self._node.check_command(request.body)
-        self._node.submit(request.body, self._waiter(session, request.request_id))
+        self._node.submit(request.body, self._waiter(caller, request.request_id))
 
-    def _query(self, session: _Session, request: Request) -> None:
+    def _propose_in_session(self, caller: _Caller, request: Request) -> None:
+        marked = SessionCommand(request.body)
+        if len(marked) < SESSION_BLOCK.size:
+            raise SchemaError(
+                f"a command in a session begins with {SESSION_BLOCK.size} bytes of numbers, and "
+                f"this one has {len(marked)} bytes"
+            )
+        self._node.check_command(marked[SESSION_BLOCK.size :])
+        self._node.submit(marked, self._waiter(caller, request.request_id))
+
+    def _open_session(self, caller: _Caller, request: Request) -> None:
+        """Open a session; the reply's result is its id."""
+        if request.body:
+            raise SchemaError("a request for a session has an empty body")
+        self._node.submit_opening(self._waiter(caller, request.request_id))
+
+    def _close_session(self, caller: _Caller, request: Request) -> None:
+        if len(request.body) != SESSION_ID.size:
+            raise SchemaError(f"a session is named by {SESSION_ID.size} bytes")
+        (session_id,) = SESSION_ID.unpack(request.body)
+        self._node.submit_closing(session_id, self._waiter(caller, request.request_id))
+
+    def _query(self, caller: _Caller, request: Request) -> None:
         """Run a query on this node's own state, whoever leads; the reply's index is that as of
         which was read."""
         level, at_least, payload = _query_in(request)
         self._node.check_command(payload)
-        waiter = self._waiter(session, request.request_id)
+        waiter = self._waiter(caller, request.request_id)
         self._node.submit_query(payload, level, at_least, waiter)
 
-    def _waiter(self, session: _Session, request_id: int) -> Waiter:
+    def _waiter(self, caller: _Caller, request_id: int) -> Waiter:
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             if error is not None:
-                self._reply_error(session, request_id, index, error)
+                self._reply_error(caller, request_id, index, error)
             else:
-                self._reply(session, request_id, index, result)
+                self._reply(caller, request_id, index, result)
 
         return end_wait
 
-    def _status(self, session: _Session, request: Request) -> None:
-        self._reply(session, request.request_id, 0, status_map(self._node))
+    def _status(self, caller: _Caller, request: Request) -> None:
+        self._reply(caller, request.request_id, 0, status_map(self._node))
 
-    def _founding(self, session: _Session, request: Request) -> None:
+    def _founding(self, caller: _Caller, request: Request) -> None:
         """Send the cluster's founding record, as it is in a file, to a node that is lost."""
         self._node.check_lost(_learner_in(request))
-        self._reply(session, request.request_id, 0, pack_founding(self._node.founding))
+        self._reply(caller, request.request_id, 0, pack_founding(self._node.founding))
 
-    def _rejoin(self, session: _Session, request: Request) -> None:
+    def _rejoin(self, caller: _Caller, request: Request) -> None:
         """Have an incarnation of a node taken in as a learner; answered when that is applied."""
-        waiter = self._waiter(session, request.request_id)
+        waiter = self._waiter(caller, request.request_id)
         self._node.submit_learner(_learner_in(request), waiter)
 
-    def _snapshot(self, session: _Session, request: Request) -> None:
+    def _snapshot(self, caller: _Caller, request: Request) -> None:
         """Have the node take a snapshot; answered when it is durable."""
 
         def end_wait(info: SnapshotInfo | None, error: Exception | None) -> None:
             if info is None:
                 assert error is not None
-                self._reply_error(session, request.request_id, 0, error)
+                self._reply_error(caller, request.request_id, 0, error)
             else:
-                self._reply(session, request.request_id, info.meta.last.index, snapshot_map(info))
+                self._reply(caller, request.request_id, info.meta.last.index, snapshot_map(info))
 
         if request.body:
             raise SchemaError("a request for a snapshot has an empty body")
         self._node.submit_snapshot(end_wait)
 
-    def _dump(self, session: _Session, request: Request) -> None:
+    def _dump(self, caller: _Caller, request: Request) -> None:
         asked = strict_loads(request.body)
         if not isinstance(asked, list) or list(map(type, asked)) != [bytes, int]:
             raise SchemaError("a dump request is an array of a cursor and a count of items")
@@ -297,11 +330,11 @@ class ClientServer:
                 f"the state machine cannot dump from this cursor ({type(error).__name__}: {error})"
             ) from error
         value = [self._node.status().applied_index, list(page.items), page.cursor]
-        self._reply(session, request.request_id, 0, value)
+        self._reply(caller, request.request_id, 0, value)
 
     # -- replies --
 
-    def _reply(self, session: _Session, request_id: int, index: LogIndex, result: object) -> None:
+    def _reply(self, caller: _Caller, request_id: int, index: LogIndex, result: object) -> None:
         try:
             value = strict_dumps(result)
             frame = self._codec.encode(
@@ -309,12 +342,12 @@ class ClientServer:
             )
         except CallerError as error:
             # Done, but what it returned cannot travel: that is the result.
-            self._reply_error(session, request_id, index, InvalidResult(str(error)))
+            self._reply_error(caller, request_id, index, InvalidResult(str(error)))
             return
-        self._queue(session, request_id, frame)
+        self._queue(caller, request_id, frame)
 
     def _reply_error(
-        self, session: _Session, request_id: int, index: LogIndex, error: Exception
+        self, caller: _Caller, request_id: int, index: LogIndex, error: Exception
     ) -> None:
         outcome = outcome_of(error)
         leader_id = error.leader_id if isinstance(error, NotLeader) else NO_NODE
@@ -328,14 +361,14 @@ class ClientServer:
             leader_id,
             self._addresses.get(leader_id, ""),
         )
-        self._queue(session, request_id, self._codec.encode(reply))
+        self._queue(caller, request_id, self._codec.encode(reply))
 
-    def _queue(self, session: _Session, request_id: int, frame: bytes) -> None:
-        session.in_flight.discard(request_id)
-        if not session.connection.queue(frame):
-            session.connection.close()  # it takes no replies; what it waits for is unknown to it
+    def _queue(self, caller: _Caller, request_id: int, frame: bytes) -> None:
+        caller.in_flight.discard(request_id)
+        if not caller.connection.queue(frame):
+            caller.connection.close()  # it takes no replies; what it waits for is unknown to it
             return
-        self._replied[session] = None
+        self._replied[caller] = None
 
 
 def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:

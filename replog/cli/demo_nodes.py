@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -35,8 +35,11 @@ _ANSWER_SECONDS: Final = 1.0
 class NodeProcesses:
     """The processes of one cluster's nodes; made by :func:`node_processes`."""
 
-    def __init__(self, config: Config, config_path: Path, folder: Path) -> None:
+    def __init__(
+        self, config: Config, config_path: Path, folder: Path, env: Mapping[str, str] | None
+    ) -> None:
         self.config = config
+        self._env = env
         self._config_path = config_path
         self._folder = folder
         self._processes: dict[NodeId, trio.Process] = {}
@@ -51,7 +54,7 @@ class NodeProcesses:
         ]
         with self.log_path(node_id).open("ab") as log:
             self._processes[node_id] = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, env=self._env
             )
 
     def log_path(self, node_id: NodeId) -> Path:
@@ -142,12 +145,17 @@ class NodeProcesses:
 
 
 @asynccontextmanager
-async def node_processes(config: Config, folder: Path) -> AsyncIterator[NodeProcesses]:
-    """Found a cluster in ``folder``, start all of its nodes, and end them with the block."""
+async def node_processes(
+    config: Config, folder: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[NodeProcesses]:
+    """Found a cluster in ``folder``, start all of its nodes, and end them with the block.
+
+    ``env`` is the environment of the nodes (``None``: that of this process).
+    """
     config_path = folder / "cluster.toml"
     config_path.write_text(config_toml(config), encoding="utf-8")
     found_cluster(config, founding_path(config, config_path))
-    processes = NodeProcesses(config, config_path, folder)
+    processes = NodeProcesses(config, config_path, folder, env)
     try:
         for node in config.nodes:
             await processes.start(node.id)

@@ -1,0 +1,59 @@
+"""The client's end of a session (:mod:`replog.sessions`): numbers, and which of them are open.
+
+A command gets its number when it is asked for, and keeps it however often it is sent.  The *lowest*
+number that is still open travels with every command: the replicas forget the answers below it, and
+refuse a late copy of what is below it.  So a command that its caller gave up cannot be done any
+more once a later one of the session is.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from replog.sessions import SessionId
+
+PROPOSE: Final = "propose"
+"""The verb that replicates a command."""
+
+OPEN_SESSION: Final = "open_session"
+"""The verb that opens a session; its result is the session's id."""
+
+CLOSE_SESSION: Final = "close_session"
+"""The verb that closes one; its body is the id (:data:`SESSION_ID`)."""
+
+SESSION_ID: Final = struct.Struct(">Q")
+
+PROPOSE_IN_SESSION: Final = "propose_in_session"
+"""The verb that replicates a command in a session; in front of the payload stands
+:data:`~replog.envelope.SESSION_BLOCK`."""
+
+
+class ClientSession:
+    """One session, as its client sees it."""
+
+    __slots__ = ("_last", "_open", "repeated_count", "session_id")
+
+    def __init__(self, session_id: SessionId) -> None:
+        self.session_id = session_id
+        self.repeated_count = 0
+        """How often a command was sent again although it may have been done."""
+        self._last = 0
+        """The number that was given last."""
+        self._open: dict[int, None] = {}
+        """Those whose outcome somebody waits for, ascending."""
+
+    def take(self) -> int:
+        """The number of a new command."""
+        self._last += 1
+        self._open[self._last] = None
+        return self._last
+
+    def settle(self, sequence: int) -> None:
+        """Nobody waits for this command any more: its outcome is known, or it was given up."""
+        del self._open[sequence]
+
+    @property
+    def lowest(self) -> int:
+        """The lowest number that is open; the next one, when there is none."""
+        return next(iter(self._open), self._last + 1)
