@@ -2,7 +2,8 @@
 
 :class:`Peer` is the far end of one line: it holds what the driver has not handed to the kernel,
 what has left, and what the node there has read.  It judges as it goes: a command is not sent again
-after it may have arrived.
+after it may have arrived, unless it is in a session, and what a session is told to forget nobody
+waits for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import cbor2
 from replog.client_actions import Close, Command, Connect, Line, Send
 from replog.client_logic import ClientLogic
 from replog.client_search import LeaderSearch
+from replog.client_session import PROPOSE, PROPOSE_IN_SESSION, ClientSession
+from replog.envelope import SESSION_BLOCK
 from replog.errors import NotDone, OutcomeUnknown
 from replog.frames import (
     ClientHello,
@@ -164,9 +167,11 @@ class World:
 
     # -- what callers do --
 
-    def ask(self, body: bytes = b"x", seconds: float = 10.0) -> Asked:
+    def ask(
+        self, body: bytes = b"x", seconds: float = 10.0, session: ClientSession | None = None
+    ) -> Asked:
         """Propose a command; its turn comes at once."""
-        command = self.logic.propose(self.now, body, seconds, "caller")
+        command = self.logic.propose(self.now, body, seconds, "caller", session)
         self.turn()
         return command
 
@@ -272,26 +277,53 @@ class World:
 
     def note_sent(self, peer: Peer, request: Request) -> None:
         """A request was sent: its earlier journeys must have come to nothing."""
-        if request.verb != "propose":
+        if request.verb not in (PROPOSE, PROPOSE_IN_SESSION):
             return
-        fates = self.sends.setdefault(request.body, [])
-        assert set(fates) <= {"refused", "unsent"}, f"{request.body!r} is sent again: {fates}"
+        body = payload_of(request)
+        fates = self.sends.setdefault(body, [])
+        harmless = {"refused", "unsent"}
+        if request.verb == PROPOSE_IN_SESSION:
+            harmless |= {"lost", "unknown"}
+            self._judge_numbers(request)
+        assert set(fates) <= harmless, f"{body!r} is sent again: {fates}"
         self.goals |= {f"sent again after {fate}" for fate in fates}
         fates.append("open")
-        self._places[request.body] = peer
+        self._places[body] = peer
+
+    def _judge_numbers(self, request: Request) -> None:
+        """What the cluster is told to forget nobody waits for, and a number stays with its
+        command."""
+        session_id, sequence, lowest = SESSION_BLOCK.unpack_from(request.body)
+        named = [
+            (command.session.session_id, command.sequence)
+            for command in self.logic._waiting
+            if command.session is not None and command.body == payload_of(request)
+        ]
+        assert named == [(session_id, sequence)], "another command has this number"
+        for command in self.logic._waiting:
+            if command.session is not None and command.session.session_id == session_id:
+                assert command.sequence >= lowest, "it is to be forgotten, and is waited for"
 
     def note_answered(self, request: Request, reply: Reply) -> None:
         """A reply is on its way to a logic that still listens."""
-        if request.verb == "propose" and self.sends[request.body][-1] == "open":
-            is_refused = reply.outcome is Outcome.NOT_DONE
-            self.sends[request.body][-1] = "refused" if is_refused else "answered"
+        fates = self.sends.get(payload_of(request), [])
+        if fates and fates[-1] == "open":
+            fate = {Outcome.NOT_DONE: "refused", Outcome.UNKNOWN: "unknown"}
+            fates[-1] = fate.get(reply.outcome, "answered")
 
     def _note_fate(self, peer: Peer, request: Request, fate: str) -> None:
-        if request.verb == "propose" and self._places[request.body] is peer:
-            fates = self.sends[request.body]
+        if self._places.get(payload_of(request)) is peer:
+            fates = self.sends[payload_of(request)]
             if fates[-1] == "open":
                 fates[-1] = fate
 
     def may_have_arrived(self, body: bytes) -> bool:
         """Whether some node may have taken a command, or may still."""
         return any(fate not in ("refused", "unsent") for fate in self.sends.get(body, []))
+
+
+def payload_of(request: Request) -> bytes:
+    """The command that a request carries, in a session or not."""
+    if request.verb == PROPOSE_IN_SESSION:
+        return request.body[SESSION_BLOCK.size :]
+    return request.body

@@ -11,6 +11,8 @@ from client_world import ADDRESSES, Asked, Peer, World
 from replog import client_lines
 from replog.client_actions import NEVER
 from replog.client_logic import GRAIN_SECONDS
+from replog.client_session import PROPOSE, PROPOSE_IN_SESSION, ClientSession
+from replog.envelope import SESSION_BLOCK
 from replog.errors import (
     AddressError,
     BadCommand,
@@ -19,6 +21,7 @@ from replog.errors import (
     OutcomeUnknown,
     Overloaded,
     Refused,
+    SessionExpired,
     Unavailable,
 )
 from replog.frames import ClientHello, Outcome, Request
@@ -538,6 +541,142 @@ def test_question_and_its_deadline() -> None:
 # --- Any order of events ------------------------------------------------------------------------
 
 
+# --- In a session -------------------------------------------------------------------------------
+
+
+def numbers_of(request: Request) -> tuple[int, ...]:
+    """Session, sequence and lowest of a request."""
+    return SESSION_BLOCK.unpack_from(request.body)
+
+
+def sent_in_session(world: World, session: ClientSession) -> tuple[Asked, Peer]:
+    """A command in a session that a leader has read and not answered."""
+    command = world.ask(b"once", session=session)
+    peer = world.lead() if world.logic.leading is None else world.peer_of(world.logic.leading)
+    peer.write()
+    return command, peer
+
+
+def requests_of(peer: Peer) -> list[Request]:
+    """What a node has read and not answered."""
+    return [request for request, _ in peer.requests.values()]
+
+
+def test_lost_in_a_session_is_sent_again_under_its_number() -> None:
+    """The connection ends after the command has left: the next leader gets it under its number, and
+    the answer is the caller's."""
+    world, session = World(), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    assert numbers_of(requests_of(peer)[0]) == (5, 1, 1)
+    peer.end()
+    world.pass_time(0.6)
+    again = world.lead()
+    again.write()
+    (request,) = requests_of(again)
+    assert numbers_of(request) == (5, 1, 1)
+    assert session.repeated_count == 1
+    again.send(again.answer(request, value="first"))
+    assert command.applied == Applied(1, "first")
+    assert session.lowest == 2
+
+
+def test_lowest_is_what_the_client_awaits_when_it_sends() -> None:
+    """Answers move the lowest number on, in whatever order they come; a copy says what is awaited
+    when that copy leaves."""
+    world, session = World(), ClientSession(5)
+    _, peer = sent_in_session(world, session)
+    for number in range(3):
+        world.ask(b"%d" % number, session=session)
+    peer.write()
+    first, second, third, _ = requests_of(peer)
+    peer.send(peer.answer(second))
+    assert session.lowest == 1
+    peer.send(peer.answer(first))
+    assert session.lowest == 3
+    peer.send(peer.answer(third))
+    peer.end()
+    world.pass_time(0.6)
+    again = world.lead()
+    again.write()
+    assert numbers_of(requests_of(again)[0]) == (5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(Outcome.UNKNOWN, "OutcomeUnknown"), (Outcome.NOT_DONE, "EntryReplaced")],
+)
+def test_no_answer_from_a_leader_is_sent_again(outcome: Outcome, code: str) -> None:
+    """A leader that lost its place says that it does not know: in a session that is no answer."""
+    world, session = World(), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    peer.send(peer.answer(requests_of(peer)[0], outcome, code=code))
+    assert not world.settled
+    world.turn()
+    peer.write()
+    (request,) = requests_of(peer)
+    peer.send(peer.answer(request, value=3))
+    assert command.applied == Applied(1, 3)
+    assert session.repeated_count == (1 if outcome is Outcome.UNKNOWN else 0)
+
+
+def test_session_that_is_gone() -> None:
+    """A command that was sent once is not done; one whose earlier copy may be done is unknown."""
+    world, session = World(), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    peer.send(peer.answer(requests_of(peer)[0], Outcome.NOT_DONE, code="SessionExpired"))
+    assert isinstance(command.failure, SessionExpired)
+    assert command.failure.session_id == 5
+    command, peer = sent_in_session(world, session)
+    peer.end()
+    world.pass_time(0.6)
+    again = world.lead()
+    again.write()
+    again.send(again.answer(requests_of(again)[0], Outcome.NOT_DONE, code="SessionExpired"))
+    assert isinstance(command.failure, OutcomeUnknown)
+    assert "does not know session 5" in failure_in(world)
+
+
+def test_deadline_of_what_was_sent_before_is_unknown() -> None:
+    """A command that waits to be sent again when its time is over may have been done."""
+    world, session = World(addresses=["a:1"]), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    peer.end()
+    while world.now < command.deadline:
+        for each in list(world.peers):
+            world.fail(each)
+        world.pass_time(0.5)
+    assert isinstance(command.failure, OutcomeUnknown)
+    assert "was sent, and nobody answered within 10 s" in failure_in(world)
+    assert session.lowest == 2, "its number is given up"
+
+
+def test_closing_with_a_copy_that_waits_is_unknown() -> None:
+    """The client is closed while a command waits to be sent again."""
+    world, session = World(), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    peer.end()
+    world.logic.close()
+    world.act()
+    assert isinstance(command.failure, OutcomeUnknown)
+
+
+def test_opening_is_asked_for_again() -> None:
+    """A session whose opening was not answered is opened again: nobody knows of the first."""
+    world = World()
+    opening = world.logic.open_session(world.now, 10.0, "caller")
+    world.turn()
+    peer = world.lead()
+    peer.write()
+    assert [request.verb for request in requests_of(peer)] == ["open_session"]
+    peer.end()
+    world.pass_time(0.6)
+    again = world.lead()
+    again.write()
+    (request,) = requests_of(again)
+    again.send(again.answer(request, value=9))
+    assert opening.applied == Applied(1, 9)
+
+
 class Walk:
     """A world that dice move, judged after each step."""
 
@@ -563,6 +702,7 @@ class Walk:
         self.leader_id = 1
         self.frozen_id = 0
         """A node that answers nothing."""
+        self.session = ClientSession(7)
         self.goals = self.world.goals
 
     def run(self, steps: int) -> None:
@@ -588,8 +728,9 @@ class Walk:
     def ask(self) -> None:
         body = b"%d" % len(self.asked) * self.dice.choice([1, 100])
         seconds = self.dice.choice([0.0, 0.05, 1.0, 10.0])
+        session = self.dice.choice([None, self.session])
         logic = self.world.logic
-        self.asked.append(logic.propose(self.world.now, body, seconds, "caller"))
+        self.asked.append(logic.propose(self.world.now, body, seconds, "caller", session))
 
     def ask_node(self) -> None:
         node = self.dice.choice([None, None, 1, 2, 7, "b:2"])
@@ -635,7 +776,10 @@ class Walk:
             if frame.request_id not in peer.requests or self.dice.random() < 0.15:
                 continue  # It is never answered.
             request = frame
-            kind = self.dice.choice(["done"] * 6 + ["NotLeader", "Overloaded", "BadCommand", "?"])
+            kinds = ["NotLeader", "Overloaded", "BadCommand", "?", "EntryReplaced"]
+            if request.verb == PROPOSE_IN_SESSION:
+                kinds.append("SessionExpired")
+            kind = self.dice.choice(["done"] * 6 + kinds)
             if kind == "done":
                 peer.send(peer.answer(request, value=request.body))
             elif kind == "?":
@@ -716,7 +860,7 @@ class Walk:
                     if isinstance(frame, ClientHello):
                         peer.send(peer.hello(None if peer.node_id == 1 else 1))
                 for request, _ in list(peer.requests.values()):
-                    if peer.node_id == 1 or request.verb != "propose":
+                    if peer.node_id == 1 or request.verb not in (PROPOSE, PROPOSE_IN_SESSION):
                         peer.send(peer.answer(request))
                     else:
                         peer.send(
@@ -742,18 +886,21 @@ class Walk:
         self.judge()
         assert not logic.lines
         assert logic.unsettled_count == logic.queued_count == 0
+        assert not self.session._open, "every number was settled"
         assert logic.next_time() == NEVER
 
 
 GOALS = {
     "unknown", "succeeded", "sent again after refused", "sent again after unsent",
+    "sent again after lost", "sent again after unknown", "SessionExpired", "EntryReplaced",
     "Unavailable", "Overloaded", "BadCommand",
 }  # fmt: skip
 
 
 def test_any_order_of_events() -> None:
     """Whatever happens in whatever order: each command ends once, is unknown only if it may have
-    arrived, is not sent again then, waits for no longer than it may, and leaves nothing behind."""
+    arrived, is not sent again then unless it is in a session, waits for no longer than it may, and
+    leaves nothing behind."""
     reached: set[str] = set()
     for seed in range(150):
         walk = Walk(seed)
