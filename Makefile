@@ -14,7 +14,7 @@ COMMA := ,
 
 # The targets share one virtual environment and `clean` removes it: one at a time, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test mutants sim-deep check-deep crash-deep lint format bench clean
+.PHONY: help demo test mutants exactly-once sim-deep check-deep crash-deep lint format bench clean
 
 define CHECK_PYTHON
 @"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -28,7 +28,7 @@ endef
 help: ## show the targets (this text)
 	@echo "make TARGET [PYTHON=python3.12], where TARGET is one of:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | \
-		while IFS='|' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '%-12s %s\n' "$$name" "$$text"; done
 
 demo: $(RUNNABLE) ## run the demonstration: a cluster of three on this machine
 	.venv/bin/replog demo
@@ -53,6 +53,15 @@ crash-deep: $(RUNNABLE) ## strike every operation on a node's files in every way
 
 mutants: $(RUNNABLE) ## plant every fault of tests/mutants, and say what finds it
 	$(PY) tests/mutants/run.py
+
+# Nearly two minutes; the last runs are to fail, for their nodes forget what they answered.
+exactly-once: $(RUNNABLE) ## count in sessions while leaders are killed
+	set -e; for engine in raft multipaxos; do \
+		for library in trio asyncio blocking; do \
+			$(PY) tests/net/exactly_once.py --engine $$engine --library $$library; \
+		done; \
+		! $(PY) tests/net/exactly_once.py --engine $$engine --kills 12 --forgetful; \
+	done
 
 lint: $(INSTALLED) ## check style, formatting and types
 	$(PY) -m ruff check .

@@ -387,7 +387,8 @@ class ClientLogic(Generic[W]):
             return OutcomeUnknown(f"{command.line.name} did not answer within {seconds}; {_REMEDY}")
         if command.may_be_done:
             return OutcomeUnknown(
-                f"the command was sent, and nobody answered within {seconds}; {_REMEDY}"
+                f"the command was sent, and nobody answered within {seconds} "
+                f"({self.search.reasons()}); {_REMEDY}"
             )
         if isinstance(command.failure, Overloaded):
             return command.failure

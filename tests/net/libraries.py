@@ -43,10 +43,26 @@ class AnyClient(Protocol):
     async def propose_many(
         self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
     ) -> list[CommandOutcome]: ...
+    async def open_session(self, *, deadline_seconds: float | None = None) -> AnySession: ...
     async def status(self, node: NodeId | str | None = None) -> Mapping[str, object]: ...
     async def dump(
         self, cursor: bytes = b"", items_max: int = 1000, *, node: NodeId | str | None = None
     ) -> NodeDump: ...
+
+
+class AnySession(Protocol):
+    """What the sessions of all libraries can do."""
+
+    @property
+    def client(self) -> Any: ...
+    async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def propose(
+        self, payload: bytes, *, deadline_seconds: float | None = None
+    ) -> Applied: ...
+    async def propose_many(
+        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+    ) -> list[CommandOutcome]: ...
+    async def close(self, *, deadline_seconds: float | None = None) -> None: ...
 
 
 OpenClient: TypeAlias = "Callable[..., AbstractAsyncContextManager[AnyClient]]"
@@ -65,6 +81,11 @@ class _Face:
     @property
     def leader_id(self) -> NodeId:
         return int(self.client.leader_id)
+
+    async def open_session(self, **kwargs: Any) -> _Face:
+        """A session has the same face."""
+        session = await self._run(partial(self.client.open_session, **kwargs))
+        return _Face(session, self.logic, self._run)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def ask(*args: Any, **kwargs: Any) -> Any:

@@ -651,13 +651,19 @@ def test_deadline_of_what_was_sent_before_is_unknown() -> None:
 
 
 def test_closing_with_a_copy_that_waits_is_unknown() -> None:
-    """The client is closed while a command waits to be sent again."""
-    world, session = World(), ClientSession(5)
-    command, peer = sent_in_session(world, session)
-    peer.end()
-    world.logic.close()
-    world.act()
-    assert isinstance(command.failure, OutcomeUnknown)
+    """The client is closed while a command waits to be sent again, or while its second copy has not
+    left yet."""
+    for is_handed_over in (False, True):
+        world, session = World(), ClientSession(5)
+        command, peer = sent_in_session(world, session)
+        peer.end()
+        if is_handed_over:
+            world.pass_time(0.6)
+            world.lead()
+        world.logic.close()
+        world.act()
+        assert isinstance(command.failure, OutcomeUnknown)
+        assert failure_in(world).startswith("the client was closed before the command was answered")
 
 
 def test_opening_is_asked_for_again() -> None:
