@@ -7,6 +7,7 @@ the node does not lead, it is overloaded.  What is judged:
 * I6: what such a client is told is what applying the command came to when it was applied.
 * I21: of the copies of a command one at most is applied.  A command that its client waits for is
   never refused as acknowledged; and what a session refused is not applied.
+* A copy that reaches a session which was reported closed before is not done.
 * The history of the *commands* (not of their copies) is linearizable, with those that were given up
   or refused by an expired session after an unknown outcome as unknown (I13).
 """
@@ -42,6 +43,9 @@ CLIENT_NUMBERS: Final = 100
 
 HURRY_CHANCE: Final = 0.15
 """How likely a client is to send another copy although the last one may still be answered."""
+
+CLOSE_CHANCE: Final = 0.1
+"""How likely a client that waits for nothing is to close its session."""
 
 
 class SessionClient:
@@ -86,6 +90,8 @@ class SessionClients:
         self._patience_ticks = patience_ticks
         self._choose_node = choose_node
         self._clients = [SessionClient(number) for number in range(1, count + 1)]
+        self._closed_at: dict[LogIndex, int] = {}
+        """By session, when its closing was reported."""
         self.commands: list[Proposal] = []
         """Every command that was asked for, one for all of its copies."""
 
@@ -110,6 +116,8 @@ class SessionClients:
                 if client.opening_at < 0 or now - client.opening_at >= self._patience_ticks:
                     client.opening_at = now
                     self._driver.turn(node, partial(self._open, client, node))
+            elif hurry > 1 - CLOSE_CHANCE:
+                self._driver.turn(node, partial(self._close, client, node))
             elif is_open and dice < ask_chance:
                 self._begin(client, node_id, payload)
                 self._send_copy(client, node)
@@ -134,6 +142,20 @@ class SessionClients:
                 f"I6: session {session_id} was reported open, and entry {index} is another"
             )
         client.session_id, client.sequence = index, 0
+
+    def _close(self, client: SessionClient, node: ClusterNode) -> None:
+        """Whether that is heard or not, the client opens another one."""
+        session_id, client.session_id = client.session_id, 0
+        try:
+            node.turns.close_session(session_id, partial(self._hear_closed, session_id))
+        except NotDone as refusal:
+            self._driver.note(node.node_id, "refuse", reason=type(refusal).__name__)
+
+    def _hear_closed(
+        self, session_id: LogIndex, index: LogIndex, _: object, error: Exception | None
+    ) -> None:
+        if error is None:
+            self._closed_at[session_id] = self._driver.next_moment()
 
     def _begin(self, client: SessionClient, node_id: NodeId, payload: bytes) -> None:
         client.sequence += 1
@@ -175,6 +197,15 @@ class SessionClients:
             self._driver.goals.reach("late_copy_refused")
         command = client.command
         assert copy.mark is not None
+        closed_at = self._closed_at.get(copy.mark[0])
+        if closed_at is not None and copy.began > closed_at:
+            if isinstance(copy.error, SessionExpired):
+                self._driver.goals.reach("closed_session_refused")
+            if copy.outcome is Outcome.DONE:
+                raise Broken(
+                    f"I21: session {copy.mark[0]} was reported closed, and then a command in it "
+                    "was answered"
+                )
         if command is None or copy.mark[:2] != (client.session_id, client.sequence):
             return  # a late answer to what was answered or given up
         if isinstance(copy.error, StaleSequence):
