@@ -45,11 +45,11 @@ from replog.client_surface import (
     status_in,
 )
 from replog.config import Config
-from replog.errors import Unavailable
+from replog.errors import BadCommand, Unavailable
 from replog.limits import Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, NodeId
+from replog.types import Applied, LogIndex, NodeId, ReadLevel
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -237,13 +237,42 @@ class Client:
     # -- commands --
 
     async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Replicate one call of a state machine's command or query: ``client.call(Kv.get, "k")``.
+        """Run one call of a state machine, ``client.call(Kv.get, "k")``: a command is replicated, a
+        query is read, linearizably.
 
-        Raises what :meth:`propose` raises, and :class:`~replog.errors.BadCommand` for arguments
-        that the command does not take.
+        Raises what :meth:`propose` or :meth:`query` raises, and
+        :class:`~replog.errors.BadCommand` for arguments that the call does not take.
         """
-        applied = await self.propose(call.encode(*args, **kwargs))
+        payload = call.encode(*args, **kwargs)
+        if call.is_query:
+            applied = await self._query(payload, ReadLevel.LINEARIZABLE)
+        else:
+            applied = await self.propose(payload)
         return cast(R, applied.result)
+
+    async def query(
+        self,
+        call: Call[..., object],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at_least: LogIndex | None = None,
+        node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied:
+        """Run a query on the state of a node; its result, and the index as of which it was read.
+
+        ``node`` is an id or an address; ``None`` is the leader.  At the level ``timeline`` the
+        node's state holds at least ``at_least``: ``None`` is whatever this client has seen, so that
+        its reads never go back.  See ``docs/reads.md``.
+
+        Raises a :class:`~replog.errors.NotDone` when no answer came, so that it can be asked again,
+        as :class:`~replog.errors.QueryFailed` and :class:`~replog.errors.BadCommand` for a command;
+        and :class:`~replog.errors.CommandFailed` with the error that the query declares.
+        """
+        if not call.is_query:
+            raise BadCommand(f"{call.name} is a command, which goes through the log; call it")
+        return await self._query(call.encode(*args), level, at_least, node, deadline_seconds)
 
     async def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
         """Replicate one command and return its index and result.
@@ -310,6 +339,23 @@ class Client:
             await self._wait(waiter, *commands)
         return [outcome_of(each) if isinstance(each, Command) else each for each in asked]
 
+    async def _query(
+        self,
+        payload: bytes,
+        level: ReadLevel,
+        at_least: LogIndex | None = None,
+        node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied:
+        check_size(payload, self._limits)
+
+        def ask(
+            logic: ClientLogic[_Waiter], now: float, seconds: float, waiter: _Waiter
+        ) -> Command[_Waiter]:
+            return logic.query(now, payload, level, at_least, node, seconds, waiter)
+
+        return result_of(await self._order(ask, deadline_seconds))
+
     async def _order(
         self, ask: Callable[..., Command[_Waiter]], deadline_seconds: float | None
     ) -> Command[_Waiter]:
@@ -319,6 +365,7 @@ class Client:
         waiter = _Waiter(1, self._loop.create_future())
         command = ask(self._logic, self._loop.time(), seconds, waiter)
         self._schedule_turn()
+        self._act()
         await self._wait(waiter, command)
         return command
 
@@ -477,7 +524,9 @@ class Session:
         return self._session.repeated_count
 
     async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """As :meth:`Client.call`, applied once."""
+        """As :meth:`Client.call`; a command is applied once."""
+        if call.is_query:
+            return await self._client.call(call, *args, **kwargs)
         applied = await self.propose(call.encode(*args, **kwargs))
         return cast(R, applied.result)
 

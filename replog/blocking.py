@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from replog import aio
 from replog.client_surface import DEADLINE_SECONDS, CommandOutcome, NodeDump
@@ -31,7 +31,7 @@ from replog.errors import Unavailable
 from replog.limits import Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, NodeId
+from replog.types import Applied, LogIndex, NodeId, ReadLevel
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -113,12 +113,44 @@ class Client:
     # -- commands --
 
     def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Replicate one call of a state machine's command or query: ``client.call(Kv.get, "k")``.
+        """Run one call of a state machine, ``client.call(Kv.get, "k")``: a command is replicated, a
+        query is read, linearizably.
 
-        Raises what :meth:`propose` raises, and :class:`~replog.errors.BadCommand` for arguments
-        that the command does not take.
+        Raises what :meth:`propose` or :meth:`query` raises, and
+        :class:`~replog.errors.BadCommand` for arguments that the call does not take.
         """
-        return cast(R, self.propose(call.encode(*args, **kwargs)).result)
+        return self._wait(lambda: self._client.call(call, *args, **kwargs))
+
+    def query(
+        self,
+        call: Call[..., object],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at_least: LogIndex | None = None,
+        node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied:
+        """Run a query on the state of a node; its result, and the index as of which it was read.
+
+        ``node`` is an id or an address; ``None`` is the leader.  At the level ``timeline`` the
+        node's state holds at least ``at_least``: ``None`` is whatever this client has seen, so that
+        its reads never go back.  See ``docs/reads.md``.
+
+        Raises a :class:`~replog.errors.NotDone` when no answer came, so that it can be asked again,
+        as :class:`~replog.errors.QueryFailed` and :class:`~replog.errors.BadCommand` for a command;
+        and :class:`~replog.errors.CommandFailed` with the error that the query declares.
+        """
+        return self._wait(
+            lambda: self._client.query(
+                call,
+                *args,
+                level=level,
+                at_least=at_least,
+                node=node,
+                deadline_seconds=deadline_seconds,
+            )
+        )
 
     def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
         """Replicate one command and return its index and result.
@@ -246,8 +278,9 @@ class Session:
         return self._session.repeated_count
 
     def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """As :meth:`Client.call`, applied once."""
-        return cast(R, self.propose(call.encode(*args, **kwargs)).result)
+        """As :meth:`Client.call`; a command is applied once."""
+        session = self._session
+        return self._client._wait(lambda: session.call(call, *args, **kwargs))
 
     def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
         """As :meth:`Client.propose`, applied once."""

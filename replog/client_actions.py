@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from replog.client_core import ClientCore
-from replog.client_session import CLOSE_SESSION, OPEN_SESSION, ClientSession
+from replog.client_session import CLOSE_SESSION, OPEN_SESSION, QUERY, ClientSession
 from replog.envelope import SESSION_BLOCK
 from replog.frames import ServerHello
 from replog.types import Applied, NodeId, record
@@ -29,6 +29,9 @@ W = TypeVar("W")
 
 NEVER: Final = float("inf")
 """A time that does not come."""
+
+
+_REPEATABLE: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, QUERY})
 
 
 class Route(Generic[W]):
@@ -99,7 +102,7 @@ class Command(Generic[W]):
 
     def note_unanswered(self) -> None:
         """It was sent, may have arrived, and will be sent again."""
-        self.may_be_done = True
+        self.may_be_done = not self.is_query
         if self.session is not None:
             self.session.repeated_count += 1
 
@@ -107,7 +110,12 @@ class Command(Generic[W]):
     def is_repeatable(self) -> bool:
         """Whether it does no harm to send it again when it may have arrived.  A session that was
         opened and that nobody knows of is gone when it was idle for long enough."""
-        return self.session is not None or self.verb in (OPEN_SESSION, CLOSE_SESSION)
+        return self.session is not None or self.verb in _REPEATABLE
+
+    @property
+    def is_query(self) -> bool:
+        """Whether it changes nothing and can be asked of any node."""
+        return self.verb == QUERY
 
     @property
     def request_body(self) -> bytes:

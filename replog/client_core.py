@@ -48,9 +48,11 @@ from replog.errors import (
     OutcomeUnknown,
     Overloaded,
     PeerError,
+    QueryFailed,
     SchemaError,
     SnapshotFailed,
     SnapshotUnavailable,
+    Unavailable,
 )
 from replog.frames import (
     CLIENT_PROTOCOL_VERSION,
@@ -314,7 +316,7 @@ HANDLERS: Final[Mapping[ConnectionState, Mapping[int, _Handler]]] = {
 _NOT_DONE: Final[Mapping[str, type[CallerError]]] = {
     made.__name__: made
     for made in (
-        *(BadCommand, DiskFull, EntryReplaced, Overloaded),
+        *(BadCommand, DiskFull, EntryReplaced, Overloaded, QueryFailed, Unavailable),
         *(DumpUnavailable, SnapshotFailed, SnapshotUnavailable),
     )
 }

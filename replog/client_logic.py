@@ -40,16 +40,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from replog.cbor import strict_dumps
 from replog.client_actions import NEVER, Action, Command, Line
 from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failure_of
 from replog.client_lines import Lines
-from replog.client_questions import Questions, no_answer
+from replog.client_outcomes import of_closing, of_deadline, of_loss, of_vain_copies
+from replog.client_questions import Questions
 from replog.client_search import LeaderSearch
 from replog.client_session import (
     CLOSE_SESSION,
     OPEN_SESSION,
     PROPOSE,
     PROPOSE_IN_SESSION,
+    QUERY,
     SESSION_ID,
     ClientSession,
 )
@@ -65,7 +68,7 @@ from replog.errors import (
 )
 from replog.frames import Outcome, Reply, ServerHello
 from replog.limits import Limits
-from replog.types import Applied, NodeId
+from replog.types import Applied, LogIndex, NodeId, ReadLevel
 
 W = TypeVar("W")
 
@@ -79,12 +82,8 @@ _BACKOFF_SECONDS_MAX: Final = 0.5
 GRAIN_SECONDS: Final = 0.01
 """Deadlines and pauses are looked at no more often than this: one look goes through all of them."""
 
-_REMEDY: Final = "it may or may not be done: look, or repeat it only if repeating does no harm"
 _ENDED: Final = "the connection ended"
 _ENDED_EARLY: Final = "the connection ended before the answer"
-_CLOSED_BEFORE: Final = "the client was closed before the command was sent"
-_CLOSED_ASKING: Final = "the client was closed before a node answered"
-_CLOSED_AFTER: Final = "the client was closed before the command was answered"
 
 
 class ClientLogic(Generic[W]):
@@ -97,6 +96,9 @@ class ClientLogic(Generic[W]):
         self.is_open = False
         self.is_turn_due = False
         """Whether there may be something that a turn would send, or look for."""
+        self.seen_index: LogIndex = 0
+        """The highest index of any answer: what a read at the level ``timeline`` must not be older
+        than."""
         self._limits = limits
         self._dice = dice
         self._lines = Lines[W](limits)
@@ -194,6 +196,28 @@ class ClientLogic(Generic[W]):
         command.session, command.sequence = session, session.take()
         return command
 
+    def query(
+        self,
+        now: float,
+        payload: bytes,
+        level: ReadLevel,
+        at_least: LogIndex | None,
+        node: NodeId | str | None,
+        seconds: float,
+        waiter: W,
+    ) -> Command[W]:
+        """A query is to be run on the state of a node (``None``: of the leader) within ``seconds``.
+
+        ``at_least`` of ``None``: what this client has seen.  Raises
+        :class:`~replog.errors.AddressError`.
+        """
+        if at_least is None:
+            at_least = self.seen_index if level is ReadLevel.TIMELINE else 0
+        body = strict_dumps([level.value, at_least, payload])
+        if node is not None:
+            return self.ask_node(now, QUERY, body, node, seconds, waiter)
+        return self._order(now, QUERY, body, seconds, waiter)
+
     def open_session(self, now: float, seconds: float, waiter: W) -> Command[W]:
         """A session is to be opened; its id is the result."""
         return self._order(now, OPEN_SESSION, b"", seconds, waiter)
@@ -251,10 +275,7 @@ class ClientLogic(Generic[W]):
         self.is_open = False
         for command in [command for command in self._waiting if command.line is None]:
             self._withdraw(command)
-            if command.route is not None:
-                self._end(command, Unavailable(_CLOSED_ASKING))
-            else:
-                self._end_by_closing(command, command.may_be_done)
+            self._end(command, of_closing(command, may_have_arrived=False))
         for line in self._lines:
             self._lines.close(line, "the client was closed")
 
@@ -314,29 +335,21 @@ class ClientLogic(Generic[W]):
         if line is self._attempt:
             self._attempt = None
         for command, may_have_arrived in line.core.end(unsent_bytes):
-            self._lose(command, may_have_arrived, f"{line.name} was lost", reason)
+            self._lose(command, line, reason, may_have_arrived=may_have_arrived)
         self._look_further(now)
 
-    def _lose(self, command: Command[W], may_have_arrived: bool, what: str, reason: str) -> None:
+    def _lose(
+        self, command: Command[W], line: Line[W], reason: str, *, may_have_arrived: bool
+    ) -> None:
         """What the end of its line means to a command that was in flight there."""
         if not self.is_open:
-            self._end_by_closing(command, may_have_arrived or command.may_be_done)
+            self._end(command, of_closing(command, may_have_arrived=may_have_arrived))
         elif not may_have_arrived or command.is_repeatable:
             if may_have_arrived:
                 command.note_unanswered()
             self._requeue(command)
         else:
-            self._end(
-                command,
-                OutcomeUnknown(
-                    f"the connection to {what} before the command was answered ({reason}); "
-                    f"{_REMEDY}"
-                ),
-            )
-
-    def _end_by_closing(self, command: Command[W], may_be_done: bool) -> None:
-        unknown = OutcomeUnknown(f"{_CLOSED_AFTER}; {_REMEDY}")
-        self._end(command, unknown if may_be_done else Unavailable(_CLOSED_BEFORE))
+            self._end(command, of_loss(line, reason))
 
     def _end_question_line(self, now: float, line: Line[W], question: Command[W]) -> None:
         if question not in self._waiting:
@@ -344,7 +357,7 @@ class ClientLogic(Generic[W]):
         if self.is_open:
             self._questions.handle_end(now, line, question, line.end_reason or _ENDED_EARLY)
         else:
-            self._end(question, Unavailable(_CLOSED_ASKING))
+            self._end(question, of_closing(question, may_have_arrived=True))
 
     # -- events: turns and time --
 
@@ -371,38 +384,12 @@ class ClientLogic(Generic[W]):
     def _end_late(self, now: float) -> None:
         """End the waits whose time is over."""
         for command in [command for command in self._waiting if command.deadline <= now]:
-            failure = self._lateness(command)
+            failure = of_deadline(command, self._leading, self.search.reasons())
             self._withdraw(command)
             self._end(command, failure)
         earliest = min((command.deadline for command in self._waiting), default=NEVER)
         self._looked_at = now
         self._deadline_at = max(earliest, now + GRAIN_SECONDS)
-
-    def _lateness(self, command: Command[W]) -> Exception:
-        """What a deadline that has passed means for a command."""
-        seconds = f"{command.seconds:g} s"
-        if command.route is not None:
-            return no_answer(command, command.route)
-        if command.line is not None:
-            return OutcomeUnknown(f"{command.line.name} did not answer within {seconds}; {_REMEDY}")
-        if command.may_be_done:
-            return OutcomeUnknown(
-                f"the command was sent, and nobody answered within {seconds} "
-                f"({self.search.reasons()}); {_REMEDY}"
-            )
-        if isinstance(command.failure, Overloaded):
-            return command.failure
-        line = self._leading
-        if line is not None and not line.is_retired:
-            return Unavailable(
-                f"the command was not sent within {seconds}, because {line.name} leaves "
-                f"{line.core.open_count} others unanswered; send fewer at once"
-            )
-        return Unavailable(
-            f"no leader took the command within {seconds} and it was not done "
-            f"({self.search.reasons()}); see that enough of the nodes run to elect a leader, and "
-            "check the client's addresses"
-        )
 
     # -- commands --
 
@@ -410,11 +397,8 @@ class ClientLogic(Generic[W]):
         """The outcome of a command that is neither queued nor in flight any more is known."""
         self._forget(command)
         command.line = None
-        if command.may_be_done and isinstance(failure, NotDone) and command.session is not None:
-            failure = OutcomeUnknown(
-                f"the command was sent and not answered, and then sent again in vain ({failure}); "
-                f"{_REMEDY}"
-            )
+        if command.may_be_done and isinstance(failure, NotDone):
+            failure = of_vain_copies(failure)
         command.failure = failure
         self._actions.append(command)
 
@@ -441,7 +425,7 @@ class ClientLogic(Generic[W]):
         if command.route is not None:
             self._questions.withdraw(command, command.route)
 
-    def _pause(self, now: float, command: Command[W], failure: Overloaded) -> None:
+    def _pause(self, now: float, command: Command[W], failure: NotDone) -> None:
         """The leader is too busy for a command, or has no room: it is sent again a little later."""
         command.line = None
         command.failure = failure
@@ -484,6 +468,8 @@ class ClientLogic(Generic[W]):
     def _handle_reply(
         self, now: float, line: Line[W], command: Command[W], reply: Reply, value: object
     ) -> None:
+        if reply.outcome is Outcome.DONE:
+            self.seen_index = max(self.seen_index, reply.index)
         if line.question is not None:
             self._questions.handle_reply(line, command, reply, value)
         elif reply.outcome is Outcome.DONE:
@@ -498,7 +484,9 @@ class ClientLogic(Generic[W]):
         failure = failure_of(reply, line.hello.node_id, len(command.body))
         if command.session is not None and reply.code == SessionExpired.__name__:
             failure = SessionExpired(command.session.session_id)
-        if isinstance(failure, NotLeader):
+        # A node that can serve no query has lost the leader, or the leadership.
+        is_cut_off = command.is_query and isinstance(failure, Unavailable)
+        if is_cut_off or isinstance(failure, NotLeader):
             if not line.is_retired:
                 self._lines.retire(line)
                 line.end_reason = f"node {line.hello.node_id} does not lead any more"

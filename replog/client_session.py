@@ -16,6 +16,10 @@ from replog.sessions import SessionId
 PROPOSE: Final = "propose"
 """The verb that replicates a command."""
 
+QUERY: Final = "query"
+"""The verb that runs a query on the state of the node that is asked: a level, an index that must be
+applied there, and the payload, as CBOR."""
+
 OPEN_SESSION: Final = "open_session"
 """The verb that opens a session; its result is the session's id."""
 

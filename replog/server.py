@@ -24,6 +24,7 @@ from replog.client_session import (
     OPEN_SESSION,
     PROPOSE,
     PROPOSE_IN_SESSION,
+    QUERY,
     SESSION_ID,
 )
 from replog.config import Config
@@ -107,7 +108,7 @@ class ClientServer:
             PROPOSE_IN_SESSION: self._propose_in_session,
             OPEN_SESSION: self._open_session,
             CLOSE_SESSION: self._close_session,
-            "query": self._query,
+            QUERY: self._query,
             "status": self._status,
             "dump": self._dump,
             "snapshot": self._snapshot,

@@ -21,7 +21,7 @@ COMMON: Final[dict[str, str]] = {
     "retry_deduplicated": "a command was sent again, and its client was told the first answer",
     "late_copy_refused": "a copy of a command that was acknowledged came late, and was refused",
     "session_expired": "a client's session was gone by the replicated time, and it was told so",
-    "closed_session_refused": "a copy came to a session that its client had closed, and was refused",
+    "closed_session_refused": "a copy came to a session that was closed, and was refused",
     "read_served_by_follower": "a node that does not lead served a linearizable query",
     "read_refused": "a linearizable query was refused, for want of a leader that is one still",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",

@@ -17,7 +17,7 @@ from replog import aio, blocking
 from replog.client_logic import ClientLogic
 from replog.client_surface import CommandOutcome, NodeDump
 from replog.statemachine import Call
-from replog.types import Applied, NodeId
+from replog.types import Applied, NodeId, ReadLevel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +43,16 @@ class AnyClient(Protocol):
     async def propose_many(
         self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
     ) -> list[CommandOutcome]: ...
+    async def query(
+        self,
+        call: Call[..., object],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        at_least: int | None = None,
+        node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied: ...
     async def open_session(self, *, deadline_seconds: float | None = None) -> AnySession: ...
     async def status(self, node: NodeId | str | None = None) -> Mapping[str, object]: ...
     async def dump(

@@ -268,6 +268,9 @@ class World:
         assert (command.applied is None) != (command.failure is None), "done, or an error"
         if command.route is not None:
             return
+        if command.is_query:
+            assert not isinstance(command.failure, OutcomeUnknown), "a query changes nothing"
+            return
         if isinstance(command.failure, OutcomeUnknown):
             assert self.may_have_arrived(command.body), "unknown, but it never left"
             self.goals.add("unknown")

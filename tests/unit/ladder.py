@@ -122,6 +122,7 @@ LADDER = (
             "replog.client_core",
             "replog.client_lines",
             "replog.client_logic",
+            "replog.client_outcomes",
             "replog.client_questions",
             "replog.client_search",
             "replog.client_session",

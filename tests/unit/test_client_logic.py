@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -9,9 +10,10 @@ import pytest
 from client_world import ADDRESSES, Asked, Peer, World
 
 from replog import client_lines
+from replog.cbor import strict_loads
 from replog.client_actions import NEVER
 from replog.client_logic import GRAIN_SECONDS
-from replog.client_session import PROPOSE, PROPOSE_IN_SESSION, ClientSession
+from replog.client_session import PROPOSE, PROPOSE_IN_SESSION, QUERY, ClientSession
 from replog.envelope import SESSION_BLOCK
 from replog.errors import (
     AddressError,
@@ -20,13 +22,14 @@ from replog.errors import (
     DumpUnavailable,
     OutcomeUnknown,
     Overloaded,
+    QueryFailed,
     Refused,
     SessionExpired,
     Unavailable,
 )
 from replog.frames import ClientHello, Outcome, Request
 from replog.limits import Limits
-from replog.types import Applied
+from replog.types import Applied, ReadLevel
 
 SMALL = Limits(client_requests_max=2)
 
@@ -683,6 +686,78 @@ def test_opening_is_asked_for_again() -> None:
     assert opening.applied == Applied(1, 9)
 
 
+# --- Queries ------------------------------------------------------------------------------------
+
+
+def sent_query(world: World, level: ReadLevel = ReadLevel.LINEARIZABLE) -> tuple[Asked, Peer]:
+    """A query that a leader has read and not answered."""
+    query = world.logic.query(world.now, b"what?", level, None, None, 10.0, "caller")
+    world.turn()
+    peer = world.lead() if world.logic.leading is None else world.peer_of(world.logic.leading)
+    peer.write()
+    return query, peer
+
+
+def test_query_is_asked_again() -> None:
+    """A query changes nothing, so it is asked again after its connection broke."""
+    world = World()
+    query, peer = sent_query(world)
+    peer.end()
+    world.pass_time(0.6)
+    again = world.lead()
+    again.write()
+    (request,) = requests_of(again)
+    assert strict_loads(request.body) == ["linearizable", 0, b"what?"]
+    again.send(again.answer(request, value="that"))
+    assert query.applied == Applied(1, "that")
+
+
+def test_query_at_a_node_that_lost_the_leader() -> None:
+    """A node that cannot serve it is left, and the next one is asked."""
+    world = World()
+    query, peer = sent_query(world)
+    peer.send(peer.answer(requests_of(peer)[0], Outcome.NOT_DONE, code="Unavailable"))
+    world.pass_time(0.6)
+    other = world.lead()
+    assert other.node_id != peer.node_id
+    other.write()
+    other.send(other.answer(requests_of(other)[0], value="that"))
+    assert query.applied == Applied(1, "that")
+
+
+@pytest.mark.parametrize("code", ["QueryFailed", "BadCommand"])
+def test_query_that_fails_is_not_asked_again(code: str) -> None:
+    """What the machine says of a query another node would say as well."""
+    world = World()
+    query, peer = sent_query(world)
+    peer.send(peer.answer(requests_of(peer)[0], Outcome.NOT_DONE, code=code))
+    assert type(query.failure) is {"QueryFailed": QueryFailed, "BadCommand": BadCommand}[code]
+
+
+def test_deadline_of_a_query_is_no_unknown_outcome() -> None:
+    """A query that was not answered was not answered, whether it left or the client is closed."""
+    world = World()
+    query, _ = sent_query(world)
+    world.pass_time(10.1)
+    assert isinstance(query.failure, Unavailable)
+    assert "did not answer the query within 10 s" in failure_in(world)
+    query, _ = sent_query(world)
+    world.logic.close()
+    world.act()
+    assert isinstance(query.failure, Unavailable)
+
+
+def test_timeline_asks_for_what_was_seen() -> None:
+    """A read at the level timeline is not older than any answer before it."""
+    world = World()
+    _, peer = sent_command(world)
+    peer.send(replace(peer.answer(requests_of(peer)[0]), index=40))
+    sent_query(world, ReadLevel.TIMELINE)
+    sent_query(world, ReadLevel.STALE)
+    bodies = [strict_loads(request.body) for request in requests_of(peer)]
+    assert bodies == [["timeline", 40, b"what?"], ["stale", 0, b"what?"]]
+
+
 class Walk:
     """A world that dice move, judged after each step."""
 
@@ -736,6 +811,11 @@ class Walk:
         seconds = self.dice.choice([0.0, 0.05, 1.0, 10.0])
         session = self.dice.choice([None, self.session])
         logic = self.world.logic
+        if self.dice.random() < 0.2:
+            level = self.dice.choice(list(ReadLevel))
+            query = logic.query(self.world.now, body, level, None, None, seconds, "caller")
+            self.asked.append(query)
+            return
         self.asked.append(logic.propose(self.world.now, body, seconds, "caller", session))
 
     def ask_node(self) -> None:
@@ -785,6 +865,8 @@ class Walk:
             kinds = ["NotLeader", "Overloaded", "BadCommand", "?", "EntryReplaced"]
             if request.verb == PROPOSE_IN_SESSION:
                 kinds.append("SessionExpired")
+            if request.verb == QUERY:
+                kinds += ["Unavailable", "QueryFailed"]
             kind = self.dice.choice(["done"] * 6 + kinds)
             if kind == "done":
                 peer.send(peer.answer(request, value=request.body))
