@@ -36,7 +36,7 @@ PROPOSE_IN_SESSION: Final = "propose_in_session"
 class ClientSession:
     """One session, as its client sees it."""
 
-    __slots__ = ("_last", "_open", "repeated_count", "session_id")
+    __slots__ = ("_last", "_open", "lowest", "repeated_count", "session_id")
 
     def __init__(self, session_id: SessionId) -> None:
         self.session_id = session_id
@@ -44,20 +44,23 @@ class ClientSession:
         """How often a command was sent again although it may have been done."""
         self._last = 0
         """The number that was given last."""
-        self._open: dict[int, None] = {}
-        """Those whose outcome somebody waits for, ascending."""
+        self._open: set[int] = set()
+        """Those whose outcome somebody waits for; only ever looked up."""
+        self.lowest = 1
+        """The lowest number that is open; the next one, when there is none."""
 
     def take(self) -> int:
         """The number of a new command."""
         self._last += 1
-        self._open[self._last] = None
+        self._open.add(self._last)
         return self._last
 
     def settle(self, sequence: int) -> None:
         """Nobody waits for this command any more: its outcome is known, or it was given up."""
-        del self._open[sequence]
-
-    @property
-    def lowest(self) -> int:
-        """The lowest number that is open; the next one, when there is none."""
-        return next(iter(self._open), self._last + 1)
+        still_open, last = self._open, self._last
+        still_open.remove(sequence)
+        if sequence == self.lowest:
+            sequence += 1
+            while sequence <= last and sequence not in still_open:
+                sequence += 1
+            self.lowest = sequence

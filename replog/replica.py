@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from replog.control import (
     CLOSING,
@@ -39,6 +39,8 @@ from replog.envelope import (
     ENVELOPE_HEAD,
     ENVELOPE_OPENING,
     PAYLOAD_OFFSET,
+    SESSION_BLOCK,
+    SESSION_OPENING,
     SESSION_PAYLOAD_OFFSET,
     pack_envelopes,
     refuse_envelope,
@@ -83,6 +85,7 @@ _LOST_IN_SNAPSHOT: Final = (
     "may or may not be done: look, or repeat it only if repeating does no harm"
 )
 _unpack_envelope: Final = ENVELOPE_HEAD.unpack_from
+_unpack_session = cast("Callable[[bytes, int], tuple[int, int, int]]", SESSION_BLOCK.unpack_from)
 
 
 class Replica:
@@ -297,7 +300,11 @@ class Replica:
                     context.time_ms = time_ms
                 payload_offset, mark = PAYLOAD_OFFSET, None
                 if opening != ENVELOPE_OPENING:
-                    payload_offset, mark = SESSION_PAYLOAD_OFFSET, session_in(entry)
+                    payload_offset = SESSION_PAYLOAD_OFFSET
+                    if opening == SESSION_OPENING and len(body) >= payload_offset:
+                        mark = _unpack_session(body, PAYLOAD_OFFSET)
+                    else:
+                        mark = session_in(entry)  # and refused, as it cannot be opened
                     answer = self.sessions.begin(*mark, context.time_ms)
                 try:
                     if answer is None:

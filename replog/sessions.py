@@ -95,19 +95,13 @@ class _Session:
         self.bytes = 0
 
 
-class _Kept:
-    """One answer."""
+_Kept: TypeAlias = "tuple[LogIndex, int, int, object]"
+"""One answer: the index, the form of the value (below), the bytes that it counts for, the value.  A
+plain tuple, because one is made for every command in a session."""
 
-    __slots__ = ("error", "index", "is_packed", "size_bytes", "value")
-
-    def __init__(self, index: LogIndex) -> None:
-        self.index = index
-        self.value: object = None
-        self.is_packed = False
-        """Whether ``value`` is the encoding of the result: the machine may change a list later."""
-        self.error: tuple[str, str] | None = None
-        """The name and the message of a declared error."""
-        self.size_bytes = ANSWER_OVERHEAD_BYTES
+_PLAIN, _PACKED, _ERROR = 0, 1, 2
+"""A value that nobody can change later; the encoding of one that the machine may change, as a list;
+the name and the message of a declared error."""
 
 
 class Sessions:
@@ -161,20 +155,21 @@ class Sessions:
             self._sessions.pop(session_id, None)
             return 0, None, SessionExpired(session_id)
         session.time_ms = time_ms
+        answers = session.answers
         if lowest > session.lowest:
             self._acknowledge(session, lowest)
         if sequence < session.lowest:
             return 0, None, StaleSequence(session_id, sequence, session.lowest)
-        kept = session.answers.get(sequence)
+        kept = answers.get(sequence)
         if kept is not None:
             return self._answer(kept)
-        if len(session.answers) >= session.terms.answers_max:
+        if len(answers) >= session.terms.answers_max:
             return (
                 0,
                 None,
                 Overloaded(
-                    f"session {session_id} has {len(session.answers)} commands whose answers it "
-                    "has not said to have; wait for some of them"
+                    f"session {session_id} has {len(answers)} commands whose answers it has not "
+                    "said to have; wait for some of them"
                 ),
             )
         return None
@@ -189,49 +184,53 @@ class Sessions:
     ) -> None:
         """Keep what came of a command that :meth:`begin` had applied."""
         session = self._sessions[session_id]
-        kept = _Kept(index)
-        if error is not None:
-            name = error.name if isinstance(error, CommandFailed) else type(error).__name__
-            kept.error = (name, str(error))
-            kept.size_bytes += 4 * (len(name) + len(kept.error[1]))
-        else:
-            self._keep_result(kept, result)
-        room = session.terms.answer_bytes_max - session.bytes - ANSWER_OVERHEAD_BYTES
-        if kept.size_bytes - ANSWER_OVERHEAD_BYTES > room:
-            kept = _unkept(index, "was too large to be kept for a client that asks again")
-        session.answers[sequence] = kept
-        session.bytes += kept.size_bytes
+        value_bytes = _PLAIN_BYTES.get(type(result)) if error is None else None
+        form, value = _PLAIN, result
+        if value_bytes is None:
+            form, value, value_bytes = self._kept_value(result, error)
+        size_bytes = session.bytes + ANSWER_OVERHEAD_BYTES + value_bytes
+        if size_bytes > session.terms.answer_bytes_max:
+            self._finish_without(
+                session, sequence, index, "was too large to be kept for a client that asks again"
+            )
+            return
+        session.answers[sequence] = (index, form, ANSWER_OVERHEAD_BYTES + value_bytes, value)
+        session.bytes = size_bytes
 
     def finish_unkept(self, session_id: SessionId, sequence: int, index: LogIndex) -> None:
         """A command was applied, and what came of it is lost."""
-        session = self._sessions[session_id]
-        kept = _unkept(index, "was lost when the node that was asked again started anew")
-        session.answers[sequence] = kept
-        session.bytes += kept.size_bytes
+        why = "was lost when the node that was asked again started anew"
+        self._finish_without(self._sessions[session_id], sequence, index, why)
 
-    def _keep_result(self, kept: _Kept, result: object) -> None:
-        size_bytes = _PLAIN_BYTES.get(type(result))
-        if size_bytes is not None:
-            kept.value = result
-        elif type(result) is bytes:
-            kept.value = result
-            size_bytes = len(result)
-        else:
-            # Also a str: how many bytes it has depends on its characters.
-            try:
-                encoded = self._encode(result)
-            except CallerError as error:
-                kept.error = (InvalidResult.__name__, str(error))
-                encoded = b""
-            kept.value, kept.is_packed = encoded, True
-            size_bytes = len(encoded)
-        kept.size_bytes += size_bytes
+    def _finish_without(self, session: _Session, sequence: int, index: LogIndex, why: str) -> None:
+        sentence = f"the command was done at entry {index}, and its answer {why}"
+        session.answers[sequence] = (index, _ERROR, ANSWER_OVERHEAD_BYTES, (_NOT_KEPT, sentence))
+        session.bytes += ANSWER_OVERHEAD_BYTES
+
+    def _kept_value(
+        self, result: object, error: StateMachineError | None
+    ) -> tuple[int, object, int]:
+        """What came of a command in a form that can be kept, with the bytes that it counts for."""
+        if error is not None:
+            name = error.name if isinstance(error, CommandFailed) else type(error).__name__
+            message = str(error)
+            return _ERROR, (name, message), 4 * (len(name) + len(message))
+        if type(result) is bytes:
+            return _PLAIN, result, len(result)
+        # Also a str: how many bytes it has depends on its characters.
+        try:
+            encoded = self._encode(result)
+        except CallerError as failure:
+            return _ERROR, (InvalidResult.__name__, str(failure)), 0
+        return _PACKED, encoded, len(encoded)
 
     def _answer(self, kept: _Kept) -> Answer:
-        if kept.error is not None:
-            return kept.index, None, CommandFailed(*kept.error)
-        value = self._decode(kept.value) if kept.is_packed else kept.value  # type: ignore[arg-type]
-        return kept.index, value, None
+        index, form, _, value = kept
+        if form == _ERROR:
+            return index, None, CommandFailed(*value)  # type: ignore[misc]
+        if form == _PACKED:
+            value = self._decode(value)  # type: ignore[arg-type]
+        return index, value, None
 
     def _acknowledge(self, session: _Session, lowest: int) -> None:
         """The client has every answer below ``lowest``."""
@@ -244,7 +243,7 @@ class Sessions:
         for sequence in passed:
             kept = answers.pop(sequence, None)
             if kept is not None:
-                session.bytes -= kept.size_bytes
+                session.bytes -= kept[2]
 
     def _drop_expired(self, time_ms: int) -> None:
         for session_id, session in list(self._sessions.items()):
@@ -276,12 +275,13 @@ class Sessions:
         return records
 
     def _pack_answer(self, sequence: int, kept: _Kept) -> bytes:
-        if kept.error is not None:
-            name, message = (text.encode() for text in kept.error)
-            head = _ANSWER.pack(_IS_ERROR, sequence, kept.index, kept.size_bytes)
+        index, form, size_bytes, value = kept
+        if form == _ERROR:
+            name, message = (text.encode() for text in value)  # type: ignore[attr-defined]
+            head = _ANSWER.pack(_IS_ERROR, sequence, index, size_bytes)
             return b"".join((head, len(name).to_bytes(2), name, message))
-        head = _ANSWER.pack(_IS_RESULT, sequence, kept.index, kept.size_bytes)
-        return head + (kept.value if kept.is_packed else self._encode(kept.value))  # type: ignore[operator]
+        head = _ANSWER.pack(_IS_RESULT, sequence, index, size_bytes)
+        return head + (value if form == _PACKED else self._encode(value))  # type: ignore[operator]
 
     def restore(self, records: Iterable[bytes]) -> None:
         """Replace everything by what was frozen; raises
@@ -298,30 +298,22 @@ class Sessions:
                 raise SnapshotDamaged(_FOREIGN)
             sequence, kept = self._unpack_answer(content)
             session.answers[sequence] = kept
-            session.bytes += kept.size_bytes
+            session.bytes += kept[2]
         self._sessions = sessions
         self.were_used = True
 
     def _unpack_answer(self, content: bytes) -> tuple[int, _Kept]:
         kind, sequence, index, size_bytes = _ANSWER.unpack_from(content)
-        kept, rest = _Kept(index), content[_ANSWER.size :]
-        kept.size_bytes = size_bytes
+        rest = content[_ANSWER.size :]
         if kind == _IS_RESULT:
             # Packed or not is nobody's business but this object's: both answer the same.
-            kept.value, kept.is_packed = rest, True
-        elif kind == _IS_ERROR:
-            length = int.from_bytes(rest[:2])
-            name, message = rest[2 : 2 + length], rest[2 + length :]
-            kept.error = (name.decode(errors="replace"), message.decode(errors="replace"))
-        else:
+            return sequence, (index, _PACKED, size_bytes, rest)
+        if kind != _IS_ERROR:
             raise SnapshotDamaged(_FOREIGN)
-        return sequence, kept
-
-
-def _unkept(index: LogIndex, why: str) -> _Kept:
-    kept = _Kept(index)
-    kept.error = (_NOT_KEPT, f"the command was done at entry {index}, and its answer {why}")
-    return kept
+        length = int.from_bytes(rest[:2])
+        name, message = rest[2 : 2 + length], rest[2 + length :]
+        texts = (name.decode(errors="replace"), message.decode(errors="replace"))
+        return sequence, (index, _ERROR, size_bytes, texts)
 
 
 def _sequence_of(item: tuple[int, _Kept]) -> int:
