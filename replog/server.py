@@ -63,6 +63,7 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
+from replog.turns import check_size
 from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, ReadLevel, Voter, Waiter
 from replog.wire import FrameReader, pack_frame
 
@@ -276,7 +277,8 @@ class ClientServer:
         """Run a query on this node's own state, whoever leads; the reply's index is that as of
         which was read."""
         level, at_least, payload = _query_in(request)
-        self._node.check_command(payload)
+        # Whether it is a query at all the machine says when it answers.
+        check_size(payload, self._limits.command_bytes_max)
         waiter = self._waiter(caller, request.request_id)
         self._node.submit_query(payload, level, at_least, waiter)
 

@@ -15,6 +15,7 @@ from replog.config import SYNC_LEVELS
 from replog.config_text import default_engine
 from replog.errors import PluginError, ReplogError
 from replog.limits import MIB
+from replog_bench.clients import ClientsPlan, run_clients_plan
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
 from replog_bench.protocol import run_protocol
@@ -22,6 +23,7 @@ from replog_bench.recovery import SCENARIOS, RecoveryPlan, run_recovery
 from replog_bench.report import (
     BASE,
     NOT_DURABLE,
+    ClientsRow,
     MicroRow,
     ProtocolRow,
     RecoveryRow,
@@ -51,6 +53,13 @@ them before it counts; then again for each engine with the load in a process of 
 over one connection. Only the ratios within one run mean something: machines drift. Put
 --directory on the disk that is to be measured; a file system in memory syncs nothing. With
 --sync os nobody waits for a disk, bare included, and no figure is of anything durable."""
+
+CLIENTS_EXAMPLE = """\
+example:
+  python -m replog_bench clients --engines {engines} --clients 1,256 --json
+
+Four processes on this machine: three nodes, and a client with one connection to the leader. Each
+kind of request has a new cluster; the ratios are to the puts of the same repeat."""
 
 MICRO_EXAMPLE = """\
 example:
@@ -170,6 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     add_throughput(commands, common)
+    add_clients(commands, common)
     add_micro(commands, common)
     add_protocol(commands, common)
     add_storage(commands, common)
@@ -233,6 +243,33 @@ def add_throughput(commands: Commands, common: OneLineParser) -> None:
             help=f"write the {what} of each engine's leader there, from one trial more of each",
         )
     throughput.set_defaults(run=run_throughput_command)
+
+
+def add_clients(commands: Commands, common: OneLineParser) -> None:
+    """Declare ``clients``."""
+    parser = commands.add_parser(
+        "clients",
+        parents=[common],
+        help="what network clients are served with: puts, puts in a session, linearizable reads",
+        description="What network clients are served with, each compared with plain puts.",
+        epilog=CLIENTS_EXAMPLE.format(engines=",".join(plugins.engine_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--engines", type=names, help="installed engines, separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "--clients", type=counts, default=[1, 256], help="requests in flight (1,256)"
+    )
+    parser.add_argument("--seconds", type=seconds, default=1.5, help="of each window (1.5)")
+    parser.add_argument(
+        "--warm-up-seconds", type=seconds, default=0.5, help="load before each window (0.5)"
+    )
+    parser.add_argument("--repeats", type=positive, default=3, help="windows of each (3)")
+    parser.add_argument(
+        "--value-bytes", type=value_bytes, default=64, help="size of an encoded put (64)"
+    )
+    parser.set_defaults(run=run_clients_command)
 
 
 def add_micro(commands: Commands, common: OneLineParser) -> None:
@@ -356,6 +393,25 @@ def run_throughput_command(given: argparse.Namespace) -> None:
             f"{NOT_DURABLE}: with --sync {given.sync} nothing is synced before it is acknowledged, "
             "and a power cut loses it"
         )
+
+
+def run_clients_command(given: argparse.Namespace) -> None:
+    """Carry out ``clients``."""
+    engines = plugins.engine_names() if given.engines is None else given.engines
+    for engine in engines:
+        plugins.find_engine(engine)
+    plan = ClientsPlan(
+        engines=engines,
+        clients=given.clients,
+        value_bytes=given.value_bytes,
+        warm_up_seconds=given.warm_up_seconds,
+        seconds=given.seconds,
+        repeats=given.repeats,
+        directory=given.directory,
+    )
+    rows = run_clients_plan(plan, show_progress)
+    show_progress("")
+    print(to_json(rows) if given.json else to_table(ClientsRow.HEADINGS, rows))
 
 
 def explain_all(

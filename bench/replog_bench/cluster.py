@@ -19,6 +19,7 @@ from replog.config_text import config_toml
 from replog.founding import found_cluster, founding_path
 from replog.types import NO_NODE, NodeId, Term
 from replog_bench.load import LoadResult
+from replog_bench.network import PUT
 from replog_bench.processes import Child, ChildFailed, Line, Processes
 from replog_bench.trial import READY_SECONDS, Trial, load_result
 
@@ -41,8 +42,9 @@ def run_embedded(engine: str, trial: Trial) -> LoadResult:
         return load_result(_load_line(cluster, trial, profile=False)[0])
 
 
-def run_network(engine: str, trial: Trial) -> LoadResult:
-    """One trial with the load in a client's process, over one connection to the leader."""
+def run_network(engine: str, trial: Trial, kind: str = PUT) -> LoadResult:
+    """One trial with the load in a client's process, over one connection to the leader; ``kind`` is
+    what the clients ask for (:data:`replog_bench.network.KINDS`)."""
     with Processes() as processes:
         client = processes.start(
             f"{engine} client",
@@ -51,7 +53,7 @@ def run_network(engine: str, trial: Trial) -> LoadResult:
                 *("--lifetime-seconds", str(trial.lifetime_seconds + READY_SECONDS)),
                 *("--clients", str(trial.clients), "--value-bytes", str(trial.value_bytes)),
                 *("--warm-up-seconds", str(trial.warm_up_seconds)),
-                *("--seconds", str(trial.seconds)),
+                *("--seconds", str(trial.seconds), "--kind", kind),
             ),
         )
         with _running(engine, trial) as cluster:

@@ -8,36 +8,58 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from time import perf_counter
+from typing import Final
 
+import cbor2
 import trio
 
 from replog.client import Client
 from replog.errors import ReplogError
 from replog_bench.load import LoadResult, Window, commands
 from replog_bench.processes import hear, limit_lifetime, say
+from replog_kv import Kv
+
+PUT: Final = "put"
+IN_SESSION: Final = "put in a session"
+READ: Final = "linearizable read"
+KINDS: Final = (PUT, IN_SESSION, READ)
+"""What the clients may ask for."""
 
 
 async def run_clients(
-    client: Client, window: Window, *, clients: int, value_bytes: int
+    client: Client, window: Window, *, clients: int, value_bytes: int, kind: str = PUT
 ) -> LoadResult:
-    """Keep ``clients`` commands in flight for as long as the window lasts."""
+    """Keep ``clients`` requests in flight for as long as the window lasts."""
     made = itertools.cycle(commands(value_bytes))
+    ask: Callable[[bytes], Awaitable[object]] = client.propose
+    if kind == IN_SESSION:
+        ask = (await client.open_session()).propose
+    elif kind == READ:
+        payload = next(made)
+        await client.propose(payload)
+        (_, key, _) = cbor2.loads(payload)
+
+        async def ask(_: bytes) -> object:
+            return await client.query(Kv.get, key)
+
     window.open()
     async with trio.open_nursery() as nursery:
         for _ in range(clients):
-            nursery.start_soon(_propose_again, client, window, made)
+            nursery.start_soon(_ask_again, ask, window, made)
     return window.result()
 
 
-async def _propose_again(client: Client, window: Window, made: Iterator[bytes]) -> None:
-    """One client: a command after the other."""
+async def _ask_again(
+    ask: Callable[[bytes], Awaitable[object]], window: Window, made: Iterator[bytes]
+) -> None:
+    """One client: a request after the other."""
     while True:
         started = perf_counter()
         try:
-            await client.propose(next(made))
+            await ask(next(made))
         except ReplogError as error:
             window.note_error(error)
             return
@@ -55,7 +77,11 @@ async def run_network(given: argparse.Namespace) -> None:
     window = Window(warm_up_seconds=given.warm_up_seconds, seconds=given.seconds)
     async with Client(address) as client:
         result = await run_clients(
-            client, window, clients=given.clients, value_bytes=given.value_bytes
+            client,
+            window,
+            clients=given.clients,
+            value_bytes=given.value_bytes,
+            kind=given.kind,
         )
     say(**asdict(result))
 
@@ -70,6 +96,7 @@ def main() -> None:
     parser.add_argument("--value-bytes", type=int, required=True)
     parser.add_argument("--warm-up-seconds", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--kind", choices=KINDS, default=PUT)
     given = parser.parse_args()
     limit_lifetime(given.lifetime_seconds)
     trio.run(run_network, given)

@@ -114,6 +114,50 @@ def _cell(value: float | None, form: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientsRow:
+    """What network clients are served with, of one kind of request."""
+
+    engine: str
+    clients: int
+    """Requests in flight."""
+    request: str
+    ops_per_second: float
+    """The medians of the repeats, ..."""
+    p50_ms: float
+    p99_ms: float
+    ratio_to_put: float
+    """... and of the ratios to the puts of the same repeat, ..."""
+    ratio_min: float
+    ratio_max: float
+    """... with the lowest and the highest of these."""
+    repeats: int
+
+    HEADINGS = (
+        "engine",
+        "in flight",
+        "request",
+        "per second",
+        "p50 ms",
+        "p99 ms",
+        "to put",
+        "min..max",
+    )
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.engine,
+            str(self.clients),
+            self.request,
+            f"{self.ops_per_second:,.0f}",
+            f"{self.p50_ms:.2f}",
+            f"{self.p99_ms:.2f}",
+            f"{self.ratio_to_put:.2f}",
+            f"{self.ratio_min:.2f}..{self.ratio_max:.2f}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MicroRow:
     """What one small operation costs."""
 
@@ -272,6 +316,7 @@ def _median(values: Sequence[float]) -> float | None:
 
 def to_json(
     rows: Sequence[ThroughputRow]
+    | Sequence[ClientsRow]
     | Sequence[MicroRow]
     | Sequence[ProtocolRow]
     | Sequence[StorageRow]

@@ -15,6 +15,7 @@ from replog.config_text import config_toml
 from replog.founding import found_cluster, founding_path
 from replog_bench import cluster
 from replog_bench.__main__ import main
+from replog_bench.network import KINDS
 from replog_bench.processes import ChildFailed, Processes
 from replog_bench.recovery import BUDGETS, KEEP_ALL, RecoveryPlan, running
 from replog_bench.trial import Trial
@@ -53,6 +54,21 @@ def test_throughput_engine_rows(
     assert base["network_ops_per_second"] is base["network_p50_ms"] is None
     assert row["network_ops_per_second"] > 0
     assert 0 < row["network_p50_ms"] <= row["network_p99_ms"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_clients_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each kind of request of a network client gets a row, compared with the puts."""
+    arguments = ["clients", "--engines", ENGINES[0], "--clients", "8", "--repeats", "1"]
+    arguments += ["--seconds", "0.3", "--warm-up-seconds", "0.1", "--json"]
+    assert main([*arguments, "--directory", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["request"] for row in rows] == list(KINDS)
+    for row in rows:
+        assert (row["engine"], row["clients"]) == (ENGINES[0], 8)
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        ratio = row["ops_per_second"] / rows[0]["ops_per_second"]
+        assert row["ratio_to_put"] == pytest.approx(ratio, abs=0.001)
     assert not any(tmp_path.iterdir())
 
 
