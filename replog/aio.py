@@ -365,7 +365,6 @@ class Client:
         waiter = _Waiter(1, self._loop.create_future())
         command = ask(self._logic, self._loop.time(), seconds, waiter)
         self._schedule_turn()
-        self._act()
         await self._wait(waiter, command)
         return command
 

@@ -307,7 +307,6 @@ class Client:
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         command = ask(self._logic, trio.current_time(), seconds, _Waiter(1))
         self._turn_due.set()
-        self._act()
         await self._wait(command)
         return command
 

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
+_LEVELS: Final = {level.value: level for level in ReadLevel}
 
 
 class _Caller:
@@ -379,11 +380,11 @@ def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
     asked = strict_loads(request.body)
     if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
         raise SchemaError("a query is an array of a level, an index and a payload")
-    level, at_least, payload = asked
-    levels = [each.value for each in ReadLevel]
-    if level not in levels or not 0 <= at_least < 1 << 64:
-        raise SchemaError(f"a query has a level ({', '.join(levels)}) and an index of 64 bits")
-    return ReadLevel(level), at_least, payload
+    name, at_least, payload = asked
+    level = _LEVELS.get(name)
+    if level is None or not 0 <= at_least < 1 << 64:
+        raise SchemaError(f"a query has a level ({', '.join(_LEVELS)}) and an index of 64 bits")
+    return level, at_least, payload
 
 
 def _learner_in(request: Request) -> Voter:

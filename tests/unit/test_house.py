@@ -31,6 +31,7 @@ FUNCTION_LINES_MAX = 70
 PUBLIC_NAMES = {
     "__version__",
     "Client",
+    "Session",
     "StateMachine",
     "command",
     "load_config",
