@@ -31,7 +31,7 @@ NEVER: Final = float("inf")
 """A time that does not come."""
 
 
-_REPEATABLE: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, QUERY})
+_HARMLESS: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, QUERY})
 
 
 class Route(Generic[W]):
@@ -102,15 +102,21 @@ class Command(Generic[W]):
 
     def note_unanswered(self) -> None:
         """It was sent, may have arrived, and will be sent again."""
-        self.may_be_done = not self.is_query
         if self.session is not None:
+            self.may_be_done = True
             self.session.repeated_count += 1
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether it does no harm to send it again when it may have arrived.  A session that was
-        opened and that nobody knows of is gone when it was idle for long enough."""
-        return self.session is not None or self.verb in _REPEATABLE
+        """Whether it does no harm to send it again when it may have arrived.  (A session that was
+        opened and that nobody knows of is gone when it was idle for long enough.)"""
+        return self.session is not None or self.is_harmless
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nobody need know whether it was done when it was not answered: a query, and the
+        opening or the closing of a session."""
+        return self.verb in _HARMLESS
 
     @property
     def is_query(self) -> bool:

@@ -200,6 +200,10 @@ class ClientCore(Generic[W]):
         """Requests that somebody waits for."""
         return len(self._open)
 
+    def waiters(self) -> list[W]:
+        """Who waits for a reply."""
+        return [waiter for waiter, _ in self._open.values()]
+
     def forget(self, request_id: int) -> None:
         """Nobody waits for this request any more: its late reply is ignored."""
         del self._open[request_id]

@@ -36,7 +36,6 @@ Events of a line that has ended are ignored, so a driver need not unravel what c
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -46,6 +45,7 @@ from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failu
 from replog.client_lines import Lines
 from replog.client_outcomes import of_closing, of_deadline, of_loss, of_vain_copies
 from replog.client_questions import Questions
+from replog.client_queue import GRAIN_SECONDS, CommandQueue
 from replog.client_search import LeaderSearch
 from replog.client_session import (
     CLOSE_SESSION,
@@ -79,9 +79,6 @@ _BACKOFF_SECONDS_MIN: Final = 0.02
 _BACKOFF_SECONDS_MAX: Final = 0.5
 """Of a search, and of a command that the leader was too busy for."""
 
-GRAIN_SECONDS: Final = 0.01
-"""Deadlines and pauses are looked at no more often than this: one look goes through all of them."""
-
 _ENDED: Final = "the connection ended"
 _ENDED_EARLY: Final = "the connection ended before the answer"
 
@@ -106,10 +103,8 @@ class ClientLogic(Generic[W]):
         self._questions = Questions(self._lines, search, self._end)
         self._waiting: dict[Command[W], None] = {}
         """Every command and question whose outcome is not known yet."""
-        self._queued: OrderedDict[Command[W], None] = OrderedDict()
-        """The commands that have not left, in the order in which they will."""
-        self._paused: dict[Command[W], float] = {}
-        """Those that the leader was too busy for, and when they are queued again."""
+        self._queue = CommandQueue[W](limits.session_answers_max)
+        """The commands that have not left."""
         self._leading: Line[W] | None = None
         """The line to the leader, over which commands are sent."""
         self._draining: Line[W] | None = None
@@ -124,8 +119,6 @@ class ClientLogic(Generic[W]):
         """Before that time, no address is tried."""
         self._deadline_at = NEVER
         """When deadlines are looked at next."""
-        self._resume_at = NEVER
-        """When paused commands are looked at next."""
         self._looked_at = -NEVER
         """When deadlines were last looked at."""
 
@@ -139,7 +132,7 @@ class ClientLogic(Generic[W]):
     @property
     def queued_count(self) -> int:
         """Those of them that wait to be sent."""
-        return len(self._queued) + len(self._paused)
+        return self._queue.count
 
     @property
     def lines(self) -> Sequence[Line[W]]:
@@ -169,8 +162,8 @@ class ClientLogic(Generic[W]):
         """
         earliest = self._lines.next_time()
         if self._waiting:
-            earliest = min(earliest, self._deadline_at, self._resume_at)
-        if self._queued and self._leading is None and self._attempt is None:
+            earliest = min(earliest, self._deadline_at, self._queue.resume_at)
+        if self._queue and self._leading is None and self._attempt is None:
             earliest = min(earliest, self._search_at)
         return earliest
 
@@ -233,7 +226,7 @@ class ClientLogic(Generic[W]):
         """The leader is to do something within ``seconds``."""
         command = Command(verb, body, now, seconds, waiter)
         self._admit(command)
-        self._queued[command] = None
+        self._queue.add(command)
         self.is_turn_due = True
         return command
 
@@ -293,7 +286,7 @@ class ClientLogic(Generic[W]):
 
     def wrote(self, line: Line[W], unsent_bytes: int) -> None:
         """The driver still has so many bytes that are to be sent over this line."""
-        if unsent_bytes < line.unsent_bytes and self._queued and line is self._leading:
+        if unsent_bytes < line.unsent_bytes and self._queue and line is self._leading:
             self.is_turn_due = True
         line.unsent_bytes = unsent_bytes
 
@@ -311,7 +304,7 @@ class ClientLogic(Generic[W]):
                 line.is_refusal = True
                 self._lines.close(line, str(event.failure))
         self._lines.close_if_drained(line)
-        if self._queued:
+        if self._queue:
             self.is_turn_due = True  # Replies have made room for more.
 
     def ended(self, now: float, line: Line[W], unsent_bytes: int) -> None:
@@ -376,8 +369,9 @@ class ClientLogic(Generic[W]):
             self._maybe_doubt(now, self._leading)
         if self._deadline_at <= now:
             self._end_late(now)
-        if self._resume_at <= now:
-            self._resume(now)
+        if self._queue.resume_at <= now:
+            self._queue.resume(now)
+            self.is_turn_due = True
         if self._leading is None:
             self._look_further(now)
 
@@ -404,13 +398,16 @@ class ClientLogic(Generic[W]):
 
     def _forget(self, command: Command[W]) -> None:
         del self._waiting[command]
-        if command.session is not None:
-            command.session.settle(command.sequence)
+        session = command.session
+        if session is not None:
+            session.settle(command.sequence)
+            if self._queue.note_settled(session):
+                self.is_turn_due = True
 
     def _requeue(self, command: Command[W]) -> None:
         """A command that was certainly not taken waits to be sent again."""
         command.line = None
-        self._queued[command] = None
+        self._queue.add(command)
         self.is_turn_due = True
 
     def _withdraw(self, command: Command[W]) -> None:
@@ -420,8 +417,7 @@ class ClientLogic(Generic[W]):
             line.core.forget(command.request_id)
             self._lines.close_if_drained(line)
         else:
-            self._queued.pop(command, None)
-            self._paused.pop(command, None)
+            self._queue.remove(command)
         if command.route is not None:
             self._questions.withdraw(command, command.route)
 
@@ -432,33 +428,25 @@ class ClientLogic(Generic[W]):
         command.backoff_seconds = min(
             max(2 * command.backoff_seconds, _BACKOFF_SECONDS_MIN), _BACKOFF_SECONDS_MAX
         )
-        self._paused[command] = now + self._jittered(command.backoff_seconds)
-        self._resume_at = min(self._resume_at, max(self._paused[command], now + GRAIN_SECONDS))
-
-    def _resume(self, now: float) -> None:
-        for command in [command for command, at in self._paused.items() if at <= now]:
-            del self._paused[command]
-            # One that would be sent at its deadline only ends there, with what the leader said.
-            if command.deadline > now:
-                self._requeue(command)
-        earliest = min(self._paused.values(), default=NEVER)
-        self._resume_at = max(earliest, now + GRAIN_SECONDS)
+        self._queue.pause(now, command, self._jittered(command.backoff_seconds))
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (0.5 + 0.5 * self._dice())
 
     def _send_queued(self, line: Line[W]) -> None:
         """Let everything that is queued leave together, within the limits."""
-        queued, core = self._queued, line.core
+        core = line.core
         frames: list[bytes] = []
         room_bytes = self._limits.client_queue_bytes_max - line.unsent_bytes
-        for _ in range(min(core.room, len(queued))):
-            command = next(iter(queued))
+        for _ in range(core.room):
+            command = self._queue.first()
+            if command is None:
+                break
             body = command.request_body
             room_bytes -= len(body) + REQUEST_OVERHEAD_BYTES
             if room_bytes < 0:
                 break  # Goes on when the driver has written more, or replies have come.
-            del queued[command]
+            self._queue.remove(command)
             command.request_id, frame = core.request(command.verb, body, command)
             command.line = line
             frames.append(frame)
@@ -468,8 +456,8 @@ class ClientLogic(Generic[W]):
     def _handle_reply(
         self, now: float, line: Line[W], command: Command[W], reply: Reply, value: object
     ) -> None:
-        if reply.outcome is Outcome.DONE:
-            self.seen_index = max(self.seen_index, reply.index)
+        if reply.index > self.seen_index:  # a declared error has one, too
+            self.seen_index = reply.index
         if line.question is not None:
             self._questions.handle_reply(line, command, reply, value)
         elif reply.outcome is Outcome.DONE:
@@ -484,9 +472,7 @@ class ClientLogic(Generic[W]):
         failure = failure_of(reply, line.hello.node_id, len(command.body))
         if command.session is not None and reply.code == SessionExpired.__name__:
             failure = SessionExpired(command.session.session_id)
-        # A node that can serve no query has lost the leader, or the leadership.
-        is_cut_off = command.is_query and isinstance(failure, Unavailable)
-        if is_cut_off or isinstance(failure, NotLeader):
+        if isinstance(failure, NotLeader):
             if not line.is_retired:
                 self._lines.retire(line)
                 line.end_reason = f"node {line.hello.node_id} does not lead any more"
@@ -497,6 +483,11 @@ class ClientLogic(Generic[W]):
         self._fruitless_count = 0
         if isinstance(failure, Overloaded):
             self._pause(now, command, failure)
+        elif command.is_query and isinstance(failure, Unavailable):
+            # It may only be behind; or it has lost the leader, or the leadership.
+            self._pause(now, command, failure)
+            if line is self._leading:
+                self._maybe_doubt(now, line)
         elif command.is_repeatable and isinstance(failure, OutcomeUnknown | EntryReplaced):
             if isinstance(failure, OutcomeUnknown):
                 command.note_unanswered()
@@ -526,6 +517,11 @@ class ClientLogic(Generic[W]):
         if doubted is not None:
             self._lines.retire(doubted)
             self._draining = doubted
+            for command in doubted.core.waiters():
+                if command.is_repeatable:
+                    doubted.core.forget(command.request_id)
+                    command.note_unanswered()
+                    self._requeue(command)
             self._lines.close_if_drained(doubted)
         self._attempt, self._leading = None, line
         self._fruitless_count += 1  # until a reply shows that the way was not in vain
@@ -551,15 +547,14 @@ class ClientLogic(Generic[W]):
             return
         if self._leading is not None or now < self._search_at:
             return
-        while self._queued:
+        while self._queue:
             if self._try_next(now):
                 return
             if self.search.is_hopeless:
                 self._give_up()
-                self.search.begin_round()
-            else:
+            self.search.begin_round()
+            if self._queue:
                 self._pause_search(now)
-                self.search.begin_round()
                 return
 
     def _try_next(self, now: float) -> bool:
@@ -579,7 +574,7 @@ class ClientLogic(Generic[W]):
     def _give_up(self) -> None:
         """No address will ever do: tell so at once, not when the deadline has passed."""
         reasons = self.search.reasons()
-        for command in list(self._queued):
+        for command in [command for command in self._queue if not command.may_be_done]:
             self._withdraw(command)
             self._end(command, Refused(f"no address leads to the cluster ({reasons})"))
 

@@ -1,6 +1,7 @@
 """What a command ends with when no answer to it comes: how much is known, in a sentence.
 
-A command that may have arrived is *unknown*; a query changes nothing, so it is merely not answered.
+A command that may have arrived is *unknown*; what changes nothing that anybody needs to know of, as
+a query, is merely not answered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _REMEDY: Final = "it may or may not be done: look, or repeat it only if repeatin
 
 def of_closing(command: Command[W], *, may_have_arrived: bool) -> ReplogError:
     """The client was closed."""
-    if command.route is not None or command.is_query:
+    if command.route is not None or command.is_harmless:
         return Unavailable("the client was closed before a node answered")
     if may_have_arrived or command.may_be_done:
         return OutcomeUnknown(f"the client was closed before the command was answered; {_REMEDY}")
@@ -47,8 +48,8 @@ def of_deadline(command: Command[W], leading: Line[W] | None, reasons: str) -> R
         return no_answer(command, command.route)
     if command.line is not None:
         name = command.line.name
-        if command.is_query:
-            return Unavailable(f"{name} did not answer the query within {seconds}; ask again")
+        if command.is_harmless:
+            return Unavailable(f"{name} did not answer within {seconds}; ask again")
         return OutcomeUnknown(f"{name} did not answer within {seconds}; {_REMEDY}")
     if command.may_be_done:
         return OutcomeUnknown(

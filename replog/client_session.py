@@ -3,7 +3,7 @@
 A command gets its number when it is asked for, and keeps it however often it is sent.  The *lowest*
 number that is still open travels with every command: the replicas forget the answers below it, and
 refuse a late copy of what is below it.  So a command that its caller gave up cannot be done any
-more once a later one of the session is.
+more once one is done that was sent afterwards, when nothing earlier was open.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from replog.config import Config
 from replog.envelope import SESSION_BLOCK, SessionCommand
 from replog.errors import (
     CallerError,
+    CommandFailed,
     DumpUnavailable,
     HandshakeError,
     InvalidResult,
@@ -360,7 +361,7 @@ class ClientServer:
             outcome,
             index,
             b"",
-            type(error).__name__,
+            error.name if isinstance(error, CommandFailed) else type(error).__name__,
             str(error),
             leader_id,
             self._addresses.get(leader_id, ""),

@@ -15,7 +15,13 @@ from replog.client_logic import ClientLogic
 from replog.client_session import CLOSE_SESSION, OPEN_SESSION, PROPOSE_IN_SESSION
 from replog.config import local_config
 from replog.envelope import SESSION_BLOCK
-from replog.errors import CommandFailed, OutcomeUnknown, Overloaded, SessionExpired
+from replog.errors import (
+    CommandFailed,
+    OutcomeUnknown,
+    Overloaded,
+    SessionExpired,
+    Unavailable,
+)
 from replog.frames import Request
 from replog.limits import Limits
 from replog.plugins import engine_names
@@ -134,8 +140,23 @@ async def test_malformed_request_is_refused(
         await leader_of(nodes)
         ask = partial(_ask_raw, verb=verb, body=body)
         command = await client._order(ask, 0.5)
-        assert isinstance(command.failure, OutcomeUnknown)
+        unanswered = OutcomeUnknown if verb == PROPOSE_IN_SESSION else Unavailable
+        assert isinstance(command.failure, unanswered)
         assert sentence in str(command.failure)
+
+
+async def test_copy_of_a_failed_command_fails_alike(tmp_path: Path) -> None:
+    """The answer of the first time is a declared error: the second copy gets its name, too."""
+    async with running_cluster(tmp_path, nodes=1) as nodes, Client(nodes[1].config) as client:
+        session = await client.open_session()
+        body = SESSION_BLOCK.pack(session.session_id, 1, 1) + Kv.put.encode("", b"")
+        ask = partial(_ask_raw, verb=PROPOSE_IN_SESSION, body=body)
+        failures = [(await client._order(ask, 5.0)).failure for _ in range(2)]
+    assert [failure.name for failure in failures if isinstance(failure, CommandFailed)] == [
+        "KvError",
+        "KvError",
+    ]
+    assert str(failures[0]) == str(failures[1])
 
 
 def _ask_raw(

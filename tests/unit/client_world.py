@@ -110,7 +110,7 @@ class Peer:
             return  # Nobody listens any more.
         asked = self.requests.pop(reply.request_id, None)
         if asked is not None:
-            self.world.note_answered(asked[0], reply)
+            self.world.note_answered(self, asked[0], reply)
 
     def answer(
         self,
@@ -149,6 +149,7 @@ class World:
     ) -> None:
         self.now = 100.0
         self.dice = dice
+        self._session_answers_max = (limits or Limits()).session_answers_max
         search = LeaderSearch(list(addresses), {}, "")
         self.logic: ClientLogic[str] = ClientLogic(search, limits or Limits(), lambda: self.dice)
         self.logic.open()
@@ -268,8 +269,7 @@ class World:
         assert (command.applied is None) != (command.failure is None), "done, or an error"
         if command.route is not None:
             return
-        if command.is_query:
-            assert not isinstance(command.failure, OutcomeUnknown), "a query changes nothing"
+        if command.is_harmless and not isinstance(command.failure, OutcomeUnknown):
             return
         if isinstance(command.failure, OutcomeUnknown):
             assert self.may_have_arrived(command.body), "unknown, but it never left"
@@ -288,6 +288,10 @@ class World:
         if request.verb == PROPOSE_IN_SESSION:
             harmless |= {"lost", "unknown"}
             self._judge_numbers(request)
+            if fates and fates[-1] == "open":
+                assert self._places[body].line.is_retired, "it is on its way to a leader"
+                fates[-1] = "lost"
+                self.goals.add("taken back")
         assert set(fates) <= harmless, f"{body!r} is sent again: {fates}"
         self.goals |= {f"sent again after {fate}" for fate in fates}
         fates.append("open")
@@ -306,11 +310,13 @@ class World:
         for command in self.logic._waiting:
             if command.session is not None and command.session.session_id == session_id:
                 assert command.sequence >= lowest, "it is to be forgotten, and is waited for"
+        ahead = sequence - lowest
+        assert ahead < self._session_answers_max, "the cluster may keep no answer for it"
 
-    def note_answered(self, request: Request, reply: Reply) -> None:
+    def note_answered(self, peer: Peer, request: Request, reply: Reply) -> None:
         """A reply is on its way to a logic that still listens."""
         fates = self.sends.get(payload_of(request), [])
-        if fates and fates[-1] == "open":
+        if self._places.get(payload_of(request)) is peer and fates[-1] == "open":
             fate = {Outcome.NOT_DONE: "refused", Outcome.UNKNOWN: "unknown"}
             fates[-1] = fate.get(reply.outcome, "answered")
 

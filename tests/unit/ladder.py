@@ -124,6 +124,7 @@ LADDER = (
             "replog.client_logic",
             "replog.client_outcomes",
             "replog.client_questions",
+            "replog.client_queue",
             "replog.client_search",
             "replog.client_session",
         ),

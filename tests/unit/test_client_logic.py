@@ -12,7 +12,7 @@ from client_world import ADDRESSES, Asked, Peer, World
 from replog import client_lines
 from replog.cbor import strict_loads
 from replog.client_actions import NEVER
-from replog.client_logic import GRAIN_SECONDS
+from replog.client_queue import GRAIN_SECONDS
 from replog.client_session import PROPOSE, PROPOSE_IN_SESSION, QUERY, ClientSession
 from replog.envelope import SESSION_BLOCK
 from replog.errors import (
@@ -311,7 +311,7 @@ def test_end_of_a_connection_splits_what_left_from_what_did_not() -> None:
     peer.end()
     assert [command.body for command in world.settled] == [b"x", b"gone"]
     assert isinstance(gone.failure, OutcomeUnknown)
-    assert torn in world.logic._queued
+    assert torn in world.logic._queue
     world.pass_time(0.1)
     peer = world.lead()
     peer.write()
@@ -653,6 +653,79 @@ def test_deadline_of_what_was_sent_before_is_unknown() -> None:
     assert session.lowest == 2, "its number is given up"
 
 
+def test_only_so_many_run_ahead_of_the_first_unanswered() -> None:
+    """The cluster keeps only so many answers of a session, so what is further ahead waits: it must
+    not take the room of a command that is sent again."""
+    limits = Limits(session_answers_max=3)
+    world, session = World(limits=limits), ClientSession(5)
+    commands = [world.ask(b"%d" % number, session=session) for number in range(6)]
+    peer = world.lead()
+    peer.write()
+    first, second, third = requests_of(peer)
+    assert [numbers_of(request)[1] for request in (first, second, third)] == [1, 2, 3]
+    assert world.logic.queued_count == 3
+    peer.send(peer.answer(second), peer.answer(third))
+    world.turn()
+    peer.write()
+    assert requests_of(peer) == [first], "the first is not answered"
+    peer.send(peer.answer(first))
+    world.turn()
+    peer.write()
+    assert [numbers_of(request)[1] for request in requests_of(peer)] == [4, 5, 6]
+    world.logic.cancel(commands[3])
+    assert session.lowest == 5
+
+
+def test_held_command_ends_at_its_deadline_or_by_cancelling() -> None:
+    """One that waits for others of its session is not done when its time is over."""
+    world, session = World(limits=Limits(session_answers_max=1)), ClientSession(5)
+    sent_in_session(world, session)
+    held, cancelled = (world.ask(b"held", 0.5, session), world.ask(b"cancelled", 9.0, session))
+    world.turn()
+    world.logic.cancel(cancelled)
+    world.pass_time(0.6)
+    assert isinstance(held.failure, Unavailable)
+    assert world.logic.queued_count == 0
+
+
+def test_frozen_leader_keeps_nothing_that_can_be_sent_again() -> None:
+    """When a silent leader is succeeded, what is in a session goes to the new one at once; what is
+    in none stays where it may be done."""
+    world, session = World(), ClientSession(5)
+    plain, peer = sent_command(world)
+    once = world.ask(b"once", session=session)
+    peer.write()
+    world.pass_time(1.1)
+    other = next(each for each in world.peers if each is not peer)
+    world.connect(other)
+    world.turn()
+    other.write()
+    (request,) = requests_of(other)
+    assert numbers_of(request) == (5, 1, 1)
+    assert session.repeated_count == 1
+    other.send(other.answer(request, value="once"))
+    assert once.applied == Applied(1, "once")
+    assert plain not in world.settled
+
+
+def test_refusal_of_all_addresses_does_not_end_what_was_sent() -> None:
+    """Every node refuses the client after a command has left: nothing is said of the command until
+    its deadline."""
+    world, session = World(addresses=["a:1"]), ClientSession(5)
+    command, peer = sent_in_session(world, session)
+    peer.end()
+    for _ in range(3):
+        world.pass_time(1.0)
+        world.connect(world.peers[0], greet=False)
+        world.peers[0].refuse("too many clients")
+    assert command not in world.settled
+    while world.now < command.deadline + 0.1:
+        for each in list(world.peers):
+            world.fail(each)
+        world.pass_time(0.5)
+    assert isinstance(command.failure, OutcomeUnknown)
+
+
 def test_closing_with_a_copy_that_waits_is_unknown() -> None:
     """The client is closed while a command waits to be sent again, or while its second copy has not
     left yet."""
@@ -713,16 +786,32 @@ def test_query_is_asked_again() -> None:
 
 
 def test_query_at_a_node_that_lost_the_leader() -> None:
-    """A node that cannot serve it is left, and the next one is asked."""
+    """When a node cannot serve it the others are asked whether they lead; what is in flight at the
+    first one stays there."""
     world = World()
-    query, peer = sent_query(world)
-    peer.send(peer.answer(requests_of(peer)[0], Outcome.NOT_DONE, code="Unavailable"))
-    world.pass_time(0.6)
-    other = world.lead()
+    command, peer = sent_command(world)
+    query, _ = sent_query(world)
+    peer.send(peer.answer(requests_of(peer)[1], Outcome.NOT_DONE, code="Unavailable"))
+    other = world.peers[-1]
     assert other.node_id != peer.node_id
+    world.connect(other)
+    world.pass_time(0.1)
     other.write()
     other.send(other.answer(requests_of(other)[0], value="that"))
     assert query.applied == Applied(1, "that")
+    peer.send(peer.answer(requests_of(peer)[0], value="late"))
+    assert command.applied == Applied(1, "late")
+
+
+def test_query_that_came_too_early_is_asked_again() -> None:
+    """Where nobody else leads, the same node is asked again after a pause."""
+    world = World(addresses=["a:1"])
+    query, peer = sent_query(world)
+    peer.send(peer.answer(requests_of(peer)[0], Outcome.NOT_DONE, code="Unavailable"))
+    world.pass_time(0.1)
+    peer.write()
+    peer.send(peer.answer(requests_of(peer)[0], value="now"))
+    assert query.applied == Applied(1, "now")
 
 
 @pytest.mark.parametrize("code", ["QueryFailed", "BadCommand"])
@@ -740,7 +829,7 @@ def test_deadline_of_a_query_is_no_unknown_outcome() -> None:
     query, _ = sent_query(world)
     world.pass_time(10.1)
     assert isinstance(query.failure, Unavailable)
-    assert "did not answer the query within 10 s" in failure_in(world)
+    assert "did not answer within 10 s; ask again" in failure_in(world)
     query, _ = sent_query(world)
     world.logic.close()
     world.act()
@@ -751,7 +840,8 @@ def test_timeline_asks_for_what_was_seen() -> None:
     """A read at the level timeline is not older than any answer before it."""
     world = World()
     _, peer = sent_command(world)
-    peer.send(replace(peer.answer(requests_of(peer)[0]), index=40))
+    failed = peer.answer(requests_of(peer)[0], Outcome.FAILED, code="KvError")
+    peer.send(replace(failed, index=40))
     sent_query(world, ReadLevel.TIMELINE)
     sent_query(world, ReadLevel.STALE)
     bodies = [strict_loads(request.body) for request in requests_of(peer)]
@@ -769,6 +859,7 @@ class Walk:
             command_bytes_max=500,
             message_bytes_max=500,
             snapshot_chunk_bytes=500,
+            session_answers_max=self.dice.choice([1, 3, 4096]),
             frame_bytes_max=5_000,
             client_queue_bytes_max=5_000,
         )
@@ -811,12 +902,19 @@ class Walk:
         seconds = self.dice.choice([0.0, 0.05, 1.0, 10.0])
         session = self.dice.choice([None, self.session])
         logic = self.world.logic
+        if self.dice.random() < 0.05:
+            ask = self.dice.choice([logic.open_session, self.ask_close])
+            self.asked.append(ask(self.world.now, seconds, "caller"))
+            return
         if self.dice.random() < 0.2:
             level = self.dice.choice(list(ReadLevel))
             query = logic.query(self.world.now, body, level, None, None, seconds, "caller")
             self.asked.append(query)
             return
         self.asked.append(logic.propose(self.world.now, body, seconds, "caller", session))
+
+    def ask_close(self, now: float, seconds: float, waiter: str) -> Asked:
+        return self.world.logic.close_session(now, seconds, waiter, self.session)
 
     def ask_node(self) -> None:
         node = self.dice.choice([None, None, 1, 2, 7, "b:2"])
