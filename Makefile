@@ -55,11 +55,12 @@ mutants: $(RUNNABLE) ## plant every fault of tests/mutants, and say what finds i
 	$(PY) tests/mutants/run.py
 
 # Nearly two minutes; the last runs are to fail, for their nodes forget what they answered.
-exactly-once: $(RUNNABLE) ## count in sessions while leaders are killed
+exactly-once: $(RUNNABLE) ## count in sessions while leaders are struck
 	set -e; for engine in raft multipaxos; do \
 		for library in trio asyncio blocking; do \
 			$(PY) tests/net/exactly_once.py --engine $$engine --library $$library; \
 		done; \
+		$(PY) tests/net/exactly_once.py --engine $$engine --freeze --kills 2; \
 		! $(PY) tests/net/exactly_once.py --engine $$engine --kills 12 --forgetful; \
 	done
 

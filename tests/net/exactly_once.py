@@ -9,6 +9,8 @@ Three real nodes, and a client's program (``counting_load.py``) with 64 incremen
 every so many answers the leader is killed with SIGKILL and started again.  In the end the counter
 is as high as there were increments, and the answers are all different: 1, 2, 3 and so on.
 
+With ``--freeze`` leaders are stopped for four seconds instead, and go on as if nothing had been.
+
 With ``--forgetful`` the nodes forget what they answered in a session (``forgetful/``), and the same
 run ends with exit status 1: so it would notice.
 """
@@ -18,9 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -32,9 +36,13 @@ from replog import Client
 from replog.cli.demo_nodes import NodeProcesses, node_processes
 from replog.config import local_config
 from replog.plugins import engine_names
+from replog.types import NodeId
 
 HERE: Final = Path(__file__).parent
 SECONDS_MAX: Final = 240.0
+FROZEN_SECONDS: Final = 4.0
+"""Long enough for an election, and for the client to ask the others who leads."""
+
 LIBRARIES: Final = ("trio", "asyncio", "blocking")
 
 
@@ -60,9 +68,16 @@ class Counted:
 
 
 async def count(
-    folder: Path, engine: str, library: str, increments: int, kills: int, *, is_forgetful: bool
+    folder: Path,
+    engine: str,
+    library: str,
+    increments: int,
+    kills: int,
+    *,
+    is_forgetful: bool = False,
+    is_frozen: bool = False,
 ) -> Counted:
-    """One run in an empty folder."""
+    """One run in an empty folder; ``is_frozen``: leaders are stopped for a while, not killed."""
     config = local_config(folder / "data", nodes=3, engine=engine, state_machine="counter")
     begun = monotonic()
     paths = [str(HERE / "counting"), os.environ.get("PYTHONPATH", "")]
@@ -84,7 +99,8 @@ async def count(
                 stdout=subprocess.PIPE,
             )
             try:
-                killed, last = await _kill_along(nodes, load, increments, kills)
+                strike = _freeze if is_frozen else _kill
+                killed, last = await _strike_along(nodes, load, increments, kills, strike)
             finally:
                 load.kill()
                 await load.wait()
@@ -95,11 +111,27 @@ async def count(
     )
 
 
-async def _kill_along(
-    nodes: NodeProcesses, load: trio.Process, increments: int, kills: int
+async def _kill(nodes: NodeProcesses, leader_id: NodeId) -> None:
+    nodes.kill(leader_id)
+    await nodes.wait_ended(leader_id)
+    await nodes.start(leader_id)
+
+
+async def _freeze(nodes: NodeProcesses, leader_id: NodeId) -> None:
+    os.kill(nodes.pid(leader_id), signal.SIGSTOP)
+    await trio.sleep(FROZEN_SECONDS)
+    os.kill(nodes.pid(leader_id), signal.SIGCONT)
+
+
+async def _strike_along(
+    nodes: NodeProcesses,
+    load: trio.Process,
+    increments: int,
+    kills: int,
+    strike: Callable[[NodeProcesses, NodeId], Awaitable[None]],
 ) -> tuple[int, dict[str, list[int]]]:
-    """Kill a leader whenever so many more were answered; the number of kills, and the load's last
-    line."""
+    """Strike a leader whenever so many more were answered; the number of strikes, and the load's
+    last line."""
     assert load.stdout is not None
     killed = 0
     line, text = {"answered": 0}, b""
@@ -109,10 +141,7 @@ async def _kill_along(
             line = json.loads(each)
             due = increments * (killed + 1) // (kills + 1)
             if killed < kills and line.get("answered", 0) >= due:
-                leader_id = await nodes.wait_leader()
-                nodes.kill(leader_id)
-                await nodes.wait_ended(leader_id)
-                await nodes.start(leader_id)
+                await strike(nodes, await nodes.wait_leader())
                 killed += 1
     assert "answers" in line, f"the load ended early, with exit status {await load.wait()}"
     return killed, line
@@ -134,6 +163,7 @@ def main() -> None:
     parser.add_argument("--increments", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--forgetful", action="store_true", help="without deduplication")
+    parser.add_argument("--freeze", action="store_true", help="stop leaders, and let them go on")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         counted = trio.run(
@@ -144,14 +174,15 @@ def main() -> None:
                 asked.increments,
                 asked.kills,
                 is_forgetful=asked.forgetful,
+                is_frozen=asked.freeze,
             )
         )
     twice = len(counted.answers) - len(set(counted.answers))
     print(
         f"{asked.engine}, {asked.library}{', without deduplication' if asked.forgetful else ''}: "
         f"{counted.increments} increments in {counted.seconds:.1f} s, {counted.kills} leaders "
-        f"killed, {counted.repeated} increments sent again after an unknown outcome; the counter "
-        f"is {counted.total}, and {twice} answers came twice"
+        f"{'frozen' if asked.freeze else 'killed'}, {counted.repeated} increments sent again after "
+        f"an unknown outcome; the counter is {counted.total}, and {twice} answers came twice"
     )
     sys.exit(0 if counted.is_exact else 1)
 
