@@ -61,7 +61,8 @@ exactly-once: $(RUNNABLE) ## count in sessions while leaders are struck
 			$(PY) tests/net/exactly_once.py --engine $$engine --library $$library; \
 		done; \
 		$(PY) tests/net/exactly_once.py --engine $$engine --freeze --kills 2; \
-		! $(PY) tests/net/exactly_once.py --engine $$engine --kills 12 --forgetful; \
+		if $(PY) tests/net/exactly_once.py --engine $$engine --kills 12 --forgetful; \
+		then exit 1; fi; \
 	done
 
 lint: $(INSTALLED) ## check style, formatting and types
