@@ -141,8 +141,10 @@ class RegisterWorkload:
         action, key, *arguments = proposal.payload.split(b" ")
         values: list[Hashable] = [None if value == b"-" else value for value in arguments]
         is_known = proposal.outcome is Outcome.DONE
-        # To the model a comparison with nothing is one that fails.
-        result = False if isinstance(proposal.error, NoValue) else proposal.result
+        # To the model a comparison with nothing is one that fails.  A second copy in a session is
+        # told of the same error by its name.
+        is_declared = isinstance(proposal.error, StateMachineError)
+        result = False if is_declared else proposal.result
         return Operation(
             client=proposal.client,
             key=key,

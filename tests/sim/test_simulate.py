@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from replog.errors import Overloaded, Unavailable
+from replog.errors import CommandFailed, Overloaded, Unavailable
 from replog.machine import ApplyContext
 from replog.plugins import engine_names
 from replog.replica import Replica
@@ -17,7 +17,7 @@ from replog.testing.chance import Selection
 from replog.testing.checks import Violation
 from replog.testing.cluster import Cluster
 from replog.testing.nodes import Outcome, Proposal, Recorder
-from replog.testing.registers import DrawnWorkload, Registers, RegisterWorkload
+from replog.testing.registers import DrawnWorkload, NoValue, Registers, RegisterWorkload
 from replog.testing.sim import SimOptions, Simulation, simulate
 from replog.types import Role, SoftState
 
@@ -201,6 +201,17 @@ class Growing(Registers):
         """Answer with all payloads so far."""
         self._seen.append(payload)
         return self._seen
+
+
+def test_second_copy_of_a_failed_comparison() -> None:
+    """A copy in a session is told of a declared error by its name; to the model both are the same
+    comparison that failed."""
+    results = []
+    for error in (NoValue("no value"), CommandFailed("NoValue", "no value")):
+        proposal = Proposal(1, 1, b"cas k1 7 8", lambda *_: None)
+        proposal.error, proposal.outcome = error, Outcome.DONE
+        results.append(RegisterWorkload().operation(proposal).result)
+    assert results == [False, False]
 
 
 def test_simulate_growing_result() -> None:
