@@ -54,7 +54,7 @@ def test_shrink_to_few_strikes(engine: str, monkeypatch: pytest.MonkeyPatch) -> 
     forget_on_restart(monkeypatch)
     options, violation = first_violation(engine)
     whole = shrink(options, violation.invariant, attempts_max=1)
-    shrunk = shrink(options, violation.invariant, attempts_max=80)
+    shrunk = shrink(options, violation.invariant, attempts_max=100)
     assert whole is not None
     assert shrunk is not None
     assert 1 <= shrunk.strikes <= max(1, whole.strikes * 3 // 4)
