@@ -23,7 +23,7 @@ from itertools import repeat
 from typing import Final
 
 from replog.errors import SchemaError
-from replog.types import BODY_HEAD_BYTES, Entry, EpochNumber, LogIndex, Term
+from replog.types import BODY_HEAD_BYTES, Entry, EpochNumber, LogIndex, Term, record
 
 _RUN_HEAD: Final = struct.Struct(">IQQI")
 RUN_HEAD_BYTES: Final = _RUN_HEAD.size
@@ -31,14 +31,49 @@ ENTRY_OVERHEAD_BYTES_MAX: Final = RUN_HEAD_BYTES + 4
 """What an entry takes beside its body, at most: as a run of its own."""
 
 
+@record
+class Packed:
+    """Entries with their bytes."""
+
+    entries: Sequence[Entry]
+    runs: Sequence[Sequence[Entry]]
+    """The same, cut into runs."""
+    data: bytes
+
+
+class _LastPacked:
+    """What was packed or unpacked last.
+
+    A batch is wanted as bytes several times in a row: for every peer and for the disk at a leader,
+    and at a follower for its disk, just as it came.  Records do not change, so a tuple of them that
+    is *the same object* has the same bytes.
+    """
+
+    __slots__ = ("packed",)
+
+    def __init__(self) -> None:
+        self.packed = Packed((), (), b"")
+        """Replaced as a whole: another thread may pack as well."""
+
+
+_LAST: Final = _LastPacked()
+
+
 def pack_entries(entries: Sequence[Entry]) -> bytes:
     """The bytes of entries, which ascend by index; their terms may differ in any way."""
-    return pack_runs(entry_runs(entries))
+    return packed_entries(entries).data
 
 
-def pack_runs(runs: Sequence[Sequence[Entry]]) -> bytes:
-    """The bytes of entries that were cut into runs (:func:`entry_runs`) already."""
-    return b"".join(map(_pack_run, runs))
+def packed_entries(entries: Sequence[Entry]) -> Packed:
+    """The bytes of entries, as :func:`pack_entries`, with the runs that they consist of."""
+    packed = _LAST.packed
+    if packed.entries is entries:
+        return packed
+    runs = entry_runs(entries)
+    packed = Packed(entries, runs, b"".join(map(_pack_run, runs)))
+    if type(entries) is tuple:
+        _LAST.packed = packed
+    return packed
 
 
 def entry_runs(entries: Sequence[Entry]) -> Sequence[Sequence[Entry]]:
@@ -98,6 +133,15 @@ def unpack_entries(data: bytes, start: int = 0) -> list[Entry]:
             bodies.append(data[offset : offset + length])
             offset += length
         entries += map(Entry, repeat(epoch), itertools.count(first_index), repeat(term), bodies)
+    return entries
+
+
+def unpack_batch(data: bytes, start: int) -> tuple[Entry, ...]:
+    """As :func:`unpack_entries`, for a batch that is packed again soon, most likely."""
+    entries = tuple(unpack_entries(data, start))
+    # One run has one form only: nothing else would come of packing it.
+    if entries and _RUN_HEAD.unpack_from(data, start)[3] == len(entries):
+        _LAST.packed = Packed(entries, (entries,), data[start:])
     return entries
 
 

@@ -37,6 +37,12 @@ RECOVERED_COUNT_MAX: Final = 4096
 READ_BYTES: Final = 1 * MIB
 """How much is read at a time of a longer stretch."""
 
+STRETCH_COUNT: Final = 512
+"""How many entries are counted at a time where it is sought how many fit."""
+
+UNCOUNTED: Final = -1
+"""Nobody asked yet how many bytes these are."""
+
 
 class Tail:
     """The entries of one epoch."""
@@ -49,10 +55,10 @@ class Tail:
         "_released_bytes",
         "_released_index",
         "_slice",
+        "_slice_bytes",
         "_slice_span",
         "_within_asked",
-        "_within_bytes",
-        "_within_span",
+        "_within_last",
         "first_index",
         "last_index",
     )
@@ -120,11 +126,15 @@ class Tail:
             first = entries[-1].index + 1
 
     def _forget_slices(self) -> None:
-        self._slice: tuple[Entry, ...] = ()
-        self._slice_span: tuple[LogIndex, LogIndex] = (0, 0)
+        self._keep_slice((), 0, 0)
         self._within_asked = (0, 0, 0)
-        self._within_span: tuple[LogIndex, LogIndex] = (0, 0)
-        self._within_bytes = 0
+        self._within_last: LogIndex = 0
+
+    def _keep_slice(self, entries: tuple[Entry, ...], first: LogIndex, last: LogIndex) -> None:
+        """Have these at hand, which are from ``first`` to ``last``: much is asked of the same."""
+        self._slice = entries
+        self._slice_span = (first, last)
+        self._slice_bytes = UNCOUNTED
 
     # -- reading --
 
@@ -158,17 +168,16 @@ class Tail:
         """The entries from ``first`` to ``last``, both included, among which there is no hole.
 
         A leader asks for the same stretch once per peer and once for its disk; the last answer is
-        kept, so that all of them share one object, which is encoded once.
+        kept, or what was put last, so that all of them share one object, which is encoded once.
         """
         assert first <= last <= self.last_index
-        span = (first, last)
-        if self._slice_span != span:
+        if self._slice_span != (first, last):
             origin = self.first_index
             if first >= origin:
-                self._slice = tuple(self._entries[first - origin : last - origin + 1])
+                entries = tuple(self._entries[first - origin : last - origin + 1])
             else:
-                self._slice = self._mixed(first, last)
-            self._slice_span = span
+                entries = self._mixed(first, last)
+            self._keep_slice(entries, first, last)
         return self._slice
 
     def _mixed(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
@@ -186,24 +195,37 @@ class Tail:
     ) -> tuple[tuple[Entry, ...], int]:
         """The entries from ``first`` to at most ``last`` that fit into ``bytes_max`` as they
         travel, at least one, and how many bytes they take at most; there is no hole among them."""
-        asked = (first, last, bytes_max)
-        if self._within_asked == asked and self._slice_span == self._within_span:
-            return self._slice, self._within_bytes
         origin = self.first_index
         if first < origin:
             return self._stored_within(first, min(last, origin - 1), bytes_max)
-        size_bytes = 0
+        asked = (first, last, bytes_max)
+        if self._within_asked != asked:
+            self._within_last = self._last_within(first, last, bytes_max)
+            self._within_asked = asked
+        last = self._within_last
+        overhead_bytes = (last + 1 - first) * ENTRY_OVERHEAD_BYTES_MAX
+        return self.slice(first, last), self.size_bytes(first, last) + overhead_bytes
+
+    def _last_within(self, first: LogIndex, last: LogIndex, bytes_max: int) -> LogIndex:
+        """The last of those from ``first`` on that fit; not below ``first``."""
         end = first - 1
-        for at in range(first - origin, last - origin + 1):
-            entry_bytes = len(self._entries[at].body) + ENTRY_OVERHEAD_BYTES_MAX
-            if size_bytes + entry_bytes > bytes_max and end >= first:
+        while end < last:
+            # A stretch at a time, and entry by entry only where the last one ends.
+            upto = min(last, end + STRETCH_COUNT)
+            stretch_bytes = self.size_bytes(end + 1, upto)
+            stretch_bytes += (upto - end) * ENTRY_OVERHEAD_BYTES_MAX
+            if stretch_bytes > bytes_max:
                 break
-            size_bytes += entry_bytes
+            bytes_max -= stretch_bytes
+            end = upto
+        else:
+            return last
+        for entry in self._entries[end + 1 - self.first_index : upto + 1 - self.first_index]:
+            bytes_max -= len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
+            if bytes_max < 0:
+                break
             end += 1
-        entries = self.slice(first, end)
-        self._within_asked, self._within_span = asked, (first, end)
-        self._within_bytes = size_bytes
-        return entries, size_bytes
+        return max(end, first)
 
     def _stored_within(
         self, first: LogIndex, last: LogIndex, bytes_max: int
@@ -231,9 +253,13 @@ class Tail:
 
     def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
         """The bytes of the bodies from ``first`` to ``last``, both included, which are held."""
-        origin = self.first_index
-        assert first >= origin
-        return sum([len(entry.body) for entry in self._entries[first - origin : last - origin + 1]])
+        if self._slice_span != (first, last):
+            origin = self.first_index
+            assert first >= origin
+            return _body_bytes(self._entries[first - origin : last - origin + 1])
+        if self._slice_bytes == UNCOUNTED:
+            self._slice_bytes = _body_bytes(self._slice)
+        return self._slice_bytes
 
     # -- changing --
 
@@ -247,6 +273,8 @@ class Tail:
                 self._entries += [HOLE] * (first - behind)
             self._entries += entries
             self.last_index = last
+            if type(entries) is tuple:
+                self._keep_slice(entries, first, last)
             return
         origin = self.first_index
         assert first >= origin
@@ -268,10 +296,7 @@ class Tail:
         # From where the last ones ended: those in between were applied without being handed out.
         first = max(origin, self._released_index + 1)
         if first <= last:
-            held = entries
-            if last - first + 1 != len(entries):
-                held = self._entries[first - origin : last - origin + 1]
-            size_bytes = sum([len(entry.body) for entry in held])
+            size_bytes = self.size_bytes(first, last)
             self._marks.append((last, size_bytes))
             self._released_bytes += size_bytes
         self._released_index = last
@@ -294,7 +319,7 @@ class Tail:
         """Forget everything up to ``upto``: a snapshot stands for it."""
         held = self._entries[: max(0, upto + 1 - self.first_index)]
         released_count = self._released_index + 1 - self.first_index
-        size_bytes = sum([len(entry.body) for entry in held[: max(0, released_count)]])
+        size_bytes = _body_bytes(held[: max(0, released_count)])
         self._released_bytes -= size_bytes
         marks = self._marks
         while marks and marks[0][0] <= upto:
@@ -325,6 +350,10 @@ class Tail:
         """
         below = tuple(chain.from_iterable(self._stored(1, self.first_index - 1)))
         return (below, tuple(self._entries), self.first_index, self._released_bytes)
+
+
+def _body_bytes(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.body) for entry in entries])
 
 
 def _term_of(entry: Entry) -> Term:

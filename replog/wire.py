@@ -40,7 +40,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from replog.engine import FieldKind, MessageSpec
-from replog.entries import pack_entries, unpack_entries
+from replog.entries import pack_entries, unpack_batch
 from replog.errors import FrameError, PluginError, SchemaError
 from replog.limits import Limits
 from replog.types import Entry, LogIndex
@@ -277,7 +277,7 @@ class _MessageLayout:
         if self._tail_at is not None:
             tail: object
             if self._has_entries:
-                tail = tuple(unpack_entries(content, scalars_bytes))
+                tail = unpack_batch(content, scalars_bytes)
             elif self._has_ranges:
                 tail = tuple(unpack_ranges(content, scalars_bytes))
             else:
@@ -324,7 +324,7 @@ def unpack_ranges(data: bytes, start: int) -> list[tuple[LogIndex, LogIndex]]:
 class MessageCodec:
     """The messages between nodes, an engine's and replog's own, as frames and back."""
 
-    __slots__ = ("_by_number", "_by_record", "_packed", "_packed_from", "frame_limits")
+    __slots__ = ("_by_number", "_by_record", "frame_limits")
 
     def __init__(
         self,
@@ -349,29 +349,17 @@ class MessageCodec:
                 )
             layout = _MessageLayout(spec, limits, numbers)
             self._by_number[spec.number] = self._by_record[spec.record] = layout
-        self._packed_from: object = ()
-        self._packed = b""
         self.frame_limits: Mapping[int, int] = {
             number: layout.bytes_max for number, layout in self._by_number.items()
         }
         """The largest content of each frame type, for :class:`FrameReader`."""
 
     def encode(self, message: object) -> bytes:
-        """The whole frame of a message.
-
-        The last entries are kept as bytes: a leader sends the same tuple to several peers in a
-        row, and packs it once.
-        """
+        """The whole frame of a message."""
         layout = self._by_record[type(message)]
-        scalars, entries = layout.pack(message)
-        content = scalars
+        content, entries = layout.pack(message)
         if entries:
-            if entries is not self._packed_from:
-                # A tuple of records cannot change while its bytes are kept.
-                assert type(entries) is tuple, "the entries of a message are a tuple"
-                self._packed = pack_entries(entries)
-                self._packed_from = entries
-            content += self._packed
+            content += pack_entries(entries)
         assert len(content) <= layout.bytes_max, (
             f"{message.__class__.__name__} has {len(content)} bytes, "
             f"above its limit of {layout.bytes_max}"

@@ -156,7 +156,7 @@ def propose_entries(
     )
     engine.slots.put(entries, held=True)
     leader.proposal_count += len(entries)
-    leader.uncommitted_bytes += sum([len(entry.body) for entry in entries])
+    leader.uncommitted_bytes += engine.slots.size_bytes(entries[0].index, entries[-1].index)
     return entries
 
 

@@ -146,7 +146,7 @@ def append_entries(
     )
     raft.view.extend(entries)
     leader.proposal_count += len(entries)
-    leader.uncommitted_bytes += sum([len(entry.body) for entry in entries])
+    leader.uncommitted_bytes += raft.view.size_bytes(entries[0].index, entries[-1].index)
     return entries
 
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from replog.entries import entry_runs, pack_runs
+from replog.entries import packed_entries
 from replog.errors import REJOIN_REMEDY, LogDamaged, SchemaError, UnknownFormat
 from replog.storage.protocol import Write
 from replog.storage.replay import Sink
@@ -205,11 +205,13 @@ def pack_records(writes: Sequence[Write]) -> Records:
             )
         if write.truncate_from is not None:
             parts.append(_TRUNCATE_RECORD.pack(RECORD_TRUNCATE, _INDEX.size, write.truncate_from))
-        runs.append(entry_runs(write.entries))
         if write.entries:
-            packed = pack_runs(runs[-1])
-            parts.append(_RECORD.pack(RECORD_PUT, len(packed)))
-            parts.append(packed)
+            packed = packed_entries(write.entries)
+            runs.append(packed.runs)
+            parts.append(_RECORD.pack(RECORD_PUT, len(packed.data)))
+            parts.append(packed.data)
+        else:
+            runs.append(())
     return Records(parts, runs)
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import random
 import struct
 import tracemalloc
+from collections.abc import Sequence
 
 import pytest
 
-from replog.entries import RUN_HEAD_BYTES, pack_entries, unpack_entries
+from replog import entries as packing
+from replog.entries import (
+    RUN_HEAD_BYTES,
+    pack_entries,
+    packed_entries,
+    unpack_batch,
+    unpack_entries,
+)
 from replog.errors import SchemaError
 from replog.types import BODY_HEAD_BYTES, Entry, EntryKind, entry_body
 
@@ -63,6 +71,46 @@ def test_unpack_from_offset() -> None:
     entries = [entry(1), entry(2)]
     assert unpack_entries(b"\xff" * 7 + pack_entries(entries), 7) == entries
     assert unpack_entries(b"\xff" * 7, 7) == []
+
+
+@pytest.fixture
+def packed_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each run that is packed from now on, how many entries it has."""
+    counts: list[int] = []
+    pack_run = packing._pack_run
+
+    def counting(entries: Sequence[Entry]) -> bytes:
+        counts.append(len(entries))
+        return pack_run(entries)
+
+    monkeypatch.setattr(packing, "_pack_run", counting)
+    return counts
+
+
+def test_the_same_batch_packed_once(packed_counts: list[int]) -> None:
+    """One tuple for the disk and several peers is packed once; an equal one is another."""
+    batch, equal = (entry(1), entry(2), entry(4)), (entry(1), entry(2), entry(4))
+    assert packed_entries(batch).runs == [batch[:2], batch[2:]]
+    assert pack_entries(batch) == packed_entries(batch).data == pack_entries(list(batch))
+    assert packed_counts == [2, 1, 2, 1]  # and the list, which might change
+    assert pack_entries(equal) == pack_entries(batch)
+    assert packed_counts[4:] == [2, 1, 2, 1]
+
+
+def test_an_unpacked_batch_is_packed_already(packed_counts: list[int]) -> None:
+    """What came in one run goes to the disk as it came; in more than one, it is packed anew, for
+    the sender may have cut it into more than there need to be."""
+    one = run(1, 21, first_index=1, rest=BODY)
+    two = run(2, 21, 21, first_index=2, rest=BODY + BODY)
+    batch = unpack_batch(b"head" + two, 4)
+    assert batch == tuple(unpack_entries(two))
+    assert (pack_entries(batch), list(packed_entries(batch).runs)) == (two, [batch])
+    assert packed_counts == []
+    batch = unpack_batch(one + two, 0)
+    assert batch == tuple(unpack_entries(one + two))
+    assert pack_entries(batch) == run(3, 21, 21, 21, first_index=1, rest=BODY * 3)
+    assert packed_counts == [3]
+    assert unpack_batch(b"head", 4) == ()
 
 
 def test_pack_layout() -> None:

@@ -47,11 +47,19 @@ def check_reads(tail: Tail, model: dict[LogIndex, Entry], random: Random) -> Non
         assert size_bytes == sum(len(each.body) + ENTRY_OVERHEAD_BYTES_MAX for each in entries)
         assert size_bytes <= bytes_max or len(entries) == 1
         assert tail.slice_within(first, reach, bytes_max) == (entries, size_bytes)
+        if first < tail.first_index:
+            continue
+        if first + len(entries) <= reach:
+            following = model[first + len(entries)]
+            assert size_bytes + len(following.body) + ENTRY_OVERHEAD_BYTES_MAX > bytes_max
+        body_bytes = sum(len(model[at].body) for at in range(first, reach + 1))
+        assert tail.size_bytes(first, reach) == body_bytes
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_tail_reads_like_whole_log(seed: int) -> None:
+def test_tail_reads_like_whole_log(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random puts, truncations and evictions, with or without holes, against a plain dictionary."""
+    monkeypatch.setattr("replog.tail.STRETCH_COUNT", 1 + seed % 5)
     random = Random(seed)
     log, model = HeldLog(), dict[LogIndex, Entry]()
     recovered = random.randrange(12)
@@ -70,8 +78,9 @@ def test_tail_reads_like_whole_log(seed: int) -> None:
         last = max(model, default=0)
         if kind < 0.6:
             first = last + 1 if random.random() < 0.7 else random.randint(released + 1, last + 3)
-            fresh = [entry(first + at, term) for at in range(random.randint(1, 4))]
+            fresh = tuple(entry(first + at, term) for at in range(random.randint(1, 4)))
             tail.put(fresh)
+            tail.size_bytes(first, first + len(fresh) - 1)
             model.update({each.index: each for each in fresh})
             log.put(fresh)
         elif kind < 0.7 and last > released:

@@ -9,7 +9,6 @@ from zlib import crc32
 import cbor2
 import pytest
 
-import replog.wire as wire
 from replog.engine import FieldKind, MessageSpec
 from replog.entries import pack_entries
 from replog.errors import FrameError, PluginError, SchemaError
@@ -271,29 +270,6 @@ def test_encode_bytes_layout() -> None:
     assert content[2 + cbor_bytes :] == parcel.data
 
 
-def test_encode_packs_entries_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same tuple for several peers in a row is packed once, with heartbeats in between."""
-    calls: list[int] = []
-
-    def counting(entries: tuple[Entry, ...]) -> bytes:
-        calls.append(len(entries))
-        return pack_entries(entries)
-
-    monkeypatch.setattr(wire, "pack_entries", counting)
-    one = codec()
-    entries, others = entries_of(3), entries_of(2)
-    for to in (2, 3, 4):
-        message = append_of(to=to, entries=entries)
-        assert one.decode(1, content_of(one.encode(message))) == message
-        one.encode(append_of(to=to))
-        one.encode(Beat(epoch=1, term=2, sender=3, to=to))
-    assert calls == [3]
-    for entries in (others, entries_of(2), others):
-        message = append_of(entries=entries)
-        assert one.decode(1, content_of(one.encode(message))) == message
-    assert calls == [3, 2, 2, 2]
-
-
 def test_frame_limits() -> None:
     """Each message has its own limit, never above that of a frame."""
     assert codec().frame_limits == {
@@ -310,12 +286,6 @@ def test_encode_over_limit_asserts() -> None:
     tight = dataclasses.replace(APPEND, bytes_max=100)
     with pytest.raises(AssertionError, match="above its limit of 100"):
         MessageCodec([tight], LIMITS).encode(append_of(entries=entries_of(3)))
-
-
-def test_encode_list_of_entries_asserts() -> None:
-    """Entries in a list could change while their bytes are kept, so they are refused."""
-    with pytest.raises(AssertionError, match="a tuple"):
-        codec().encode(append_of(entries=list(entries_of(1))))
 
 
 @pytest.mark.parametrize("change", [{"sender": 1 << 16}, {"epoch": -1}, {"term": 1 << 64}])
