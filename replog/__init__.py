@@ -8,7 +8,7 @@ only, and a command line that prints its version, never load one.
 to write               use
 =====================  ==========================================================================
 a state machine        :class:`StateMachine`, :func:`command`, :func:`query`
-a program with a node  :func:`open_node`, :func:`load_config`
+a program with a node  :func:`open_node`, :func:`load_config`; :func:`open_log` for the log itself
 a client               :class:`Client`; :class:`replog.aio.Client` on asyncio,
                        :class:`replog.blocking.Client` on threads
 an ``except`` clause   the classes of :mod:`replog.errors`
@@ -44,6 +44,7 @@ from replog.errors import (
     NodeActive,
     NotDone,
     NotLeader,
+    NotYet,
     OutcomeUnknown,
     Overloaded,
     PeerError,
@@ -73,7 +74,8 @@ from replog.types import ReadLevel
 if TYPE_CHECKING:
     from replog.client import Client, Session
     from replog.config import load_config
-    from replog.node import open_node
+    from replog.log import Log, open_log
+    from replog.running import open_node
     from replog.statemachine import StateMachine, command, query
 
 __version__ = "0.1.0"
@@ -86,6 +88,8 @@ __all__ = [
     "query",
     # Nodes and clients.
     "open_node",
+    "open_log",
+    "Log",
     "Client",
     "Session",
     "ReadLevel",
@@ -108,6 +112,7 @@ __all__ = [
     "BadCommand",
     "EntryReplaced",
     "QueryFailed",
+    "NotYet",
     "Compacted",
     "Unavailable",
     "Refused",
@@ -149,7 +154,9 @@ if not TYPE_CHECKING:
         "StateMachine": "replog.statemachine",
         "command": "replog.statemachine",
         "query": "replog.statemachine",
-        "open_node": "replog.node",
+        "Log": "replog.log",
+        "open_log": "replog.log",
+        "open_node": "replog.running",
         "Client": "replog.client",
         "Session": "replog.client",
         "load_config": "replog.config",

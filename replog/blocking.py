@@ -19,19 +19,25 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from replog import aio
-from replog.client_surface import DEADLINE_SECONDS, CommandOutcome, NodeDump
+from replog.client_surface import (
+    DEADLINE_SECONDS,
+    CommandOutcome,
+    LogCursor,
+    NodeDump,
+    log_page_in,
+)
 from replog.config import Config
 from replog.errors import Unavailable
 from replog.limits import Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, LogEntry, LogIndex, NodeId, ReadLevel
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -178,6 +184,28 @@ class Client:
         return self._wait(
             lambda: self._client.propose_many(commands, deadline_seconds=deadline_seconds)
         )
+
+    def entries(
+        self,
+        from_index: LogIndex = 1,
+        *,
+        follow: bool = True,
+        node: NodeId | str | None = None,
+    ) -> Iterator[LogEntry]:
+        """The commands in the log from ``from_index`` on, in order, none missed and none twice.
+
+        ``follow``: also what is appended later, without end; otherwise up to all that was committed
+        before.  ``node`` is an id or an address; ``None`` is the leader.  To go on after an error,
+        begin behind the last entry that came.
+
+        Raises :class:`~replog.errors.Compacted` where a snapshot stands for what is asked for, also
+        where that overtook whoever reads too slowly, and a :class:`~replog.errors.NotDone` when no
+        answer came.
+        """
+        cursor = LogCursor(from_index, follow)
+        while not cursor.is_at_end:
+            applied = self._wait(lambda: self._client._read_log(cursor, node))
+            yield from cursor.take(log_page_in(applied.result), applied.index)
 
     def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

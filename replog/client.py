@@ -29,7 +29,7 @@ everything else that the client does for a command.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
@@ -39,13 +39,15 @@ import trio
 
 from replog.client_actions import NEVER, Command, Connect, Line, Send
 from replog.client_logic import ClientLogic
-from replog.client_session import ClientSession
+from replog.client_session import READ_LOG, ClientSession
 from replog.client_surface import (
     DEADLINE_SECONDS,
     CommandOutcome,
+    LogCursor,
     NodeDump,
     check_size,
     dump_body,
+    log_page_in,
     make_logic,
     outcome_of,
     page_in,
@@ -61,7 +63,7 @@ from replog.limits import Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.transport.connection import Connection, connect
-from replog.types import Applied, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, LogEntry, LogIndex, NodeId, ReadLevel
 from replog.wakeup import Wakeup
 
 __all__ = ["Client", "NodeDump", "Session"]
@@ -136,6 +138,8 @@ class Client:
         self.deadline_seconds = deadline_seconds
         self._logic: ClientLogic[_Waiter]
         self._logic, self._limits = make_logic(nodes, cluster_id, limits)
+        self._page_seconds = deadline_seconds + self._limits.follow_wait_ms / 1000
+        """How long a page of the log may take, for which the node may wait as well."""
         self._carriers: dict[Line[_Waiter], _Carrier] = {}
         self._turn_due = Wakeup()
         self._timer_at = NEVER
@@ -239,6 +243,37 @@ class Client:
         the wait is cancelled, each may still be done.
         """
         return await self._propose_many(payloads, deadline_seconds, None)
+
+    async def entries(
+        self,
+        from_index: LogIndex = 1,
+        *,
+        follow: bool = True,
+        node: NodeId | str | None = None,
+    ) -> AsyncIterator[LogEntry]:
+        """The commands in the log from ``from_index`` on, in order, none missed and none twice.
+
+        ``follow``: also what is appended later, without end; otherwise up to all that was committed
+        before.  ``node`` is an id or an address; ``None`` is the leader.  To go on after an error,
+        begin behind the last entry that came.
+
+        Raises :class:`~replog.errors.Compacted` where a snapshot stands for what is asked for, also
+        where that overtook whoever reads too slowly, and a :class:`~replog.errors.NotDone` when no
+        answer came.
+        """
+        cursor = LogCursor(from_index, follow)
+        while not cursor.is_at_end:
+            applied = await self._read_log(cursor, node)
+            for entry in cursor.take(log_page_in(applied.result), applied.index):
+                yield entry
+
+    async def _read_log(self, cursor: LogCursor, node: NodeId | str | None) -> Applied:
+        def ask(
+            logic: ClientLogic[_Waiter], now: float, seconds: float, waiter: _Waiter
+        ) -> Command[_Waiter]:
+            return logic.read(now, READ_LOG, cursor.body, node, seconds, waiter)
+
+        return result_of(await self._order(ask, self._page_seconds))
 
     async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from replog.client_core import ClientCore
-from replog.client_session import CLOSE_SESSION, OPEN_SESSION, QUERY, ClientSession
+from replog.client_session import CLOSE_SESSION, OPEN_SESSION, QUERY, READ_LOG, ClientSession
 from replog.envelope import SESSION_BLOCK
 from replog.frames import ServerHello
 from replog.types import Applied, NodeId, record
@@ -31,7 +31,8 @@ NEVER: Final = float("inf")
 """A time that does not come."""
 
 
-_HARMLESS: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, QUERY})
+_QUERIES: Final = frozenset({QUERY, READ_LOG})
+_HARMLESS: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, *_QUERIES})
 
 
 class Route(Generic[W]):
@@ -121,7 +122,7 @@ class Command(Generic[W]):
     @property
     def is_query(self) -> bool:
         """Whether it changes nothing and can be asked of any node."""
-        return self.verb == QUERY
+        return self.verb in _QUERIES
 
     @property
     def request_body(self) -> bytes:

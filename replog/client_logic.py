@@ -207,9 +207,21 @@ class ClientLogic(Generic[W]):
         if at_least is None:
             at_least = self.seen_index if level is ReadLevel.TIMELINE else 0
         body = strict_dumps([level.value, at_least, payload])
+        return self.read(now, QUERY, body, node, seconds, waiter)
+
+    def read(
+        self,
+        now: float,
+        verb: str,
+        body: bytes,
+        node: NodeId | str | None,
+        seconds: float,
+        waiter: W,
+    ) -> Command[W]:
+        """As :meth:`query`, of whatever verb: a node is asked, and nothing is changed."""
         if node is not None:
-            return self.ask_node(now, QUERY, body, node, seconds, waiter)
-        return self._order(now, QUERY, body, seconds, waiter)
+            return self.ask_node(now, verb, body, node, seconds, waiter)
+        return self._order(now, verb, body, seconds, waiter)
 
     def open_session(self, now: float, seconds: float, waiter: W) -> Command[W]:
         """A session is to be opened; its id is the result."""

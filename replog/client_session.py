@@ -20,6 +20,11 @@ QUERY: Final = "query"
 """The verb that runs a query on the state of the node that is asked: a level, an index that must be
 applied there, and the payload, as CBOR."""
 
+READ_LOG: Final = "read_log"
+"""The verb that reads the log as a log: a level, an index, and whether to wait where there is
+nothing yet, as CBOR.  Its result is the first index that is still there if that is above the one
+that was asked for, else 0; where to go on; and the commands, each with its index and its time."""
+
 OPEN_SESSION: Final = "open_session"
 """The verb that opens a session; its result is the session's id."""
 

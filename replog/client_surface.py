@@ -21,12 +21,13 @@ from replog.client_session import ClientSession
 from replog.config import Config
 from replog.errors import (
     CommandTooLarge,
+    Compacted,
     ConfigError,
     ReplogError,
     SchemaError,
 )
 from replog.limits import Limits
-from replog.types import Applied, LogIndex, NodeId, record
+from replog.types import Applied, LogEntry, LogIndex, LogPage, NodeId, ReadLevel, record
 
 W = TypeVar("W")
 
@@ -151,6 +152,69 @@ def page_in(value: object) -> NodeDump:
         case [int(applied_index), list(items), bytes() | None as cursor]:
             return NodeDump(applied_index, items, cursor)
     raise SchemaError("a node's dump is no page; run the same release on both sides")
+
+
+# --- The log -----------------------------------------------------------------------------------
+
+
+class LogCursor:
+    """Where somebody stands who reads the log, a page at a time."""
+
+    __slots__ = ("_end", "_follows", "is_at_end", "next_index")
+
+    def __init__(self, from_index: LogIndex, follows: bool) -> None:
+        """``follows``: also what comes later; else up to what is committed at the first page."""
+        assert from_index >= 0, "an index is not below 0"
+        self.next_index = max(1, from_index)
+        self.is_at_end = False
+        self._follows = follows
+        self._end: LogIndex | None = None
+
+    @property
+    def level(self) -> ReadLevel:
+        """How new the state must be for the next page."""
+        is_first = not self._follows and self._end is None
+        return ReadLevel.LINEARIZABLE if is_first else ReadLevel.STALE
+
+    @property
+    def waits(self) -> bool:
+        """Whether a page is waited for until there is something on it: a node may be behind the one
+        that was asked first."""
+        return self._follows or self._end is not None
+
+    @property
+    def body(self) -> bytes:
+        """Of the request for the next page."""
+        return strict_dumps([self.level.value, self.next_index, self.waits])
+
+    def take(self, page: LogPage, applied_index: LogIndex) -> tuple[LogEntry, ...]:
+        """A page has come; the entries that are new.  ``applied_index``: as of which it is."""
+        if self._end is None:
+            self._end = applied_index
+        self.next_index = max(self.next_index, page.next_index)
+        if self._follows:
+            return page.entries
+        self.is_at_end = self.next_index > self._end
+        return tuple(entry for entry in page.entries if entry.index <= self._end)
+
+
+def log_page_in(value: object) -> LogPage:
+    """A page of the log; raises :class:`~replog.errors.Compacted` and
+    :class:`~replog.errors.SchemaError`."""
+    match value:
+        case [int(first_available), int(), []] if first_available:
+            raise Compacted(first_available)
+        case [0, int(next_index), list(entries)]:
+            if all(map(_is_entry, entries)):
+                return LogPage(tuple(LogEntry(*entry) for entry in entries), next_index)
+    raise SchemaError("a page of the log is none; run the same release on both sides")
+
+
+def _is_entry(value: object) -> bool:
+    match value:
+        case [int(), int(), bytes()]:
+            return True
+    return False
 
 
 # --- Failures -----------------------------------------------------------------------------------

@@ -135,6 +135,14 @@ class Engine(Protocol):
     def advance(self, ready: Ready) -> None:
         """The writes of ``ready`` and of every earlier one are durable."""
 
+    def entries(self, first: LogIndex, last: LogIndex, bytes_max: int) -> Sequence[Entry]:
+        """Entries that were handed out to be applied, from ``first`` to ``last`` at most, at least
+        one, and no more than fit into ``bytes_max``.
+
+        ``last`` is not below ``first``.  Raises :class:`~replog.errors.Compacted` where the base is
+        not below ``first``.
+        """
+
     def snapshot_id(self, index: LogIndex) -> EntryId:
         """The name of a snapshot of everything up to ``index``, which was handed out to be applied
         and is not below the base: the same at every node."""

@@ -147,6 +147,19 @@ class SnapshotUnavailable(CallerError):
     """The state machine cannot be snapshotted as it is; the message says what to add to it."""
 
 
+class NotYet(ReplogError):
+    """Raised by a query that has nothing to tell as long as nothing more is applied.
+
+    It is run again when the entry ``at_index`` is applied, and whenever it raises this anew; when
+    it has waited for ``limits.follow_wait_ms``, ``result`` is its result.
+    """
+
+    def __init__(self, at_index: int, result: object) -> None:
+        self.at_index = at_index
+        self.result = result
+        super().__init__(f"there is nothing to tell before entry {at_index} is applied")
+
+
 class Compacted(CallerError):
     """An index is asked for that was cut off behind a snapshot; ``first_available`` is the first
     that is still there."""

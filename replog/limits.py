@@ -34,6 +34,8 @@ class Limits:
     are refused, and a leader lets its peers ask again."""
     read_wait_ms: int = 5_000
     """A read that could not be served for so long is refused."""
+    follow_wait_ms: int = 500
+    """A read that has nothing to tell yet is answered so after so long, and asked again."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
     log_cache_bytes_max: int = 8 * MIB
@@ -75,6 +77,11 @@ class Limits:
     def read_ticks_max(self) -> int:
         """``read_wait_ms`` in whole ticks, at least one."""
         return -(-self.read_wait_ms // self.tick_ms)
+
+    @property
+    def follow_ticks_max(self) -> int:
+        """``follow_wait_ms`` in whole ticks, at least one."""
+        return -(-self.follow_wait_ms // self.tick_ms)
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
-from os import PathLike
-from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
 
 import structlog
 import trio
 
-from replog import plugins
-from replog.config import SYNC_LEVELS, Config, load_config
+from replog.config import Config
 from replog.errors import (
     BadCommand,
     CommandTooLarge,
@@ -36,11 +32,9 @@ from replog.errors import (
     Unavailable,
 )
 from replog.failures import main_error
-from replog.founding import bootstrap_cluster
 from replog.jobs import Jobs
-from replog.loading import close_machine
 from replog.machine import DumpPage, Machine
-from replog.opening import OpenedState, check_voters, open_state
+from replog.opening import OpenedState
 from replog.reports import Reports
 from replog.server import ClientServer
 from replog.sessions import SessionId
@@ -52,7 +46,7 @@ from replog.snapshots import (
     SnapshotTaken,
 )
 from replog.statemachine import Call
-from replog.storage.directory import NodeDirectory, open_directory
+from replog.storage.directory import NodeDirectory
 from replog.storage.identity import FoundingRecord, Identity
 from replog.storage.protocol import Storage, Write
 from replog.storage.snapshot_writer import SnapshotInfo
@@ -89,7 +83,7 @@ R = TypeVar("R")
 
 
 class Node:
-    """A running node of a cluster; made by :func:`open_node`."""
+    """A running node of a cluster; made by :func:`~replog.running.open_node`."""
 
     def __init__(
         self,
@@ -226,6 +220,13 @@ class Node:
         """Have a query run on this node's own state, without waiting; as of :meth:`submit`, and
         ``waiter`` as of :meth:`replog.replica.Replica.query`."""
         self._running_turns.query(payload, level, at_least, waiter)
+
+    def submit_log_read(
+        self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter
+    ) -> None:
+        """Read the log, without waiting; as of :meth:`submit`, and ``waiter`` as of
+        :meth:`replog.replica.Replica.read_log`."""
+        self._running_turns.read_log(from_index, level, waits, waiter)
 
     async def _replicate(self, payload: bytes) -> Applied:
         return await applied_by(partial(self.submit, payload))
@@ -529,59 +530,6 @@ class Node:
         self._reports.tell_role(soft_state, self._replica.engine.term)
         self._role_changed.set()
         self._role_changed = trio.Event()
-
-
-@asynccontextmanager
-async def open_node(
-    config: Config | str | PathLike[str],
-    node: NodeId,
-    machine: Machine | None = None,
-    bootstrap: bool = False,
-) -> AsyncIterator[Node]:
-    """Run one node of a cluster for as long as the block lasts.
-
-    ``config`` is a :class:`~replog.config.Config` or the path of a TOML file; ``machine`` is the
-    node's own state machine (default: a new one of the kind that the configuration names).  With
-    ``bootstrap`` the directories of the whole cluster are made if none exists yet, which suits
-    programs and tests on one machine; otherwise ``replog init`` made them.
-
-    Leaving the block stops the node cleanly.  An error that stops the node cancels the block and
-    is raised out of it.  Raises :class:`~replog.errors.ConfigError`,
-    :class:`~replog.errors.DirectoryError`, :class:`~replog.errors.AddressError`,
-    :class:`~replog.errors.PlatformError` and, for damage, a :class:`~replog.errors.FatalError`.
-    """
-    if not isinstance(config, Config):
-        config = load_config(Path(config))
-    own = config.node(node)
-    if machine is None:
-        machine = plugins.find_state_machine(config.state_machine)()
-    if bootstrap:
-        bootstrap_cluster(config, node)
-    with open_directory(
-        own.directory,
-        cluster_id=config.cluster_id,
-        node_id=node,
-        engine=config.engine,
-        storage=config.storage,
-        plugin=plugins.find_storage(config.storage),
-    ) as directory:
-        check_voters(config, directory)
-        storage = directory.open_storage(is_synced=config.sync == SYNC_LEVELS[0])
-        try:
-            # Reading a long log, or filling the machine, would hold up the program's other tasks.
-            state = await trio.to_thread.run_sync(open_state, config, directory, storage, machine)
-            running = Node(config, directory, storage, machine, state)
-            try:
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(running.run)
-                    yield running
-                    nursery.cancel_scope.cancel()
-            except BaseExceptionGroup as group:
-                error = main_error(group)
-                raise error from error.__cause__
-        finally:
-            storage.close()
-            close_machine(machine)
 
 
 def _member_of(identity: Identity, state: OpenedState) -> Member:

@@ -4,6 +4,9 @@ A query goes through no log.  At the level ``linearizable`` the engine says up t
 be applied (:mod:`replog.reads`), at ``timeline`` whoever asks says it, and ``stale`` is served as
 it is; see :class:`~replog.types.ReadLevel`.
 
+A query that has nothing to tell yet says when to run it again (:class:`~replog.errors.NotYet`): so
+the log and the changes of a state machine are followed, a page at a time.
+
 The rules this module keeps: a query is run between two entries, on a state that holds everything up
 to its index; every waiter is called exactly once, and never within the call that asked; what waits
 is bounded in number (``limits.reads_max``) and in time (``limits.read_wait_ms``).  A query changes
@@ -12,41 +15,51 @@ nothing, so one that was not served may be asked again, of any node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 from replog.engine import Engine
 from replog.errors import (
     BadCommand,
+    Compacted,
     FatalError,
+    NotYet,
     Overloaded,
     QueryFailed,
     StateMachineError,
     Unavailable,
 )
 from replog.limits import Limits
-from replog.machine import Machine
-from replog.types import LogIndex, ReadIndex, ReadLevel, Waiter, record
+from replog.types import LogIndex, ReadIndex, ReadLevel, Waiter
+
+_TOO_LATE: Final = (
+    "the query could not be served within limits.read_wait_ms: no leader was heard, or what it "
+    "must see is not applied here; ask again, or another node"
+)
 
 
-@record
+@dataclass(slots=True)
 class Query:
     """One query that has no answer yet."""
 
-    payload: bytes
+    run: Callable[[], object]
     waiter: Waiter
     tick: int
     """When it was asked."""
+    is_read: bool = False
+    """Whether it was run, and had nothing to tell; then ``result`` is told when time is over."""
+    result: object = None
 
 
 class Queries:
     """What is asked of one replica and not answered yet."""
 
-    __slots__ = ("_due", "_engine", "_last_id", "_limits", "_machine", "_now", "_open")
+    __slots__ = ("_applied_index", "_due", "_engine", "_last_id", "_limits", "_now", "_open")
 
-    def __init__(self, engine: Engine, machine: Machine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
-        self._machine = machine
         self._limits = limits
         self._open: dict[int, Query] = {}
         """By id, in the order in which they came."""
@@ -54,16 +67,21 @@ class Queries:
         """A heap of those whose index is known, with their ids."""
         self._last_id = 0
         self._now = 0
+        self._applied_index: LogIndex = 0
+        """As of the last time that queries were served."""
 
-    def ask(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
-        """Take a query; see :meth:`replog.replica.Replica.query`."""
+    def ask(
+        self, run: Callable[[], object], level: ReadLevel, at_least: LogIndex, waiter: Waiter
+    ) -> None:
+        """Take a query, which is carried out by ``run()``; see
+        :meth:`replog.replica.Replica.query`."""
         if len(self._open) >= self._limits.reads_max:
             raise Overloaded(
                 f"{len(self._open)} queries wait, which is limits.reads_max; try again a little "
                 "later"
             )
         self._last_id += 1
-        self._open[self._last_id] = Query(payload, waiter, self._now)
+        self._open[self._last_id] = Query(run, waiter, self._now)
         if level is ReadLevel.LINEARIZABLE:
             self._engine.read(self._last_id)
         else:
@@ -81,6 +99,7 @@ class Queries:
 
     def serve(self, applied_index: LogIndex) -> None:
         """Run what may be run on a state that holds everything up to ``applied_index``."""
+        self._applied_index = applied_index
         due = self._due
         while due and due[0][0] <= applied_index:
             _, read_id = heappop(due)
@@ -94,10 +113,15 @@ class Queries:
         result: object = None
         error: Exception | None = None
         try:
-            result = self._machine.answer(query.payload)
+            result = query.run()
+        except NotYet as nothing:
+            query.is_read, query.result = True, nothing.result
+            # Not before something more is applied, or it would be run without end.
+            heappush(self._due, (max(nothing.at_index, applied_index + 1), read_id))
+            return
         except StateMachineError as declared:
             error = declared
-        except BadCommand as refusal:
+        except (BadCommand, Compacted) as refusal:
             applied_index, error = 0, refusal
         except FatalError:
             raise
@@ -109,32 +133,30 @@ class Queries:
         query.waiter(applied_index, result, error)
 
     def tick(self) -> None:
-        """One unit of time has passed: refuse what waited too long."""
+        """One unit of time has passed: answer what waited too long."""
         self._now += 1
-        last_tick = self._now - self._limits.read_ticks_max
-        late = self._first_ids(last_tick)
+        late = self._late_ids()
         if not late:
             return
         queries = [self._open.pop(read_id) for read_id in late]
         self._due = [each for each in self._due if each[1] in self._open]
         heapify(self._due)
         for query in queries:
-            query.waiter(
-                0,
-                None,
-                Unavailable(
-                    "the query could not be served within limits.read_wait_ms: no leader was "
-                    "heard, or what it must see is not applied here; ask again, or another node"
-                ),
-            )
+            if query.is_read:
+                query.waiter(self._applied_index, query.result, None)
+            else:
+                query.waiter(0, None, Unavailable(_TOO_LATE))
 
-    def _first_ids(self, last_tick: int) -> list[int]:
-        """The ids of those that were asked up to a tick."""
+    def _late_ids(self) -> list[int]:
+        """The ids of those whose time is over."""
+        follow_tick = self._now - self._limits.follow_ticks_max
+        read_tick = self._now - self._limits.read_ticks_max
         found: list[int] = []
         for read_id, query in self._open.items():
-            if query.tick > last_tick:
+            if query.tick > max(follow_tick, read_tick):
                 break
-            found.append(read_id)
+            if query.tick <= (follow_tick if query.is_read else read_tick):
+                found.append(read_id)
         return found
 
     def end(self, error: Exception) -> None:

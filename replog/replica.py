@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, cast
 
 from replog.control import (
@@ -57,6 +58,7 @@ from replog.errors import (
     UnknownFormat,
 )
 from replog.limits import Limits
+from replog.logpages import read_page
 from replog.machine import ApplyContext, Machine
 from replog.queries import Queries
 from replog.sessions import Answer, Sessions
@@ -65,6 +67,7 @@ from replog.types import (
     Entry,
     EntryKind,
     LogIndex,
+    LogPage,
     NodeId,
     ReadIndex,
     ReadLevel,
@@ -139,7 +142,7 @@ class Replica:
         self._is_voter = is_voter
         self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
-        self._queries = Queries(engine, machine, limits)
+        self._queries = Queries(engine, limits)
         self._waits: deque[tuple[Entry, Waiter]] = deque()
         """What was proposed here and has no outcome yet, ascending by index."""
 
@@ -216,7 +219,19 @@ class Replica:
         Raises :class:`~replog.errors.Overloaded` above ``limits.reads_max``; the waiter is not
         called then.
         """
-        self._queries.ask(payload, level, at_least, waiter)
+        self._queries.ask(partial(self.machine.answer, payload), level, at_least, waiter)
+
+    def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:
+        """Read the commands in the log from ``from_index`` on, as far as they are applied here; as
+        :meth:`query`, and the result is a :class:`~replog.types.LogPage`.
+
+        ``waits``: where there is none yet, until there is one, for ``limits.follow_wait_ms`` at
+        most.  The waiter may also be called with :class:`~replog.errors.Compacted`.
+        """
+        self._queries.ask(partial(self._log_page, from_index, waits), level, 0, waiter)
+
+    def _log_page(self, from_index: LogIndex, waits: bool) -> LogPage:
+        return read_page(self.engine, self.applied_index, from_index, waits)
 
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
         """The machine was filled from a snapshot, which is durable and holds ``sessions``: go on

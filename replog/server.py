@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 import trio
@@ -25,6 +25,7 @@ from replog.client_session import (
     PROPOSE,
     PROPOSE_IN_SESSION,
     QUERY,
+    READ_LOG,
     SESSION_ID,
 )
 from replog.config import Config
@@ -32,6 +33,7 @@ from replog.envelope import SESSION_BLOCK, SessionCommand
 from replog.errors import (
     CallerError,
     CommandFailed,
+    Compacted,
     DumpUnavailable,
     HandshakeError,
     InvalidResult,
@@ -65,7 +67,7 @@ from replog.transport.listening import (
     receive_first,
 )
 from replog.turns import check_size
-from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, ReadLevel, Voter, Waiter
+from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, LogPage, ReadLevel, Voter, Waiter
 from replog.wire import FrameReader, pack_frame
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class ClientServer:
             OPEN_SESSION: self._open_session,
             CLOSE_SESSION: self._close_session,
             QUERY: self._query,
+            READ_LOG: self._read_log,
             "status": self._status,
             "dump": self._dump,
             "snapshot": self._snapshot,
@@ -284,6 +287,22 @@ class ClientServer:
         waiter = self._waiter(caller, request.request_id)
         self._node.submit_query(payload, level, at_least, waiter)
 
+    def _read_log(self, caller: _Caller, request: Request) -> None:
+        """Send a page of the log, as far as it is applied on this node, whoever leads."""
+        level, from_index, waits = _log_read_in(request)
+
+        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
+            if isinstance(error, Compacted):
+                self._reply(caller, request.request_id, 0, [error.first_available, 0, []])
+            elif error is not None:
+                self._reply_error(caller, request.request_id, index, error)
+            else:
+                page = cast(LogPage, result)
+                entries = [[entry.index, entry.time_ms, entry.data] for entry in page.entries]
+                self._reply(caller, request.request_id, index, [0, page.next_index, entries])
+
+        self._node.submit_log_read(from_index, level, waits, end_wait)
+
     def _waiter(self, caller: _Caller, request_id: int) -> Waiter:
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             if error is not None:
@@ -386,6 +405,18 @@ def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
     if level is None or not 0 <= at_least < 1 << 64:
         raise SchemaError(f"a query has a level ({', '.join(_LEVELS)}) and an index of 64 bits")
     return level, at_least, payload
+
+
+def _log_read_in(request: Request) -> tuple[ReadLevel, LogIndex, bool]:
+    """From where on the log is read, and how.  Raises :class:`~replog.errors.SchemaError`."""
+    asked = strict_loads(request.body)
+    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bool]:
+        raise SchemaError("to read the log needs an array of a level, an index and true or false")
+    name, from_index, waits = asked
+    level = _LEVELS.get(name)
+    if level is None or not 0 <= from_index < 1 << 64:
+        raise SchemaError(f"the log is read at a level ({', '.join(_LEVELS)}) from a 64-bit index")
+    return level, from_index, waits
 
 
 def _learner_in(request: Request) -> Voter:

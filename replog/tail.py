@@ -233,6 +233,15 @@ class Tail:
         entries = self._log.read(first, last, bytes_max)
         return entries, sum([len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX for entry in entries])
 
+    def read_within(self, first: LogIndex, last: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
+        """As :meth:`slice_within`, for whoever reads at a place of its own: what the peers and the
+        disk are told next stays at hand."""
+        origin = self.first_index
+        if first < origin:
+            return self._stored_within(first, min(last, origin - 1), bytes_max)[0]
+        last = self._last_within(first, last, bytes_max)
+        return tuple(self._entries[first - origin : last - origin + 1])
+
     def found_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], LogIndex]:
         """The entries from ``first`` on that fit into ``bytes_max``, at least one if there is one,
         without the holes; and the index up to which that is all, 0 if it is all there is."""

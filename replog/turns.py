@@ -241,6 +241,13 @@ class Turns:
         self.replica.query(payload, level, at_least, waiter)
         self._surroundings.wake()
 
+    def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:
+        """Have the log read from an index on; see :meth:`replog.replica.Replica.read_log`."""
+        if self.waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self.replica.read_log(from_index, level, waits, waiter)
+        self._surroundings.wake()
+
     def admit(self, learner: Voter, waiter: Waiter) -> None:
         """Have an incarnation of a node taken in as a learner, in the place of the one that takes
         part now; a turn must follow.  Who was taken in already is so again.

@@ -159,6 +159,27 @@ def new_entries(
 
 
 @record
+class LogEntry:
+    """One command in the log, for whoever reads the log as a log."""
+
+    index: LogIndex
+    time_ms: int
+    """The wall clock of whoever led when it was proposed; it may fall from one to the next."""
+    data: bytes
+    """What was appended: a command's payload, as it was proposed."""
+
+
+@record
+class LogPage:
+    """A stretch of the log, of which only the commands are shown."""
+
+    entries: tuple[LogEntry, ...]
+    """Ascending by index; between two of them there may be entries that are no commands."""
+    next_index: LogIndex
+    """Where the next page begins."""
+
+
+@record
 class Voter:
     """A member that counts in quorums: exactly this incarnation of this node, no other."""
 

@@ -28,7 +28,8 @@ from typing import Final
 import trio
 
 from replog.cli.serve import configure_logs
-from replog.node import Node, open_node
+from replog.node import Node
+from replog.running import open_node
 from replog.types import NodeId
 from replog_bench.load import ClosedLoop
 from replog_bench.processes import Line, limit_lifetime, say

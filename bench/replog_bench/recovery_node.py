@@ -32,7 +32,8 @@ import cbor2
 import trio
 
 from replog.cli.serve import collect_less, configure_logs
-from replog.node import Node, open_node
+from replog.node import Node
+from replog.running import open_node
 from replog.storage.snapshots import snapshot_index
 from replog.types import LogIndex, NodeId
 from replog_bench.load import commands

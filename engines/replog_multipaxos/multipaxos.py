@@ -423,6 +423,11 @@ class MultiPaxos:
 
     # -- snapshots --
 
+    def entries(self, first: LogIndex, last: LogIndex, bytes_max: int) -> Sequence[Entry]:
+        """What was handed out to be applied; see the contract."""
+        assert first <= last <= self._handed_index
+        return self.slots.applied(first, last, bytes_max)
+
     def snapshot_id(self, index: LogIndex) -> EntryId:
         """The name of a snapshot of everything up to ``index``; see the contract.
 

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Final
 
+from replog.errors import Compacted
 from replog.stored_log import StoredLog
 from replog.tail import HOLE, Tail
 from replog.types import Entry, EntryId, LogIndex, Term
@@ -103,6 +104,15 @@ class Slots:
     ) -> tuple[tuple[Entry, ...], int]:
         """See :meth:`Tail.slice_within <replog.tail.Tail.slice_within>`."""
         return self._tail.slice_within(first, last, bytes_max)
+
+    def applied(self, first: LogIndex, last: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
+        """Those that fit into ``bytes_max``, at least one, for whoever reads the log as a log.
+
+        Below the base the disk may hold other votes than for what a snapshot stands for.
+        """
+        if first <= self.base_index:
+            raise Compacted(self.base_index + 1)
+        return self._tail.read_within(first, last, bytes_max)
 
     def votes_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], LogIndex]:
         """See :meth:`Tail.found_within <replog.tail.Tail.found_within>`."""

@@ -15,10 +15,23 @@ from replog_raft.messages import (
     Heartbeat,
     HeartbeatReply,
     InstallSnapshot,
+    RequestVote,
+    Vote,
 )
 
 if TYPE_CHECKING:
     from replog_raft.raft import Raft
+
+
+def answer_with_term(
+    raft: Raft, message: RequestVote | AppendEntries | Heartbeat | InstallSnapshot
+) -> None:
+    """Let a node that is behind learn our term; states nothing else."""
+    epoch, term, me, to = raft.epoch.number, raft.term, raft.node_id, message.sender
+    if isinstance(message, RequestVote):
+        raft.send_stating_term(Vote(epoch, term, me, to, granted=False, pre=message.pre))
+    else:
+        raft.send_stating_term(HeartbeatReply(epoch, term, me, to, round=0))
 
 
 def handle_append_entries(raft: Raft, message: AppendEntries) -> None:

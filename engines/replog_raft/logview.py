@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Sequence
 
+from replog.errors import Compacted
 from replog.stored_log import StoredLog
 from replog.tail import Tail
 from replog.types import Entry, EntryId, EpochNumber, LogIndex, Term
@@ -74,6 +75,15 @@ class LogView:
     def slice_within(self, first: LogIndex, bytes_max: int) -> tuple[tuple[Entry, ...], int]:
         """See :meth:`Tail.slice_within`; up to the last."""
         return self._tail.slice_within(first, self.last_index, bytes_max)
+
+    def applied(self, first: LogIndex, last: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
+        """Those that fit into ``bytes_max``, at least one, for whoever reads the log as a log.
+
+        Below the base the disk may hold another log than the one that a snapshot stands for.
+        """
+        if first <= self.base_index:
+            raise Compacted(self.base_index + 1)
+        return self._tail.read_within(first, last, bytes_max)
 
     def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
         """See :meth:`Tail.size_bytes`."""

@@ -166,7 +166,7 @@ class Raft:
         """Apply the rule of terms (Raft §5.1) to a message of another term; whether to go on."""
         if message.term < self.term:
             if isinstance(message, RequestVote | AppendEntries | Heartbeat | InstallSnapshot):
-                self._answer_with_term(message)
+                following.answer_with_term(self, message)
             return False
         if isinstance(message, RequestVote):
             if self.hears_leader and not message.transfer:
@@ -183,18 +183,6 @@ class Raft:
         if self.role is Role.LEADER:
             return True
         return self.leader_id != NO_NODE and self.election_elapsed < self.options.election_ticks_min
-
-    def _answer_with_term(
-        self, message: RequestVote | AppendEntries | Heartbeat | InstallSnapshot
-    ) -> None:
-        """Let a node that is behind learn our term; states nothing else."""
-        epoch, term, me, to = self.epoch.number, self.term, self.node_id, message.sender
-        answer: Message
-        if isinstance(message, RequestVote):
-            answer = Vote(epoch, term, me, to, granted=False, pre=message.pre)
-        else:
-            answer = HeartbeatReply(epoch, term, me, to, round=0)
-        self.send_stating_term(answer)
 
     def update_term(self, term: Term) -> None:
         """Enter a higher term as a follower without a vote (Raft §5.1)."""
@@ -484,6 +472,11 @@ class Raft:
             leading.forget_peers(self, self.leader, fresh)
 
     # -- snapshots (Raft §7) --
+
+    def entries(self, first: LogIndex, last: LogIndex, bytes_max: int) -> Sequence[Entry]:
+        """What was handed out to be applied; see the contract."""
+        assert first <= last <= self._handed_index
+        return self.view.applied(first, last, bytes_max)
 
     def snapshot_id(self, index: LogIndex) -> EntryId:
         """The name of a snapshot of everything up to ``index``; see the contract."""

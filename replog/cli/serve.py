@@ -155,7 +155,7 @@ async def _serve(
 ) -> None:
     import trio
 
-    from replog.node import open_node
+    from replog.running import open_node
 
     with trio.open_signal_receiver(*_STOPS) as signals:
         if stops:

@@ -17,7 +17,7 @@ from replog import aio, blocking
 from replog.client_logic import ClientLogic
 from replog.client_surface import CommandOutcome, NodeDump
 from replog.statemachine import Call
-from replog.types import Applied, NodeId, ReadLevel
+from replog.types import Applied, LogEntry, NodeId, ReadLevel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,6 +53,9 @@ class AnyClient(Protocol):
         node: NodeId | str | None = None,
         deadline_seconds: float | None = None,
     ) -> Applied: ...
+    def entries(
+        self, from_index: int = 1, *, follow: bool = True, node: NodeId | str | None = None
+    ) -> AsyncIterator[LogEntry]: ...
     async def open_session(self, *, deadline_seconds: float | None = None) -> AnySession: ...
     async def status(self, node: NodeId | str | None = None) -> Mapping[str, object]: ...
     async def dump(
@@ -96,6 +99,17 @@ class _Face:
         """A session has the same face."""
         session = await self._run(partial(self.client.open_session, **kwargs))
         return _Face(session, self.logic, self._run)
+
+    async def entries(self, *args: Any, **kwargs: Any) -> AsyncIterator[LogEntry]:
+        """One after the other, each in the library's own way."""
+        iterator = self.client.entries(*args, **kwargs)
+
+        async def pull() -> LogEntry | None:
+            return await anext(iterator, None)
+
+        is_blocking = hasattr(iterator, "__next__")
+        while entry := await self._run(partial(next, iterator, None) if is_blocking else pull):
+            yield entry
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def ask(*args: Any, **kwargs: Any) -> Any:

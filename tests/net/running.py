@@ -9,7 +9,8 @@ from pathlib import Path
 import trio
 
 from replog.config import Config, local_config
-from replog.node import Node, open_node
+from replog.node import Node
+from replog.running import open_node
 from replog.types import NodeId, Role
 
 

@@ -17,7 +17,7 @@ from replog import node as node_module
 from replog.config import local_config
 from replog.errors import DirectoryError, Unavailable
 from replog.founding import founding_path
-from replog.node import open_node
+from replog.running import open_node
 from replog.storage.met import FILE_NAME
 from replog.transport import tcp
 from replog.types import Role

@@ -28,8 +28,9 @@ from replog.founding import bootstrap_cluster
 from replog.frames import ClientHello, FrameCodec, FrameType, PeerHello, Refusal
 from replog.limits import Limits
 from replog.machine import DumpPage
-from replog.node import Node, open_node
+from replog.node import Node
 from replog.opening import check_epoch
+from replog.running import open_node
 from replog.storage.files import Descriptor, RealFiles
 from replog.storage.identity import unpack_identity
 from replog.storage.protocol import Recovered

@@ -12,8 +12,9 @@ from replog.config import Config, local_config
 from replog.errors import LogDamaged, SnapshotUnavailable
 from replog.limits import Limits
 from replog.machine import DumpPage
-from replog.node import Node, open_node
+from replog.node import Node
 from replog.plugins import engine_names
+from replog.running import open_node
 from replog.storage.snapshots import snapshot_index
 from replog.types import LogIndex, Role
 from replog_kv import Kv

@@ -22,7 +22,8 @@ from replog.frames import (
     ServerHello,
 )
 from replog.limits import Limits
-from replog.node import Node, open_node
+from replog.node import Node
+from replog.running import open_node
 from replog.types import ReadLevel
 from replog.wire import FrameReader
 from replog_kv import Kv

@@ -28,9 +28,10 @@ from replog.errors import (
 from replog.founding import join_founding
 from replog.frames import Outcome, Reply
 from replog.limits import Limits
-from replog.node import Node, open_node
+from replog.node import Node
 from replog.plugins import engine_names
 from replog.rejoin import admit_learner, coming_back, fetch_founding, make_learner
+from replog.running import open_node
 from replog.types import NodeId, Voter
 from replog_kv import Kv
 from replog_sqlite_kv import SqliteKv

@@ -19,8 +19,8 @@ from replog.errors import (
     Unavailable,
 )
 from replog.machine import ApplyContext, DumpPage
-from replog.node import open_node
 from replog.plugins import engine_names, find_state_machine
+from replog.running import open_node
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog_kv import Kv
 

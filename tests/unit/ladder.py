@@ -66,7 +66,12 @@ LADDER = (
     Rung("histories", ("replog.testing.linearizability",), pure=True, never=("parts",)),
     Rung("contract", ("replog.engine",), pure=True),
     Rung("engines", ("replog_ENGINE", "replog_ENGINE.*"), pure=True),
-    Rung("replica", ("replog.replica", "replog.queries"), pure=True, never=("engines",)),
+    Rung(
+        "replica",
+        ("replog.replica", "replog.queries", "replog.logpages"),
+        pure=True,
+        never=("engines",),
+    ),
     Rung(
         "formats",
         (
@@ -146,6 +151,7 @@ LADDER = (
             "replog.jobs",
             "replog.opening",
             "replog.reports",
+            "replog.running",
             "replog.server",
             "replog.sync_thread",
             "replog.waiting",
@@ -191,6 +197,7 @@ LADDER = (
             "replog.__main__",
             "replog.client",
             "replog.client_link",
+            "replog.log",
             "replog.rejoin",
             "replog.cli",
             "replog.cli.*",

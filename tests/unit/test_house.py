@@ -35,6 +35,8 @@ PUBLIC_NAMES = {
     "StateMachine",
     "command",
     "load_config",
+    "Log",
+    "open_log",
     "ReadLevel",
     "open_node",
     "query",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from replog.errors import (
     BadCommand,
+    NotYet,
     Overloaded,
     QueryFailed,
     StateMachineError,
@@ -19,7 +21,7 @@ from replog.queries import Queries
 from replog.types import LogIndex, ReadIndex, ReadLevel
 
 LINEARIZABLE, TIMELINE, STALE = ReadLevel
-LIMITS = Limits(tick_ms=50, read_wait_ms=200, reads_max=3)
+LIMITS = Limits(tick_ms=50, read_wait_ms=200, follow_wait_ms=100, reads_max=3)
 
 
 class Declared(StateMachineError):
@@ -31,6 +33,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
+        self.applied_index = 0
 
     def answer(self, payload: bytes) -> object:
         """Note the query."""
@@ -43,6 +46,8 @@ class Shelf:
         }
         if payload in errors:
             raise errors[payload]
+        if payload.startswith(b"not before") and self.applied_index < int(payload[10:]):
+            raise NotYet(int(payload[10:]), b"nothing")
         return payload.upper()
 
 
@@ -62,7 +67,7 @@ class World:
 
     def __init__(self) -> None:
         self.engine, self.machine = Reading(), Shelf()
-        self.queries = Queries(self.engine, self.machine, LIMITS)  # type: ignore[arg-type]
+        self.queries = Queries(self.engine, LIMITS)  # type: ignore[arg-type]
         self.ended: list[tuple[bytes, LogIndex, object, str]] = []
 
     def ask(self, payload: bytes, level: ReadLevel, at_least: LogIndex = 0) -> None:
@@ -71,7 +76,7 @@ class World:
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             self.ended.append((payload, index, result, type(error).__name__ if error else ""))
 
-        self.queries.ask(payload, level, at_least, end_wait)
+        self.queries.ask(partial(self.machine.answer, payload), level, at_least, end_wait)
 
     def hear(self, *reads: ReadIndex) -> None:
         """The engine answers."""
@@ -161,6 +166,47 @@ def test_waits_end_in_time() -> None:
     world.queries.serve(9)
     assert world.names() == [b"l", b"t", b"u"]
     assert world.machine.asked == [b"u"]
+
+
+def test_nothing_to_tell_is_asked_again() -> None:
+    """A query that has nothing to tell yet is run when what it waits for is applied, not before,
+    and again if it says so again."""
+    world = World()
+    world.ask(b"not before 7", STALE)
+    for index in (3, 4, 6):
+        world.machine.applied_index = index
+        world.queries.serve(index)
+    assert (world.machine.asked, world.ended) == ([b"not before 7"], [])
+    world.queries.serve(7)  # the machine, at 6, says the same again
+    world.queries.serve(7)
+    assert (len(world.machine.asked), world.ended) == (2, [])
+    world.machine.applied_index = 8
+    world.queries.serve(8)
+    assert world.ended == [(b"not before 7", 8, b"NOT BEFORE 7", "")]
+
+
+def test_nothing_to_tell_is_told_in_time() -> None:
+    """A query that had nothing to tell for ``follow_wait_ms`` says so, as of what is applied then;
+    one that could not even be run is refused, after ``read_wait_ms``."""
+    world = World()
+    world.ask(b"u", TIMELINE, 50)
+    world.ask(b"not before 90", STALE)
+    world.ask(b"not before 80", LINEARIZABLE)
+    world.queries.serve(4)
+    world.queries.tick()
+    world.queries.serve(5)
+    world.queries.tick()
+    assert world.ended == [(b"not before 90", 5, b"nothing", "")]
+    world.hear(ReadIndex(3, 5))
+    world.queries.serve(5)
+    world.queries.tick()
+    assert world.ended[1:] == [(b"not before 80", 5, b"nothing", "")]
+    world.queries.tick()
+    assert [(name, error) for name, _, _, error in world.ended[2:]] == [
+        (b"u", Unavailable.__name__)
+    ]
+    world.queries.serve(100)
+    assert len(world.ended) == 3
 
 
 def test_limit_refuses() -> None:

@@ -30,6 +30,7 @@ from replog.testing.conformance import (
     elections,
     failures,
     faults,
+    log,
     reads,
     refusals,
     replication,
@@ -71,6 +72,7 @@ def scenarios() -> tuple[Scenario, ...]:
         *crashes.SCENARIOS,
         *snapshots.SCENARIOS,
         *reads.SCENARIOS,
+        *log.SCENARIOS,
     )
 
 

@@ -1,0 +1,190 @@
+"""The log as a log, at real nodes: appended anywhere, read anywhere, none missed and none twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from replog import BadCommand, CommandTooLarge, Compacted, Log, Unavailable, open_log
+from replog.config import Config, local_config
+from replog.limits import Limits
+from replog.node import Node
+from replog.plugins import engine_names
+from replog.running import open_node
+from replog.types import LogEntry, NodeId, Role
+from replog_kv import Kv
+
+from libraries import LIBRARIES, OPENERS, OpenClient
+from running import running_cluster
+
+pytestmark = pytest.mark.net
+
+
+def log_config(directory: Path, nodes: int = 3, engine: str = "raft", **limits: int) -> Config:
+    """A cluster without a state machine."""
+    config = local_config(directory, nodes=nodes, engine=engine)
+    return replace(config, state_machine="log", limits=Limits(**limits))
+
+
+async def leading_of(nodes: dict[NodeId, Node]) -> Node:
+    """The node that leads, as soon as one does."""
+    while True:
+        for node in nodes.values():
+            if node.status().role is Role.LEADER:
+                return node
+        await trio.sleep(0.01)
+
+
+async def all_of(entries: AsyncIterator[LogEntry]) -> list[LogEntry]:
+    """Every entry, of what ends."""
+    return [entry async for entry in entries]
+
+
+async def first_of(entries: AsyncIterator[LogEntry], count: int) -> list[LogEntry]:
+    """The first entries of what has no end."""
+    found: list[LogEntry] = []
+    async for entry in entries:
+        found.append(entry)
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.mark.parametrize("engine", engine_names())
+async def test_append_and_read_anywhere(tmp_path: Path, engine: str) -> None:
+    """Any node takes an append, and every node gives out all of them in the one order, with the
+    index that was returned."""
+    config = log_config(tmp_path, engine=engine)
+    async with running_cluster(tmp_path, config=config) as nodes:
+        await leading_of(nodes)
+        appended: dict[int, bytes] = {}
+
+        async def append(log: Log, data: bytes) -> None:
+            appended[await log.append(data)] = data
+
+        for node in nodes.values():
+            async with open_log(node) as log, trio.open_nursery() as nursery:
+                for at in range(5):
+                    nursery.start_soon(append, log, b"%d from %d" % (at, node.node_id))
+        for node in nodes.values():
+            async with open_log(node) as log:
+                found = await all_of(log.entries(follow=False))
+                assert {entry.index: entry.data for entry in found} == appended
+                assert [entry.index for entry in found] == sorted(appended)
+                assert all(entry.time_ms > 0 for entry in found)
+                middle = found[7].index
+                assert await all_of(log.entries(middle, follow=False)) == found[7:]
+                assert await all_of(log.entries(1 << 40, follow=False)) == []
+
+
+@pytest.mark.parametrize("engine", engine_names())
+async def test_followed_over_transfers(tmp_path: Path, engine: str) -> None:
+    """Who follows the log gets what comes, once each, whoever leads meanwhile."""
+    config = log_config(tmp_path, engine=engine)
+    count = 40
+    async with running_cluster(tmp_path, config=config) as nodes, trio.open_nursery() as nursery:
+        found: dict[NodeId, list[bytes]] = {}
+
+        async def follow(node: Node) -> None:
+            async with open_log(node) as log:
+                entries = await first_of(log.entries(), count)
+            found[node.node_id] = [entry.data for entry in entries]
+
+        for node in nodes.values():
+            nursery.start_soon(follow, node)
+        for at in range(count):
+            leader = await leading_of(nodes)
+            if at % 10 == 9:
+                leader.transfer(leader.node_id % 3 + 1)
+            async with open_log(nodes[at % 3 + 1]) as log:
+                await log.append(b"%d" % at)
+    assert list(found.values()) == [[b"%d" % at for at in range(count)]] * 3
+
+
+@pytest.fixture(params=LIBRARIES)
+def open_client(request: pytest.FixtureRequest) -> OpenClient:
+    """Opens a client of one of the libraries."""
+    return OPENERS[request.param]
+
+
+async def test_clients_read_the_log(open_client: OpenClient, tmp_path: Path) -> None:
+    """A client reads the log of any node, in pages that no entry falls between, goes on from where
+    it was, and follows what comes."""
+    config = log_config(tmp_path)
+    datas = [b"%d" % at + bytes(3000) for at in range(60)]
+    async with running_cluster(tmp_path, config=config) as nodes, open_client(config) as client:
+        await leading_of(nodes)
+        indexes = [applied.index for applied in await client.propose_many(datas)]
+        for node in (None, 1, 2, 3, str(config.nodes[0].client)):
+            found = await all_of(client.entries(follow=False, node=node))
+            assert [(entry.index, entry.data) for entry in found] == list(
+                zip(indexes, datas, strict=True)
+            )
+        assert await first_of(client.entries(indexes[50]), 5) == found[50:55]
+        later: list[bytes] = []
+
+        async def follow() -> None:
+            later.extend(e.data for e in await first_of(client.entries(indexes[-1] + 1), 2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            await trio.sleep(0.7)  # an empty page has come by then
+            for data in (b"later", b"last"):
+                await client.propose(data)
+        assert later == [b"later", b"last"]
+
+
+async def test_trimmed_is_compacted(open_client: OpenClient, tmp_path: Path) -> None:
+    """What a snapshot stands for is refused with the first index that is there, to a program with
+    the node and to a client; what is behind it is read."""
+    config = log_config(tmp_path, nodes=1, trim_margin_entries=5)
+    async with running_cluster(tmp_path, config=config) as nodes, open_client(config) as client:
+        node = await leading_of(nodes)
+        for outcome in await client.propose_many(b"%d" % at for at in range(30)):
+            last_index = outcome.index
+        await node.take_snapshot()
+        while not node.status().base_index:
+            await trio.sleep(0.01)
+        async with open_log(node) as log:
+            for reader in (log, client):
+                with pytest.raises(Compacted) as refused:
+                    await all_of(reader.entries(follow=False))
+                first = refused.value.first_available
+                found = await all_of(reader.entries(first, follow=False))
+                assert first == node.status().base_index + 1
+                assert [entry.index for entry in found] == list(range(first, last_index + 1))
+
+
+async def test_log_over_a_restart(tmp_path: Path) -> None:
+    """What was appended is there after a restart; a node that stops ends who follows."""
+    config = log_config(tmp_path, nodes=1)
+    with trio.fail_after(30):
+        async with open_node(config, 1, bootstrap=True) as node, open_log(node) as log:
+            await node.wait_leader()
+            index = await log.append(b"kept")
+        with pytest.raises(Unavailable):
+            await first_of(log.entries(index + 1), 1)
+        async with open_node(config, 1) as node, open_log(node) as log:
+            (entry,) = await all_of(log.entries(follow=False))
+            assert (entry.index, entry.data) == (index, b"kept")
+
+
+async def test_append_refused(tmp_path: Path) -> None:
+    """With a state machine, only its commands are appended; and nothing that is too large."""
+    config = replace(local_config(tmp_path, nodes=1), limits=Limits(command_bytes_max=100))
+    async with (
+        running_cluster(tmp_path, config=config) as nodes,
+        open_log(await leading_of(nodes)) as log,
+    ):
+        with pytest.raises(BadCommand):
+            await log.append(b"no command of kv")
+        with pytest.raises(CommandTooLarge):
+            await log.append(bytes(101))
+        put = Kv.put.encode("key", b"value")
+        index = await log.append(put)
+        (entry,) = await all_of(log.entries(follow=False))
+        assert (entry.index, entry.data) == (index, put)
