@@ -431,6 +431,21 @@ def set_crash(files: ForgetfulFiles, operations: int, growing: int = 0) -> None:
     files.fault = crash
 
 
+def set_crash_at_sync(files: ForgetfulFiles, syncs: int) -> None:
+    """Let the machine crash in front of a sync, of a file or a directory, when so many others were
+    made from now on."""
+    left = syncs
+
+    def crash(_: int, operation: str, path: Path) -> None:
+        nonlocal left
+        if operation in ("sync", "sync_directory"):
+            if not left:
+                raise Crashed(f"{operation} of {path}")
+            left -= 1
+
+    files.fault = crash
+
+
 def _apply(names: dict[str, _Node], change: dict[str, _Node | None]) -> None:
     for name, node in change.items():
         if node is None:

@@ -9,7 +9,8 @@ A crash here strikes within a system call: at the first, second or a later opera
 (recovery included), with what was not synced kept, lost, or torn by sectors.  And one strikes right
 after the init that made the node's directory, which is durable when it returns.  Some writes
 by which the file grows, and every recovery from a torn log, are rehearsed besides, on copies of the
-files: they may crash anywhere, and the next recovery must come to its end, or find the same.
+files: they may crash anywhere, and the next recovery must come to its end, or find the same.  Logs
+are seldom torn, so some writes to small ones are, on copies, for that rehearsal's sake.
 
 At the sync level ``os`` chance ends processes alone, which may lose nothing that counts: what was
 written stays.  A power cut there is no fault that a correct system survives, so it comes only when
@@ -22,6 +23,7 @@ import errno
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -33,7 +35,7 @@ from replog.storage.identity import FOUNDING_VERSION, FoundingRecord
 from replog.storage.plugin import StorageHome
 from replog.storage.protocol import Recovered, Storage
 from replog.storage.recovery import TAIL_BYTES, find_content_end
-from replog.storage.segment import GROUP_MAGIC, segment_name, segment_number
+from replog.storage.segment import GROUP_MAGIC, HEAD_BYTES, segment_name, segment_number
 from replog.storage.wal import WAL, Wal
 from replog.storage.wal import Group as PackedGroup
 from replog.testing.disk import Disk, Group, is_same
@@ -46,6 +48,7 @@ from replog.testing.files import (
     KeepPrefix,
     KeepSectors,
     set_crash,
+    set_crash_at_sync,
 )
 from replog.testing.snapshot_disk import CLUSTER_ID, NODE_PATH
 from replog.types import NodeId, Voter
@@ -88,8 +91,15 @@ OPENING_SHARE: Final = 1 / 2
 EVERYTHING_CHANCE: Final = 0.3
 """... and how often all that was written stays, synced or not."""
 
+TORN_SHARE: Final = 1 / 12
+"""How many of the other writes to a small log are torn, on copies of the files, ..."""
+
+SMALL_BYTES: Final = 2 * 1024
+"""... which has one segment and less than this in it: a large log takes long to recover, and is
+torn in no other way."""
+
 REHEARSALS: Final = 16
-"""How often the recovery from a torn log is rehearsed, ..."""
+"""How often the recovery from a torn log is rehearsed with a crash drawn by chance, ..."""
 
 REHEARSAL_OPERATIONS: Final = 16
 """... and within how many operations on the files it crashes then."""
@@ -253,7 +263,8 @@ class LogDisk:
     def rehearse_write(self, group: Group, seed: int) -> str:
         """Now and then, have a write by which the file grows, and half of those that open a
         segment, crash at a sync, on copies of the files, of which some sectors stay or all: what is
-        wrong, if the log is refused then, or loses something to a power cut after its recovery."""
+        wrong, if the log is refused then, or loses something to a power cut after its recovery.
+        Some of the others are torn, on copies as well."""
         if self.files.fault is not None:
             return ""
         packed = group.data
@@ -263,24 +274,15 @@ class LogDisk:
         size_bytes = len(data.rstrip(b"\0")) + len(packed.data) + TAIL_BYTES + RESERVE_BYTES
         if packed.opening:
             share, syncs_max = OPENING_SHARE, 4
+        elif size_bytes > len(data):
+            share, syncs_max = REHEARSED_SHARE, 2
         else:
-            share, syncs_max = (REHEARSED_SHARE if size_bytes > len(data) else 0.0), 2
+            is_small = packed.segment == 1 and size_bytes < SMALL_BYTES
+            is_torn = is_small and self._home.is_synced and random.random() < TORN_SHARE
+            return self._rehearse_tear(packed, random) if is_torn else ""
         if random.random() >= share:
             return ""
-        log, files = deepcopy((self._log, self.files))
-        assert log is not None
-        syncs_left = random.randrange(syncs_max)
-
-        def crash(_: int, operation: str, path: Path) -> None:
-            nonlocal syncs_left
-            if operation in ("sync", "sync_directory"):
-                if not syncs_left:
-                    raise Crashed(f"{operation} of {path}")
-                syncs_left -= 1
-
-        files.fault = crash
-        with suppress(Crashed, StorageFull):
-            log.persist(group.data)
+        files = self._crashed_at_sync(packed, random.randrange(syncs_max))
         sectors = KeepSectors(random.randrange(1 << 30))
         keeps_everything = random.random() < EVERYTHING_CHANCE or not self._home.is_synced
         files.crash(KeepEverything() if keeps_everything else sectors)
@@ -291,6 +293,28 @@ class LogDisk:
         if not self._outlasts_power_cut(files, found):
             return "crashes as it writes a group, and recovers what a power cut takes away again"
         return ""
+
+    def _crashed_at_sync(self, packed: PackedGroup, syncs: int) -> ForgetfulFiles:
+        """Copies of the files, on which the write of a group came to an end in front of a sync,
+        behind so many others, or was refused."""
+        log, files = deepcopy((self._log, self.files))
+        assert log is not None
+        set_crash_at_sync(files, syncs)
+        with suppress(Crashed, StorageFull):
+            log.persist(packed)
+        return files
+
+    def _rehearse_tear(self, packed: PackedGroup, random: Random) -> str:
+        """Have the write of a group stop behind its head, on copies of the files, and rehearse the
+        recovery from that: what is wrong with it."""
+        files = self._crashed_at_sync(packed, 0)
+        files.crash(KeepPrefix(random.randrange(HEAD_BYTES, len(packed.data))))
+        before = deepcopy(files)
+        try:
+            found = self._log_on(files).recover()
+        except LogDamaged as damaged:
+            return f"tears a group, and refuses its log then: {damaged}"
+        return self._rehearse_syncs(before, found, random)
 
     def outlasts_power_cut(self, found: Recovered) -> bool:
         """Whether what was just recovered is durable: a power cut right now, on copies of the
@@ -316,12 +340,35 @@ class LogDisk:
             with suppress(Crashed):
                 self._log_on(files).recover()
             files.crash(drawn_keep(random, self._home.is_synced))
+            if problem := self._problem_of_next(files, found):
+                return problem
+        return self._rehearse_syncs(self._before, found, random) if self._home.is_synced else ""
+
+    def _rehearse_syncs(self, before: ForgetfulFiles, found: Recovered, random: Random) -> str:
+        """Have the power cut in front of each sync of a recovery, the first bytes alone being on
+        the disk of what it was to sync, fewer than a head takes, and recover from what that leaves:
+        what is wrong, as above.  Chance would come to that too seldom."""
+        for syncs in count():
+            files = deepcopy(before)
+            set_crash_at_sync(files, syncs)
             try:
-                again = self._log_on(files).recover()
-            except LogDamaged as damaged:
-                return f"crashes as it recovers its log, and refuses that then: {damaged}"
-            if not is_same(again, found):
-                return "crashes as it recovers its log, and recovers something else then"
+                self._log_on(files).recover()
+            except Crashed:
+                files.crash(KeepPrefix(random.randrange(1, HEAD_BYTES)))
+            else:
+                return ""
+            if problem := self._problem_of_next(files, found):
+                return problem
+        raise AssertionError("a recovery comes to its end")
+
+    def _problem_of_next(self, files: ForgetfulFiles, found: Recovered) -> str:
+        """What is wrong with the recovery after one that crashed, which finds ``found`` again."""
+        try:
+            again = self._log_on(files).recover()
+        except LogDamaged as damaged:
+            return f"crashes as it recovers its log, and refuses that then: {damaged}"
+        if not is_same(again, found):
+            return "crashes as it recovers its log, and recovers something else then"
         return ""
 
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import count
 from random import Random
 
 import pytest
 
 from replog.errors import LogDamaged
 from replog.storage.files import Descriptor
-from replog.storage.protocol import Recovered, Write
+from replog.storage.protocol import Write
 from replog.storage.recovery import Scanned
 from replog.storage.segment import GROUP_MAGIC, HEAD_BYTES
 from replog.storage.segment_end import SegmentEnd
 from replog.storage.wal import Wal
 from replog.stored_log import all_entries
 from replog.testing.disk import Disk, Group
-from replog.testing.files import Crashed, KeepEverything, KeepPrefix
+from replog.testing.files import Crashed, KeepEverything, KeepPrefix, set_crash_at_sync
 from replog.testing.log_disk import LogDisk
 from replog.types import Entry, EntryKind, HardState, entry_body
 
 
-def started() -> tuple[LogDisk, Disk]:
+def started(is_synced: bool = True) -> tuple[LogDisk, Disk]:
     """A log that was just founded and opened, and its model."""
-    log = LogDisk(1)
-    return log, Disk(log.recover())
+    log = LogDisk(1, is_synced=is_synced)
+    return log, Disk(log.recover(), is_synced)
 
 
 def one_group(log: LogDisk, disk: Disk, index: int, size_bytes: int = 200) -> Group:
@@ -53,25 +54,63 @@ def torn() -> LogDisk:
     return log
 
 
-def rehearsed(log: LogDisk, found: Recovered) -> str:
-    """What one of several rehearsals finds."""
-    return next(filter(None, (log.rehearse(found, Random(seed)) for seed in range(8))), "")
+def settle_from_head(wal: Wal, file: Descriptor, data: bytes, scanned: Scanned) -> None:
+    """Wipe a torn group in the wrong order."""
+    wal._wipe(file, scanned.end, scanned.end + HEAD_BYTES)
+    wal._wipe(file, scanned.end + HEAD_BYTES, scanned.content_end)
 
 
-def test_rehearse_torn_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_rehearse_torn_tail(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """A recovery that wipes a torn group from its head on may crash such that the next one refuses
-    the log, and a rehearsal finds that; of the right one it finds nothing."""
+    the log, and every rehearsal finds that; of the right one it finds nothing."""
     log = torn()
     found = log.recover()
     assert log.torn_count == 1
-    assert not rehearsed(log, found)
+    assert not log.rehearse(found, Random(seed))
+    monkeypatch.setattr(Wal, "_settle", settle_from_head)
+    assert "refuses that then" in log.rehearse(found, Random(seed))
 
-    def settle(wal: Wal, file: Descriptor, data: bytes, scanned: Scanned) -> None:
-        wal._wipe(file, scanned.end, scanned.end + HEAD_BYTES)
-        wal._wipe(file, scanned.end + HEAD_BYTES, scanned.content_end)
 
-    monkeypatch.setattr(Wal, "_settle", settle)
-    assert "refuses that then" in rehearsed(log, found)
+@pytest.mark.parametrize("bytes_kept", [1, 8, HEAD_BYTES - 1])
+def test_wipe_stops_within_head(monkeypatch: pytest.MonkeyPatch, bytes_kept: int) -> None:
+    """What does harm is a head that is wiped in part while records stand behind it: at one of its
+    syncs a crash leaves that when the head is wiped first, and at none when it is wiped last."""
+    assert not refused_after_crash_at_syncs(bytes_kept)
+    monkeypatch.setattr(Wal, "_settle", settle_from_head)
+    [refused] = refused_after_crash_at_syncs(bytes_kept)
+    assert "its head is damaged" in refused
+
+
+def refused_after_crash_at_syncs(bytes_kept: int) -> list[str]:
+    """Why the next recovery refuses the log, after a crash of one at each of its syncs that left so
+    many of the bytes that were to be synced."""
+    refused: list[str] = []
+    for syncs in count():
+        log = torn()
+        set_crash_at_sync(log.files, syncs)
+        try:
+            log.recover()
+        except Crashed:
+            log.files.crash(KeepPrefix(bytes_kept))
+        else:
+            break
+        try:
+            log.recover()
+        except LogDamaged as damaged:
+            refused.append(str(damaged))
+    assert syncs > 3
+    return refused
+
+
+@pytest.mark.parametrize("is_synced", [True, False])
+def test_rehearse_write_torn(monkeypatch: pytest.MonkeyPatch, is_synced: bool) -> None:
+    """Some writes to a small log are torn on copies, which finds a recovery that wipes in the wrong
+    order though no crash tears anything; at the level ``os`` none is: that takes a power cut."""
+    monkeypatch.setattr("replog.testing.log_disk.TORN_SHARE", 1.0)
+    assert not written(is_synced)
+    monkeypatch.setattr(Wal, "_settle", settle_from_head)
+    assert ("refuses that then" in written(is_synced)) is is_synced
 
 
 def test_power_cut_after_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +193,13 @@ def test_rehearse_write_growing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def grown() -> str:
     """What the first rehearsal finds that finds anything, of a log that grows and grows."""
-    log, disk = started()
-    for index in range(1, 300):
+    return written(groups_count=300)
+
+
+def written(is_synced: bool = True, groups_count: int = 8) -> str:
+    """What the first rehearsal finds that finds anything, of a log of so many groups."""
+    log, disk = started(is_synced)
+    for index in range(1, groups_count):
         group = one_group(log, disk, index)
         if problem := log.rehearse_write(group, 1):
             return problem
