@@ -37,6 +37,7 @@ from replog.testing.chance import ALL, Chance, Selection
 from replog.testing.cluster import Cluster
 from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
 from replog.testing.faults import drawn_faults
+from replog.testing.followers import Followers
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.linearizability import Finding, check_history
@@ -201,6 +202,11 @@ class Simulation:
         self._seen: list[LogIndex] = [0] * len(self._readers)
         """The highest index as of which it has read."""
         self._sessions = self._made_session_clients()
+        followers = self._source("followers")
+        count = followers.choice((0, 1, 2))
+        self._followers = Followers(
+            self.cluster.driver, self.cluster.nodes, followers, count, self.limits.reads_max
+        )
 
     def _made_session_clients(self) -> SessionClients:
         """In half of the seeds, some more clients repeat in sessions what was not answered."""
@@ -306,6 +312,7 @@ class Simulation:
         is_open = len(cluster.proposals) < self.options.operations_max
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
         self._ask_queries()
+        self._followers.tick()
 
     def _draw_in_session(self) -> bytes:
         return self.workload.draw(self._sessions_random, len(self.cluster.proposals) + 1)
