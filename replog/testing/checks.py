@@ -26,7 +26,8 @@ are the reason why a random run proves anything:
 * **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
 ``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I23 are judged
-elsewhere.  What only one engine promises (log matching, for instance) comes as a :class:`Check` from outside.
+elsewhere.  What only one engine promises (log matching, for instance) comes as a :class:`Check`
+from outside.
 """
 
 from __future__ import annotations
