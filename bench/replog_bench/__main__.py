@@ -16,6 +16,8 @@ from replog.config_text import default_engine
 from replog.errors import PluginError, ReplogError
 from replog.limits import MIB
 from replog_bench.clients import ClientsPlan, run_clients_plan
+from replog_bench.etcd import ETCD, EtcdPlan, find_systems, run_etcd_plan
+from replog_bench.etcd_tools import find_tools, missing_packages, missing_sentence, server_version
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
 from replog_bench.protocol import run_protocol
@@ -24,6 +26,7 @@ from replog_bench.report import (
     BASE,
     NOT_DURABLE,
     ClientsRow,
+    EtcdRow,
     MicroRow,
     ProtocolRow,
     RecoveryRow,
@@ -60,6 +63,16 @@ example:
 
 Four processes on this machine: three nodes, and a client with one connection to the leader. Each
 kind of request has a new cluster; the ratios are to the puts of the same repeat."""
+
+ETCD_EXAMPLE = """\
+example:
+  python -m replog_bench etcd --engines {engines} --clients 1,256 --directory /var/lib/replog
+
+Clusters of three on loopback take turns; every put is on the disks of two nodes before it counts.
+etcd has its default settings and a client in Go, replog its client for trio, each in a process of
+its own with one connection to the leader. Debian and Ubuntu have what the rows of etcd need:
+  apt-get install --no-install-recommends etcd-server golang-go golang-etcd-server-dev
+Without that they are left out, a sentence on stderr says so, and the exit code is still 0."""
 
 MICRO_EXAMPLE = """\
 example:
@@ -180,6 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add_throughput(commands, common)
     add_clients(commands, common)
+    add_etcd(commands, common)
     add_micro(commands, common)
     add_protocol(commands, common)
     add_storage(commands, common)
@@ -272,6 +286,41 @@ def add_clients(commands: Commands, common: OneLineParser) -> None:
     parser.set_defaults(run=run_clients_command)
 
 
+def add_etcd(commands: Commands, common: OneLineParser) -> None:
+    """Declare ``etcd``."""
+    parser = commands.add_parser(
+        "etcd",
+        parents=[common],
+        help="network clients beside those of etcd: puts and linearizable reads",
+        description="What network clients are served with, compared with those of etcd.",
+        epilog=ETCD_EXAMPLE.format(engines=",".join(plugins.engine_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        *("--engines", "--engine"),
+        type=names,
+        help="installed engines, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--clients", type=counts, default=[1, 256], help="requests in flight (1,256)"
+    )
+    parser.add_argument("--seconds", type=seconds, default=2.0, help="of each window (2)")
+    parser.add_argument(
+        "--warm-up-seconds", type=seconds, default=0.5, help="load before each window (0.5)"
+    )
+    parser.add_argument("--repeats", type=positive, default=3, help="rounds (3)")
+    parser.add_argument(
+        "--value-bytes", type=value_bytes, default=64, help="size of replog's encoded put (64)"
+    )
+    parser.add_argument(
+        "--etcd-connections",
+        type=positive,
+        default=1,
+        help="connections that etcd's client has, to see whether more help it (1)",
+    )
+    parser.set_defaults(run=run_etcd_command)
+
+
 def add_micro(commands: Commands, common: OneLineParser) -> None:
     """Declare ``micro``."""
     micro = commands.add_parser(
@@ -358,6 +407,16 @@ def show_progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
+def warn_no_disk(sync_us: float) -> None:
+    """Say so where a sync is too quick for a disk."""
+    if sync_us < DISK_SYNC_US_MIN:
+        print(
+            f"replog_bench: a sync takes less than {DISK_SYNC_US_MIN} us here, so this is no disk; "
+            "name a directory on one with --directory",
+            file=sys.stderr,
+        )
+
+
 def run_throughput_command(given: argparse.Namespace) -> None:
     """Carry out ``throughput``."""
     contestants = find_contestants(given.engines)
@@ -381,12 +440,8 @@ def run_throughput_command(given: argparse.Namespace) -> None:
     explain_all(given.timeline, contestants, plans, timeline=True)
     show_progress("")
     is_durable = all(row.durable for row in rows)
-    if is_durable and min(row.sync_us for row in rows) < DISK_SYNC_US_MIN:
-        print(
-            f"replog_bench: a sync takes less than {DISK_SYNC_US_MIN} us here, so this is no disk; "
-            "name a directory on one with --directory",
-            file=sys.stderr,
-        )
+    if is_durable:
+        warn_no_disk(min(row.sync_us for row in rows))
     print(to_json(rows) if given.json else to_table(ThroughputRow.HEADINGS, rows))
     if not is_durable and not given.json:
         print(
@@ -412,6 +467,32 @@ def run_clients_command(given: argparse.Namespace) -> None:
     rows = run_clients_plan(plan, show_progress)
     show_progress("")
     print(to_json(rows) if given.json else to_table(ClientsRow.HEADINGS, rows))
+
+
+def run_etcd_command(given: argparse.Namespace) -> None:
+    """Carry out ``etcd``."""
+    engines = plugins.engine_names() if given.engines is None else given.engines
+    for engine in engines:
+        plugins.find_engine(engine)
+    plan = EtcdPlan(
+        clients=given.clients,
+        value_bytes=given.value_bytes,
+        warm_up_seconds=given.warm_up_seconds,
+        seconds=given.seconds,
+        repeats=given.repeats,
+        etcd_connections=given.etcd_connections,
+        directory=given.directory,
+    )
+    tools = find_tools()
+    if tools is None:
+        print(f"replog_bench: {missing_sentence(missing_packages())}", file=sys.stderr)
+    systems = find_systems(engines, tools, plan, show_progress)
+    rows = run_etcd_plan(systems, plan, show_progress)
+    show_progress("")
+    warn_no_disk(min(row.sync_us for row in rows))
+    print(to_json(rows) if given.json else to_table(EtcdRow.HEADINGS, rows))
+    if tools is not None and not given.json:
+        print(f"{ETCD} is {server_version(tools)} with default settings, its client is in Go")
 
 
 def explain_all(

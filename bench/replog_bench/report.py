@@ -158,6 +158,65 @@ class ClientsRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EtcdRow:
+    """What network clients of one system are served with, beside those of etcd."""
+
+    system: str
+    """``etcd``, or the engine of replog."""
+    clients: int
+    """Requests in flight."""
+    request: str
+    ops_per_second: float
+    ops_per_second_best: float
+    p50_ms: float
+    p99_ms: float
+    ratio_to_etcd: float | None
+    """The median of the ratios to the etcd of the same round; ``None`` where there was none, ..."""
+    ratio_min: float | None
+    """... and the lowest and the highest of these ratios."""
+    ratio_max: float | None
+    connections: int
+    """All of them between one client and the leader."""
+    repeats: int
+    value_bytes: int
+    """Of an encoded put of replog; the keys and values of etcd's are the same."""
+    sync_us: float
+    """The median time of making 100 bytes durable, taken between the rounds."""
+
+    HEADINGS = (
+        "system",
+        "in flight",
+        "request",
+        "per second",
+        "best",
+        "p50 ms",
+        "p99 ms",
+        "to etcd",
+        "min..max",
+        "connections",
+        "sync us",
+    )
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.system,
+            str(self.clients),
+            self.request,
+            f"{self.ops_per_second:,.0f}",
+            f"{self.ops_per_second_best:,.0f}",
+            f"{self.p50_ms:.2f}",
+            f"{self.p99_ms:.2f}",
+            _cell(self.ratio_to_etcd, ".2f"),
+            f"{_cell(self.ratio_min, '.2f')}..{_cell(self.ratio_max, '.2f')}"
+            if self.ratio_to_etcd is not None
+            else "-",
+            str(self.connections),
+            f"{self.sync_us:.0f}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MicroRow:
     """What one small operation costs."""
 
@@ -317,6 +376,7 @@ def _median(values: Sequence[float]) -> float | None:
 def to_json(
     rows: Sequence[ThroughputRow]
     | Sequence[ClientsRow]
+    | Sequence[EtcdRow]
     | Sequence[MicroRow]
     | Sequence[ProtocolRow]
     | Sequence[StorageRow]

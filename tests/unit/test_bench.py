@@ -802,7 +802,9 @@ def test_command_bad_option(option: str, capsys: pytest.CaptureFixture[str]) -> 
     assert line.endswith("; see `python -m replog_bench throughput --help`")
 
 
-@pytest.mark.parametrize("arguments", [[], ["throughput"], ["clients"], ["micro"], ["recovery"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["throughput"], ["clients"], ["etcd"], ["micro"], ["recovery"]]
+)
 def test_help_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Every help text ends with an example that can be copied."""
     with pytest.raises(SystemExit):
