@@ -17,7 +17,13 @@ from replog.errors import PluginError, ReplogError
 from replog.limits import MIB
 from replog_bench.clients import ClientsPlan, run_clients_plan
 from replog_bench.etcd import ETCD, EtcdPlan, find_systems, run_etcd_plan
-from replog_bench.etcd_tools import find_tools, missing_packages, missing_sentence, server_version
+from replog_bench.etcd_tools import (
+    NothingToCompare,
+    find_tools,
+    missing_packages,
+    missing_sentence,
+    server_version,
+)
 from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
 from replog_bench.protocol import run_protocol
@@ -485,7 +491,10 @@ def run_etcd_command(given: argparse.Namespace) -> None:
     )
     tools = find_tools()
     if tools is None:
-        print(f"replog_bench: {missing_sentence(missing_packages())}", file=sys.stderr)
+        sentence = missing_sentence(missing_packages())
+        if not engines:
+            raise NothingToCompare(f"there is no engine to measure, and {sentence}")
+        print(f"replog_bench: {sentence}", file=sys.stderr)
     systems = find_systems(engines, tools, plan, show_progress)
     rows = run_etcd_plan(systems, plan, show_progress)
     show_progress("")
@@ -554,7 +563,8 @@ def run_recovery_command(given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it went well, else one sentence on stderr.
 
-    2 for what is wrong with the command line, an engine that is not installed among it; else 1.
+    2 for what is wrong with the command line, an engine that is not installed among it, and where
+    nothing is there to be measured; else 1.
     """
     given = make_parser().parse_args(arguments)
     try:
@@ -562,7 +572,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReplogError as error:
         show_progress("")
         print(f"replog_bench: {error}", file=sys.stderr)
-        return 2 if isinstance(error, PluginError) else 1
+        return 2 if isinstance(error, PluginError | NothingToCompare) else 1
     except KeyboardInterrupt:
         show_progress("")
         return 130

@@ -35,6 +35,10 @@ class BuildFailed(ReplogError):
     """The load for etcd could not be compiled."""
 
 
+class NothingToCompare(ReplogError):
+    """Neither etcd nor an engine was there to be measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdTools:
     """What was found."""

@@ -417,6 +417,16 @@ def test_command_without_etcd(
     assert line.endswith("apt-get install --no-install-recommends etcd-server")
 
 
+def test_command_nothing_to_compare(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With neither etcd nor an engine the command ends with exit code 2 and one line."""
+    monkeypatch.setattr(command_line, "find_tools", lambda: None)
+    assert main(["etcd", "--engines", ""]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("replog_bench: there is no engine to measure, and the rows of etcd ")
+
+
 def test_command_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
