@@ -65,6 +65,7 @@ from replog.frames import (
     Request,
     ServerHello,
 )
+from replog.quick_cbor import NULL
 from replog.types import NodeId, record
 from replog.wire import FrameReader, pack_frame
 
@@ -267,7 +268,9 @@ class ClientCore(Generic[W]):
                 )
             self._forgotten.remove(request_id)
             return
-        value = strict_loads(reply.value) if reply.outcome is Outcome.DONE else None
+        value: object = None
+        if reply.outcome is Outcome.DONE and reply.value != NULL:
+            value = strict_loads(reply.value)
         # Only now: a result that cannot be decoded leaves its request open, to end as unknown.
         del self._open[request_id]
         events.append(Answered(waiting[0], reply, value))

@@ -39,7 +39,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from replog.cbor import strict_dumps
 from replog.client_actions import NEVER, Action, Command, Line
 from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failure_of
 from replog.client_lines import Lines
@@ -68,6 +67,7 @@ from replog.errors import (
 )
 from replog.frames import Outcome, Reply, ServerHello
 from replog.limits import Limits
+from replog.quick_cbor import pack_query
 from replog.types import Applied, LogIndex, NodeId, ReadLevel
 
 W = TypeVar("W")
@@ -206,7 +206,7 @@ class ClientLogic(Generic[W]):
         """
         if at_least is None:
             at_least = self.seen_index if level is ReadLevel.TIMELINE else 0
-        body = strict_dumps([level.value, at_least, payload])
+        body = pack_query(level.value, at_least, payload)
         return self.read(now, QUERY, body, node, seconds, waiter)
 
     def read(

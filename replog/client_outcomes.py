@@ -59,7 +59,7 @@ def of_deadline(command: Command[W], leading: Line[W] | None, reasons: str) -> R
         assert isinstance(command.failure, NotDone), "what a busy leader said"
         return command.failure
     what = "query" if command.is_query else "command"
-    if leading is not None and not leading.is_retired:
+    if leading is not None and not leading.is_retired and leading.core.open_count:
         return Unavailable(
             f"the {what} was not sent within {seconds}, because {leading.name} leaves "
             f"{leading.core.open_count} others unanswered; send fewer at once"

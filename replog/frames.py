@@ -23,7 +23,8 @@ from replog.cbor import strict_loads
 from replog.errors import CallerError, SchemaError
 from replog.formation import Meeting
 from replog.limits import KIB, Limits
-from replog.types import NODE_ID_MAX, EpochNumber, LogIndex, NodeId, record
+from replog.quick_cbor import pack_done, pack_request, unpack_done, unpack_request
+from replog.types import NO_NODE, NODE_ID_MAX, EpochNumber, LogIndex, NodeId, record
 from replog.wire import pack_frame
 
 CLIENT_PROTOCOL_VERSION: Final = 1
@@ -330,7 +331,12 @@ class FrameCodec:
         command): nobody would read it.
         """
         layout, limit = self._by_record[type(frame)]
-        content = layout.pack(frame)
+        if isinstance(frame, Request):
+            content = pack_request(frame.request_id, frame.verb, frame.body)
+        elif isinstance(frame, Reply) and frame.outcome is Outcome.DONE and not _tells_more(frame):
+            content = pack_done(frame.request_id, frame.index, frame.value)
+        else:
+            content = layout.pack(frame)
         if len(content) > limit:
             raise CallerError(
                 f"a {type(frame).__name__} of {len(content)} bytes is above its limit of {limit}; "
@@ -340,10 +346,24 @@ class FrameCodec:
 
     def decode(self, frame_type: int, content: bytes) -> OwnFrame:
         """The record of a frame; raises :class:`~replog.errors.SchemaError`."""
+        if frame_type == FrameType.REQUEST:
+            request = unpack_request(content)
+            if request is not None:
+                return Request(*request)
+        elif frame_type == FrameType.REPLY:
+            done = unpack_done(content)
+            if done is not None:
+                request_id, index, value = done
+                return Reply(request_id, Outcome.DONE, index, value, "", "", NO_NODE, "")
         layout = self._by_number.get(frame_type)
         if layout is None:
             raise SchemaError(f"a frame of type {frame_type} came, which holds no record")
         return layout.unpack(content)
+
+
+def _tells_more(reply: Reply) -> bool:
+    """Whether a reply has something to say of an error or a leader."""
+    return bool(reply.code or reply.message or reply.leader_id or reply.leader_address)
 
 
 _FIRST_NAMES: Final[Mapping[int, str]] = {

@@ -57,6 +57,7 @@ from replog.frames import (
     ServerHello,
     refusal_of_first,
 )
+from replog.quick_cbor import NULL, unpack_query
 from replog.storage.identity import pack_founding
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog.transport.connection import Connection, closing, take_over
@@ -360,7 +361,7 @@ class ClientServer:
 
     def _reply(self, caller: _Caller, request_id: int, index: LogIndex, result: object) -> None:
         try:
-            value = strict_dumps(result)
+            value = NULL if result is None else strict_dumps(result)
             frame = self._codec.encode(
                 Reply(request_id, Outcome.DONE, index, value, "", "", NO_NODE, "")
             )
@@ -397,7 +398,8 @@ class ClientServer:
 
 def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
     """How new the state must be, and what is asked.  Raises :class:`~replog.errors.SchemaError`."""
-    asked = strict_loads(request.body)
+    quick = unpack_query(request.body)
+    asked: object = strict_loads(request.body) if quick is None else [*quick]
     if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
         raise SchemaError("a query is an array of a level, an index and a payload")
     name, at_least, payload = asked

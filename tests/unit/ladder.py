@@ -78,6 +78,7 @@ LADDER = (
             "replog.wire",
             "replog.wire.*",
             "replog.cbor",
+            "replog.quick_cbor",
             "replog.frames",
             "replog.storage",
             "replog.storage.*",
