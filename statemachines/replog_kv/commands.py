@@ -30,6 +30,7 @@ from replog.errors import BadCommand
 from replog_kv.machine import RANGE_ITEMS_MAX, ItemRange, Kv
 
 if TYPE_CHECKING:
+    from replog.statemachine import Call
     from replog.types import Applied
 
 _EXAMPLES: Final = """
@@ -55,7 +56,8 @@ class KvCommand:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments behind the word."""
         parser.description = (
-            "Work with the replicated key-value store.  Every action goes through the log.\n"
+            "Work with the replicated key-value store.  Whatever changes it goes through the log;\n"
+            "get and range are read linearizably, and make no entry.\n"
             "Exit code 1: there is no such key, the value was not the expected one, or the\n"
             "cluster did not answer."
         )
@@ -116,7 +118,7 @@ def _put(arguments: argparse.Namespace) -> int:
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    applied = _propose(arguments, Kv.get.encode(arguments.key))
+    applied = _query(arguments, Kv.get, arguments.key)
     value = cast("bytes | None", applied.result)
     if arguments.json:
         shown = _value_document(arguments, value)
@@ -155,8 +157,8 @@ def _cas(arguments: argparse.Namespace) -> int:
 
 
 def _range(arguments: argparse.Namespace) -> int:
-    payload = Kv.range.encode(arguments.start, arguments.end, arguments.limit)
-    found = cast("ItemRange", _propose(arguments, payload).result)
+    applied = _query(arguments, Kv.range, arguments.start, arguments.end, arguments.limit)
+    found = cast("ItemRange", applied.result)
     if arguments.json:
         items = [
             {
@@ -181,6 +183,10 @@ def _range(arguments: argparse.Namespace) -> int:
 
 def _propose(arguments: argparse.Namespace, payload: bytes) -> Applied:
     return run_with_client(arguments, lambda client: client.propose(payload))
+
+
+def _query(arguments: argparse.Namespace, call: Call[..., object], *values: object) -> Applied:
+    return run_with_client(arguments, lambda client: client.query(call, *values))
 
 
 def _new_value(arguments: argparse.Namespace) -> bytes:

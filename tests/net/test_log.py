@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from replog.plugins import engine_names
 from replog.running import open_node
 from replog.types import LogEntry, NodeId, Role
 from replog_kv import Kv
+from replog_log.commands import Lines
 
 from libraries import LIBRARIES, OPENERS, OpenClient
 from running import running_cluster
@@ -188,3 +191,55 @@ async def test_append_refused(tmp_path: Path) -> None:
         index = await log.append(put)
         (entry,) = await all_of(log.entries(follow=False))
         assert (entry.index, entry.data) == (index, put)
+
+
+async def test_command_line(tmp_path: Path) -> None:
+    """``replog log`` appends data, all of standard input, or its lines, and reads them back."""
+    config = log_config(tmp_path, nodes=1)
+    async with running_cluster(tmp_path, config=config) as nodes:
+        await leading_of(nodes)
+        connect = ("--connect", str(config.nodes[0].client))
+
+        async def log(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+            done = await trio.run_process(
+                [sys.executable, "-m", "replog", "log", *words, *connect],
+                stdin=stdin,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+            )
+            return done.returncode, done.stdout, done.stderr
+
+        code, out, _ = await log("append", "grün")
+        first = int(out)
+        assert code == 0
+        assert (await log("append", "--stdin", stdin=b"\xff\n"))[0] == 0
+        code, out, _ = await log("append", "--lines", "--json", stdin=b"one\n\ttwo\n\nlast")
+        indexes = json.loads(out)["indexes"]
+        assert len(indexes) == 4
+        code, out, _ = await log("read")
+        assert code == 0
+        assert [line.split(b"\t")[1] for line in out.splitlines()] == [
+            "grün".encode(),
+            rb"\xff\n",
+            b"one",
+            rb"\ttwo",
+            b"",
+            b"last",
+        ]
+        _, out, _ = await log("read", "--json", "--from", str(first + 1))
+        documents = [json.loads(line) for line in out.splitlines()]
+        assert [each["index"] for each in documents] == [first + 1, *indexes]
+        assert (documents[0]["data"], documents[0]["encoding"]) == ("/wo=", "base64")
+        assert (documents[2]["data"], documents[2]["encoding"]) == ("\ttwo", "utf-8")
+        assert set(documents[0]) == {"index", "time_ms", "data", "encoding"}
+        for words in (("append",), ("append", "x", "--stdin"), ("read", "--from", "-1")):
+            code, _, err = await log(*words)
+            assert (code, err.count(b"\n")) == (2, 1)
+
+
+def test_lines_as_they_come() -> None:
+    """Lines are taken as soon as they are whole, and what has no end at the end."""
+    pieces = [b"on", b"e\ntwo\nth", b"ree", b"\n", b"rest", b"", b""]
+    lines = Lines(lambda _: pieces.pop(0))
+    assert [lines.take() for _ in range(4)] == [[b"one", b"two"], [b"three"], [b"rest"], []]

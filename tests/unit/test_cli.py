@@ -39,6 +39,7 @@ from replog.errors import (
 )
 from replog.machine import ApplyContext
 from replog.plugins import engine_names
+from replog.statemachine import Call
 from replog.types import Applied
 from replog_kv import Kv, commands
 
@@ -159,6 +160,9 @@ def test_interrupt_while_loading_is_silent() -> None:
         ["config", "example"],
         ["config", "check"],
         *(["kv", action] for action in ("put", "get", "delete", "range", "cas")),
+        ["log"],
+        ["log", "append"],
+        ["log", "read"],
         [],
     ],
     ids=" ".join,
@@ -719,7 +723,11 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Kv:
         machine.check_payload(payload)
         return Applied(count, machine.apply(ApplyContext(count, 0), payload))
 
+    def query(arguments: object, call: Call[..., object], *values: object) -> Applied:
+        return Applied(count, machine.answer(call.encode(*values)))
+
     monkeypatch.setattr(commands, "_propose", propose)
+    monkeypatch.setattr(commands, "_query", query)
     return machine
 
 
