@@ -202,7 +202,7 @@ class Client:
         where that overtook whoever reads too slowly, and a :class:`~replog.errors.NotDone` when no
         answer came.
         """
-        cursor = LogCursor(from_index, follow)
+        cursor = LogCursor(from_index, follow, is_any_node=node is None)
         while not cursor.is_at_end:
             applied = self._wait(lambda: self._client._read_log(cursor, node))
             yield from cursor.take(log_page_in(applied.result), applied.index)

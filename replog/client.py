@@ -59,7 +59,7 @@ from replog.client_surface import (
 )
 from replog.config import Config
 from replog.errors import BadCommand, Unavailable
-from replog.limits import Limits
+from replog.limits import FOLLOW_MS, Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.transport.connection import Connection, connect
@@ -138,8 +138,6 @@ class Client:
         self.deadline_seconds = deadline_seconds
         self._logic: ClientLogic[_Waiter]
         self._logic, self._limits = make_logic(nodes, cluster_id, limits)
-        self._page_seconds = deadline_seconds + self._limits.follow_wait_ms / 1000
-        """How long a page of the log may take, for which the node may wait as well."""
         self._carriers: dict[Line[_Waiter], _Carrier] = {}
         self._turn_due = Wakeup()
         self._timer_at = NEVER
@@ -261,7 +259,7 @@ class Client:
         where that overtook whoever reads too slowly, and a :class:`~replog.errors.NotDone` when no
         answer came.
         """
-        cursor = LogCursor(from_index, follow)
+        cursor = LogCursor(from_index, follow, is_any_node=node is None)
         while not cursor.is_at_end:
             applied = await self._read_log(cursor, node)
             for entry in cursor.take(log_page_in(applied.result), applied.index):
@@ -273,7 +271,7 @@ class Client:
         ) -> Command[_Waiter]:
             return logic.read(now, READ_LOG, cursor.body, node, seconds, waiter)
 
-        return result_of(await self._order(ask, self._page_seconds))
+        return result_of(await self._order(ask, self.deadline_seconds + FOLLOW_MS / 1000))
 
     async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

@@ -160,21 +160,27 @@ def page_in(value: object) -> NodeDump:
 class LogCursor:
     """Where somebody stands who reads the log, a page at a time."""
 
-    __slots__ = ("_end", "_follows", "is_at_end", "next_index")
+    __slots__ = ("_end", "_follows", "_is_any_node", "_was_empty", "is_at_end", "next_index")
 
-    def __init__(self, from_index: LogIndex, follows: bool) -> None:
-        """``follows``: also what comes later; else up to what is committed at the first page."""
+    def __init__(self, from_index: LogIndex, follows: bool, is_any_node: bool) -> None:
+        """``follows``: also what comes later; else up to what is committed at the first page.
+        ``is_any_node``: whoever leads is asked, and not a node of the caller's choice."""
         assert from_index >= 0, "an index is not below 0"
         self.next_index = max(1, from_index)
         self.is_at_end = False
         self._follows = follows
+        self._is_any_node = is_any_node
+        self._was_empty = False
         self._end: LogIndex | None = None
 
     @property
     def level(self) -> ReadLevel:
         """How new the state must be for the next page."""
         is_first = not self._follows and self._end is None
-        return ReadLevel.LINEARIZABLE if is_first else ReadLevel.STALE
+        # A node that leads no more and is cut off has nothing to tell, for ever: it must not pass
+        # for one that leads where nothing is appended.
+        is_in_doubt = self._was_empty and self._is_any_node
+        return ReadLevel.LINEARIZABLE if is_first or is_in_doubt else ReadLevel.STALE
 
     @property
     def waits(self) -> bool:
@@ -191,6 +197,7 @@ class LogCursor:
         """A page has come; the entries that are new.  ``applied_index``: as of which it is."""
         if self._end is None:
             self._end = applied_index
+        self._was_empty = page.next_index <= self.next_index
         self.next_index = max(self.next_index, page.next_index)
         if self._follows:
             return page.entries

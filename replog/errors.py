@@ -151,7 +151,7 @@ class NotYet(ReplogError):
     """Raised by a query that has nothing to tell as long as nothing more is applied.
 
     It is run again when the entry ``at_index`` is applied, and whenever it raises this anew; when
-    it has waited for ``limits.follow_wait_ms``, ``result`` is its result.
+    it has waited for :data:`~replog.limits.FOLLOW_MS`, ``result`` is its result.
     """
 
     def __init__(self, at_index: int, result: object) -> None:

@@ -5,10 +5,16 @@ A queue that reaches its limit blocks or refuses; it does not grow.
 
 from __future__ import annotations
 
+from typing import Final
+
 from replog.types import record
 
 KIB = 1024
 MIB = 1024 * KIB
+
+FOLLOW_MS: Final = 500
+"""A read that has nothing to tell yet is answered so after so long, and asked again.  Clients take
+a node that answers nothing for twice as long for one that may be frozen."""
 
 
 @record
@@ -34,8 +40,6 @@ class Limits:
     are refused, and a leader lets its peers ask again."""
     read_wait_ms: int = 5_000
     """A read that could not be served for so long is refused."""
-    follow_wait_ms: int = 500
-    """A read that has nothing to tell yet is answered so after so long, and asked again."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
     log_cache_bytes_max: int = 8 * MIB
@@ -80,8 +84,8 @@ class Limits:
 
     @property
     def follow_ticks_max(self) -> int:
-        """``follow_wait_ms`` in whole ticks, at least one."""
-        return -(-self.follow_wait_ms // self.tick_ms)
+        """``FOLLOW_MS`` in whole ticks, at least one."""
+        return -(-FOLLOW_MS // self.tick_ms)
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""

@@ -340,9 +340,14 @@ class Node:
         return self.machine.dump(cursor, items_max)
 
     async def wait_formed(self) -> None:
-        """Wait until this node takes part: every other founding voter knows its directory."""
+        """Wait until this node takes part: every other founding voter knows its directory.
+
+        Raises :class:`~replog.errors.Unavailable` when the node stops before.
+        """
         if self._turns.waits_for:
             await self._formed.wait()
+            if self._turns.waits_for:
+                raise Unavailable(f"node {self.node_id} stopped before it took part")
 
     async def wait_leader(self) -> NodeId:
         """Wait until this node knows a leader, and return the leader's id."""
@@ -437,6 +442,7 @@ class Node:
             raise
         finally:
             self._is_running = False
+            self._formed.set()  # or who waits for that would wait for ever
             self._turns.end(
                 OutcomeUnknown("the node stopped before the outcome of the command was known"),
                 Unavailable("the node stopped before it was done"),

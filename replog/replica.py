@@ -99,6 +99,7 @@ class Replica:
         "_context",
         "_is_voter",
         "_learners_index",
+        "_message_bytes_max",
         "_own",
         "_queries",
         "_waits",
@@ -142,6 +143,7 @@ class Replica:
         self._is_voter = is_voter
         self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
+        self._message_bytes_max = limits.message_bytes_max
         self._queries = Queries(engine, limits)
         self._waits: deque[tuple[Entry, Waiter]] = deque()
         """What was proposed here and has no outcome yet, ascending by index."""
@@ -225,13 +227,15 @@ class Replica:
         """Read the commands in the log from ``from_index`` on, as far as they are applied here; as
         :meth:`query`, and the result is a :class:`~replog.types.LogPage`.
 
-        ``waits``: where there is none yet, until there is one, for ``limits.follow_wait_ms`` at
-        most.  The waiter may also be called with :class:`~replog.errors.Compacted`.
+        ``waits``: where there is none yet, until there is one, for :data:`~replog.limits.FOLLOW_MS`
+        at most.  The waiter may also be called with :class:`~replog.errors.Compacted`.
         """
         self._queries.ask(partial(self._log_page, from_index, waits), level, 0, waiter)
 
     def _log_page(self, from_index: LogIndex, waits: bool) -> LogPage:
-        return read_page(self.engine, self.applied_index, from_index, waits)
+        return read_page(
+            self.engine, self.applied_index, from_index, self._message_bytes_max, waits
+        )
 
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
         """The machine was filled from a snapshot, which is durable and holds ``sessions``: go on

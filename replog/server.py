@@ -31,6 +31,7 @@ from replog.client_session import (
 from replog.config import Config
 from replog.envelope import SESSION_BLOCK, SessionCommand
 from replog.errors import (
+    BadCommand,
     CallerError,
     CommandFailed,
     Compacted,
@@ -237,13 +238,15 @@ class ClientServer:
         request_id = request.request_id
         if request_id in caller.in_flight:
             raise SchemaError(f"request {request_id} was sent again before it was answered")
-        handle = self._verbs.get(request.verb)
-        if handle is None:
-            raise SchemaError(
-                f"'{request.verb[:40]}' is no request; there are {', '.join(self._verbs)}"
-            )
         caller.in_flight.add(request_id)
         try:
+            handle = self._verbs.get(request.verb)
+            if handle is None:
+                # Perhaps of a later release; what else comes over the connection is served.
+                raise BadCommand(
+                    f"node {self._node.node_id} knows no request '{request.verb[:40]}'; "
+                    "run the same release on it as the client's"
+                )
             if len(caller.in_flight) > self._limits.client_requests_max:
                 raise Overloaded(
                     f"the connection has {len(caller.in_flight)} requests in flight, above "
@@ -291,12 +294,19 @@ class ClientServer:
     def _read_log(self, caller: _Caller, request: Request) -> None:
         """Send a page of the log, as far as it is applied on this node, whoever leads."""
         level, from_index, waits = _log_read_in(request)
+        connection = caller.connection
+        if connection.queued_bytes > self._limits.client_queue_bytes_max // 4:
+            raise Overloaded("what the connection was sent has not left; read the log more slowly")
 
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             if isinstance(error, Compacted):
                 self._reply(caller, request.request_id, 0, [error.first_available, 0, []])
             elif error is not None:
                 self._reply_error(caller, request.request_id, index, error)
+            elif connection.queued_bytes > self._limits.client_queue_bytes_max // 4:
+                # Pages that came due together must not fill up the queue: that ends the connection.
+                refusal = Overloaded("too much of the log was asked for at once; ask again")
+                self._reply_error(caller, request.request_id, 0, refusal)
             else:
                 page = cast(LogPage, result)
                 entries = [[entry.index, entry.time_ms, entry.data] for entry in page.entries]

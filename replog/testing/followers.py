@@ -1,8 +1,10 @@
 """Simulated readers of the log as a log, each of whom goes on where it was, at whatever node runs.
 
 What is judged (I23): a page holds exactly the commands that are committed between where its reader
-was and where it is to go on, as they were proposed; and who is told that the log begins later is
-told so by a node whose log does.  So no reader ever misses an entry or gets one twice.
+was and where it is to go on, as they were proposed; who is told that the log begins later is told
+so by a node whose log does; nobody is told of any other fault than that a read was not served; and
+a linearizable page is as of an index that is not below anything that was committed when it was
+asked for.  So no reader ever misses an entry or gets one twice.
 
 They ask within turns that are taken anyway, and draw from a source of their own: the runs of the
 seeds are as they would be without them.
@@ -16,7 +18,7 @@ from random import Random
 from typing import Final, cast
 
 from replog.envelope import open_envelope
-from replog.errors import Compacted, Overloaded
+from replog.errors import Compacted, Overloaded, Unavailable
 from replog.testing.checks import Broken
 from replog.testing.driver import Driver
 from replog.testing.nodes import ClusterNode
@@ -26,7 +28,10 @@ ASK_CHANCE: Final = 0.3
 """How likely a follower that waits for nothing is to ask, in a tick, ..."""
 
 WAITS_CHANCE: Final = 0.5
-"""... and then to have the node wait where there is nothing yet."""
+"""... and then to have the node wait where there is nothing yet, ..."""
+
+LINEARIZABLE_CHANCE: Final = 0.3
+"""... and to ask for a page that is linearizable."""
 
 READS_MANY: Final = 1000
 """Below so many places for reads nobody is waited for: others would be refused."""
@@ -68,21 +73,24 @@ class Followers:
         for follower in self._followers:
             asks, guess = random.random() < ASK_CHANCE, random.random()
             waits = random.random() < self._waits_chance
+            is_fresh = random.random() < LINEARIZABLE_CHANCE and self._waits_chance > 0
             if follower.run and self._nodes[follower.node_id].run == follower.run:
                 continue  # it waits for an answer; none comes from a run that has ended
             running = [node for node in self._nodes.values() if node.is_running]
             if asks and running:
-                self._ask(follower, running[int(guess * 1000) % len(running)], waits)
+                level = ReadLevel.LINEARIZABLE if is_fresh else ReadLevel.STALE
+                self._ask(follower, running[int(guess * 1000) % len(running)], level, waits)
 
-    def _ask(self, follower: Follower, node: ClusterNode, waits: bool) -> None:
+    def _ask(self, follower: Follower, node: ClusterNode, level: ReadLevel, waits: bool) -> None:
         if node.turns.waits_for:
             return  # it takes no part yet
         if follower.run and follower.node_id == node.node_id:
             self._driver.goals.reach("log_followed_over_a_crash")
         follower.node_id, follower.run = node.node_id, node.run
-        hear = partial(self._hear, follower, node, node.run)
+        floor = len(self._driver.invariants.chosen) if level is ReadLevel.LINEARIZABLE else 0
+        hear = partial(self._hear, follower, node, node.run, floor)
         try:
-            node.replica.read_log(follower.next_index, ReadLevel.STALE, waits, hear)
+            node.replica.read_log(follower.next_index, level, waits, hear)
         except Overloaded:
             follower.run = 0
 
@@ -91,6 +99,7 @@ class Followers:
         follower: Follower,
         node: ClusterNode,
         run: int,
+        floor: LogIndex,
         index: LogIndex,
         result: object,
         error: Exception | None,
@@ -102,6 +111,13 @@ class Followers:
             self._hear_compacted(follower, node, error.first_available)
         elif error is None:
             self._judge(follower, node, index, cast(LogPage, result))
+            if index < floor:
+                raise Broken(
+                    f"I23: a linearizable page was read at node {node.node_id} as of {index}, and "
+                    f"{floor} entries were committed when it was asked for"
+                )
+        elif not isinstance(error, Unavailable):
+            raise Broken(f"I23: node {node.node_id} cannot read its log: {error}")
 
     def _hear_compacted(
         self, follower: Follower, node: ClusterNode, first_available: LogIndex

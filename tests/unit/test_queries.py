@@ -21,7 +21,7 @@ from replog.queries import Queries
 from replog.types import LogIndex, ReadIndex, ReadLevel
 
 LINEARIZABLE, TIMELINE, STALE = ReadLevel
-LIMITS = Limits(tick_ms=50, read_wait_ms=200, follow_wait_ms=100, reads_max=3)
+LIMITS = Limits(tick_ms=250, read_wait_ms=1000, reads_max=3)
 
 
 class Declared(StateMachineError):
@@ -186,7 +186,7 @@ def test_nothing_to_tell_is_asked_again() -> None:
 
 
 def test_nothing_to_tell_is_told_in_time() -> None:
-    """A query that had nothing to tell for ``follow_wait_ms`` says so, as of what is applied then;
+    """A query that had nothing to tell for ``FOLLOW_MS`` says so, as of what is applied then;
     one that could not even be run is refused, after ``read_wait_ms``."""
     world = World()
     world.ask(b"u", TIMELINE, 50)
