@@ -15,10 +15,10 @@ All of it blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 from replog.cbor import strict_dumps, strict_loads
 from replog.chunks import unpack_chunks
@@ -50,6 +50,7 @@ from replog.machine import (
     DurableMachine,
     Machine,
     MachineKind,
+    answer_keeper,
     machine_kind,
 )
 from replog.sessions import FORM, Sessions
@@ -71,6 +72,9 @@ KNOWN_SECTIONS: Final = frozenset({SECTION, SESSIONS_SECTION})
 MACHINE_DIRECTORY: Final = "machine"
 """Where in the node's directory a machine on its own disk keeps its files."""
 
+
+KeptAnswer: TypeAlias = Callable[[LogIndex], bytes | None]
+"""See :meth:`replog.machine.KeepsAnswers.kept_answer`."""
 
 READ_BYTES: Final = 1 * MIB
 """How much of the log is read at a time."""
@@ -250,8 +254,10 @@ def _open_machine(
             # Who had sent what as of the machine's own index, nobody can tell any more.
             store.verify(newest, KNOWN_SECTIONS)
             return fill_machine(machine, store, newest)
+    keeper = answer_keeper(machine)
+    kept_answer = _keep_nothing if keeper is None else keeper.kept_answer
     for entry in _entries(log, max(index, log.base.index) + 1, opened.applied_index):
-        time_ms = max(time_ms, replay_session(sessions, entry, time_ms))
+        time_ms = max(time_ms, replay_session(sessions, entry, time_ms, kept_answer))
         if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == LEARNER:
             learners = with_learner(learners, unpack_learner(entry))
     return Loaded(
@@ -272,10 +278,11 @@ def _read_sessions(sessions: Sessions, store: SnapshotStore, info: SnapshotInfo)
             return
 
 
-def replay_session(sessions: Sessions, entry: Entry, time_ms: int) -> int:
+def replay_session(sessions: Sessions, entry: Entry, time_ms: int, kept_answer: KeptAnswer) -> int:
     """Have sessions learn of an entry that the machine holds already, and return the time in it.
 
-    That its command was done is known then; what it answered is not.
+    That its command was done is known then; what it answered, if the machine has kept it.  Raises
+    :class:`~replog.errors.MachineDamaged` where that is the answer of another command.
     """
     if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == OPENING:
         opened_ms, terms = unpack_opening(entry)
@@ -290,8 +297,16 @@ def replay_session(sessions: Sessions, entry: Entry, time_ms: int) -> int:
     if is_in_session(entry):
         session_id, sequence, lowest = session_in(entry)
         if sessions.begin(session_id, sequence, lowest, max(time_ms, stamped_ms)) is None:
-            sessions.finish_unkept(session_id, sequence, entry.index)
+            packed = kept_answer(entry.index)
+            if packed is None:
+                sessions.finish_unkept(session_id, sequence, entry.index)
+            else:
+                sessions.finish_packed(session_id, sequence, entry.index, packed)
     return stamped_ms
+
+
+def _keep_nothing(_: LogIndex) -> None:
+    """A machine that keeps no answers."""
 
 
 def _entries(log: StoredLog, first: LogIndex, last: LogIndex) -> Iterator[Entry]:

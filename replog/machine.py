@@ -18,7 +18,8 @@ The rules of a machine:
 
 A machine that can be *snapshotted* is of one of three kinds, told apart by the methods it has
 (:func:`machine_kind`): :class:`SnapshotMachine`, :class:`ConcurrentMachine`,
-:class:`DurableMachine`.  The rules of snapshots:
+:class:`DurableMachine`.  The last may keep answers as well (:class:`KeepsAnswers`).  The rules of
+snapshots:
 
 * **The bytes count, the cuts between chunks do not.**  A snapshot is stored and sent in blocks of
   its own, so ``restore`` is given the same bytes in the same order, cut elsewhere.
@@ -38,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
 from replog.types import LogIndex, record
 
@@ -58,6 +59,9 @@ class ApplyContext:
     """The index of the entry; ascends, with gaps where entries are not commands."""
     time_ms: int
     """The replicated time in milliseconds since 1970; never goes back, may stand still."""
+    in_session: bool = False
+    """Whether a client may ask for the answer again.  A machine that keeps answers is given this
+    one's right behind ``apply``, and makes nothing durable before (:class:`KeepsAnswers`)."""
 
 
 @record
@@ -191,12 +195,55 @@ class DurableMachine(Machine, Protocol):
         """Replace everything by what was snapshotted as of ``index``, atomically and durably.
 
         A crash leaves the old state, under the old index, or the new one; on return it is the new
-        one for ever.  ``time_ms`` is the replicated time as of ``index``.  Errors as of
-        :meth:`SnapshotMachine.restore`, and the old state stays then.
+        one for ever.  ``time_ms`` is the replicated time as of ``index``.  Kept answers go, too.
+        Errors as of :meth:`SnapshotMachine.restore`, and the old state stays then.
         """
 
     def close(self) -> None:
         """Release the files; may be called again, and also where ``open`` failed or never was."""
+
+
+@runtime_checkable
+class KeepsAnswers(DurableMachine, Protocol):
+    """A machine on its own disk that keeps what commands in sessions were answered.
+
+    After a restart such a machine is ahead of the newest snapshot, and so of the sessions in that.
+    The commands in between are not applied again; what they answered is known only to a machine
+    that kept it.  Of any other, who asks again is told ``AnswerNotKept``.
+
+    A command and its answer become durable *together*: after any crash, if ``open`` reports an
+    index of ``i`` or more, and entry ``i`` was a command that was applied with
+    ``context.in_session``, then ``kept_answer(i)`` gives its answer, unless that was forgotten.
+
+    For that, behind each such ``apply``, whether it returned or raised a declared error,
+    ``keep_answer`` is called before anything else is: a machine that would end a transaction within
+    ``apply`` ends it there instead.  A command that breaks off otherwise has no answer, and neither
+    it nor its index may become durable, be it by ``close``.
+
+    The answers are no part of the state: they are not in snapshots, for those hold the sessions
+    themselves, and no later command depends on them.
+    """
+
+    def keep_answer(self, index: LogIndex, answer: bytes) -> None:
+        """Keep the answer of the command at ``index``, which was applied just now.
+
+        Its bytes are nobody's business but the replica's: at most ``session_answer_bytes_max`` and
+        some 100 more.  Raises :class:`~replog.errors.StorageFailed`.
+        """
+
+    def kept_answer(self, index: LogIndex) -> bytes | None:
+        """The answer of the command at ``index``; ``None``: there is none, or it was forgotten.
+
+        Asked for when the node starts, before any command.
+        """
+
+    def forget_answers(self, upto: LogIndex) -> None:
+        """The answers of ``upto`` and all before are not asked for any more, in any later process:
+        a durable snapshot holds the sessions as of there.
+
+        Called between two commands, and quick.  They may be removed later, little by little, but
+        must be in the end, or the files grow for ever.
+        """
 
 
 class MachineKind(Enum):
@@ -217,6 +264,7 @@ _OFFERS: Final = (
     (MachineKind.CONCURRENT, ("freeze", "restore")),
     (MachineKind.IN_MEMORY, ("snapshot", "restore")),
 )
+_KEEPING: Final = ("keep_answer", "kept_answer", "forget_answers")
 
 
 def machine_kind(machine: Machine) -> MachineKind:
@@ -225,8 +273,18 @@ def machine_kind(machine: Machine) -> MachineKind:
     The methods are looked for on the class.  A *command* named ``open`` or ``freeze`` offers
     nothing: on its class it is not a function but the record of a call.
     """
-    cls = type(machine)
     for kind, methods in _OFFERS:
-        if all(callable(getattr(cls, name, None)) for name in methods):
+        if _has_methods(machine, methods):
             return kind
     return MachineKind.PLAIN
+
+
+def answer_keeper(machine: Machine) -> KeepsAnswers | None:
+    """The machine itself if it keeps answers; told by its methods, as the kind is."""
+    is_keeper = machine_kind(machine) is MachineKind.DURABLE and _has_methods(machine, _KEEPING)
+    return cast(KeepsAnswers, machine) if is_keeper else None
+
+
+def _has_methods(machine: Machine, names: Sequence[str]) -> bool:
+    cls = type(machine)
+    return all(callable(getattr(cls, name, None)) for name in names)

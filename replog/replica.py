@@ -59,9 +59,9 @@ from replog.errors import (
 )
 from replog.limits import Limits
 from replog.logpages import read_page
-from replog.machine import ApplyContext, Machine
+from replog.machine import ApplyContext, KeepsAnswers, Machine, answer_keeper
 from replog.queries import Queries
-from replog.sessions import Answer, Sessions
+from replog.sessions import Answer, SessionId, Sessions
 from replog.types import (
     BODY_HEAD_BYTES,
     Entry,
@@ -98,6 +98,7 @@ class Replica:
         "_command_bytes_max",
         "_context",
         "_is_voter",
+        "_keeper",
         "_learners_index",
         "_message_bytes_max",
         "_own",
@@ -141,6 +142,7 @@ class Replica:
         self._learners_index = learners_index
         self._own = own
         self._is_voter = is_voter
+        self._keeper = answer_keeper(machine)
         self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
         self._message_bytes_max = limits.message_bytes_max
@@ -325,6 +327,7 @@ class Replica:
                     else:
                         mark = session_in(entry)  # and refused, as it cannot be opened
                     answer = self.sessions.begin(*mark, context.time_ms)
+                    context.in_session = answer is None
                 try:
                     if answer is None:
                         context.index = index
@@ -332,12 +335,12 @@ class Replica:
                 except StateMachineError as declared:
                     error = declared
                 except Exception as crash:
-                    raise StateMachineCrashed(
-                        f"the state machine raised {type(crash).__name__}: {crash} at entry "
-                        f"{index}; mend it and start the node again, which applies the entry again"
-                    ) from crash
+                    raise _crashed(crash, index) from crash
                 if mark is not None and answer is None:
+                    context.in_session = False
                     self.sessions.finish(mark[0], mark[1], index, result, error)
+                    if self._keeper is not None:
+                        self._keep_answer(self._keeper, mark[0], mark[1])
             elif body[0] == _CONTROL:
                 answer = self._apply_control(entry)
             elif body[0] != _NOOP:
@@ -353,6 +356,15 @@ class Replica:
                     waiter(*(answer or (index, result, error)))
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
+
+    def _keep_answer(self, keeper: KeepsAnswers, session_id: SessionId, sequence: int) -> None:
+        """Have the machine keep the answer of the command that it has just applied."""
+        index = self._context.index
+        packed = self.sessions.packed_answer(session_id, sequence)
+        try:
+            keeper.keep_answer(index, packed)
+        except Exception as crash:
+            raise _crashed(crash, index) from crash
 
     def _apply_control(self, entry: Entry) -> Answer:
         """Take a learner in, or begin or end a session; raises :class:`~replog.errors.Replaced`
@@ -409,6 +421,13 @@ class Replica:
     def status(self) -> Status:
         """A read-only picture."""
         return replace(self.engine.status(), applied_index=self.applied_index)
+
+
+def _crashed(crash: Exception, index: LogIndex) -> StateMachineCrashed:
+    return StateMachineCrashed(
+        f"the state machine raised {type(crash).__name__}: {crash} at entry {index}; mend it and "
+        "start the node again, which applies the entry again"
+    )
 
 
 def _do_nothing() -> None:

@@ -25,13 +25,14 @@ Pure, and below any encoding: how values become bytes is handed in.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from replog.errors import (
     CallerError,
     CommandFailed,
     InvalidResult,
+    MachineDamaged,
     Overloaded,
     SessionExpired,
     SnapshotDamaged,
@@ -56,6 +57,10 @@ _SESSION: Final = struct.Struct(">BQQQIIII")
 _ANSWER: Final = struct.Struct(">BQQQ")
 _IS_SESSION, _IS_RESULT, _IS_ERROR = 1, 2, 3
 _NOT_KEPT: Final = "AnswerNotKept"
+
+LOST: Final = "was lost when the node that was asked again started anew"
+"""Why an answer is not kept that was not too large."""
+
 _FOREIGN: Final = (
     "the sessions in a snapshot are not what this release writes; its writer is at fault: take the "
     "snapshot of another node"
@@ -98,6 +103,8 @@ class _Session:
 _Kept: TypeAlias = "tuple[LogIndex, int, int, object]"
 """One answer: the index, the form of the value (below), the bytes that it counts for, the value.  A
 plain tuple, because one is made for every command in a session."""
+
+_NOTHING: Final[_Kept] = (0, 0, 0, None)
 
 _PLAIN, _PACKED, _ERROR = 0, 1, 2
 """A value that nobody can change later; the encoding of one that the machine may change, as a list;
@@ -199,8 +206,37 @@ class Sessions:
 
     def finish_unkept(self, session_id: SessionId, sequence: int, index: LogIndex) -> None:
         """A command was applied, and what came of it is lost."""
-        why = "was lost when the node that was asked again started anew"
-        self._finish_without(self._sessions[session_id], sequence, index, why)
+        self._finish_without(self._sessions[session_id], sequence, index, LOST)
+
+    def packed_answer(self, session_id: SessionId, sequence: int) -> bytes:
+        """What :meth:`finish` has kept, as :meth:`finish_packed` takes it after a restart."""
+        return self._pack_answer(sequence, self._sessions[session_id].answers[sequence])
+
+    def finish_packed(
+        self, session_id: SessionId, sequence: int, index: LogIndex, packed: bytes
+    ) -> None:
+        """A command was applied before a restart, and ``packed`` is what was kept of it then.
+
+        Raises :class:`~replog.errors.MachineDamaged` for what was kept of another command.
+        """
+        session = self._sessions[session_id]
+        try:
+            found, kept = self._unpack_answer(packed)
+        except (SnapshotDamaged, struct.error):
+            found, kept = 0, _NOTHING
+        if (found, kept[0]) != (sequence, index):
+            raise MachineDamaged(
+                f"what the state machine kept as the answer of entry {index} is not that of "
+                f"command {sequence} of session {session_id}: its files are damaged, or it mixes "
+                "answers up; remove its directory, and it is filled again"
+            )
+        session.answers[sequence] = kept
+        session.bytes += kept[2]
+
+    def answers(self) -> Iterator[Answer]:
+        """Every answer that is kept, of all sessions; for whoever judges them."""
+        for session in self._sessions.values():
+            yield from map(self._answer, session.answers.values())
 
     def _finish_without(self, session: _Session, sequence: int, index: LogIndex, why: str) -> None:
         sentence = f"the command was done at entry {index}, and its answer {why}"

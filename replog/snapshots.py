@@ -10,6 +10,8 @@ The rules:
   ``limits.snapshot_log_bytes`` were written to the log, or somebody asks for it.
 * The log is trimmed only when the snapshot is durable, and keeps what a peer that fetches a
   snapshot just now will need behind that.
+* What a machine on its own disk keeps of answers is forgotten only when a durable snapshot holds
+  the sessions in its place.
 * A snapshot from another node is installed only when it is durable here, under its name, and the
   term of its sender is durable too (:mod:`replog.transfer`).  Nothing is applied while the machine
   is filled from it, and what it holds is not applied again.
@@ -40,6 +42,7 @@ from replog.machine import (
     Machine,
     MachineKind,
     SnapshotMachine,
+    answer_keeper,
     machine_kind,
 )
 from replog.replica import Replica
@@ -123,6 +126,7 @@ class Snapshots:
         """Why the last snapshot came to nothing; empty: it did not."""
         self._replica = replica
         self._kind = machine_kind(replica.machine)
+        self._keeper = answer_keeper(replica.machine)
         self._limits = limits
         self._store = setup.store
         self._setup = setup
@@ -295,6 +299,8 @@ class Snapshots:
             or info.meta.last.index > newest.meta.last.index
         ):
             self.newest = self.transfer.offerable = info
+            if self._keeper is not None and not self.is_installing:
+                self._keeper.forget_answers(info.meta.last.index)
             self._maybe_trim()
 
     def _maybe_trim(self) -> None:

@@ -54,6 +54,19 @@ def end_faults(cluster: Cluster) -> None:
         cluster.release_disk(node_id)
 
 
+def restart_everybody(cluster: Cluster) -> None:
+    """End every process of a calm cluster, and start all of them again."""
+    node_ids = [
+        node_id
+        for node_id, node in cluster.nodes.items()
+        if node.is_up and not cluster.is_out(node_id)
+    ]
+    for node_id in node_ids:
+        cluster.crash_process(node_id)
+    for node_id in node_ids:
+        cluster.restart(node_id)
+
+
 def check_leader(cluster: Cluster, ticks_max: int) -> None:
     """Judge that there is a leader within so many ticks (L1)."""
     if not cluster.run_until(lambda: cluster.leader() != NO_NODE, ticks_max):

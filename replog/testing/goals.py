@@ -19,6 +19,7 @@ COMMON: Final[dict[str, str]] = {
     "process_crash": "a process alone crashed, and what it had written and not synced stayed",
     "unknown_outcome": "a client was told that the outcome of its command is unknown",
     "retry_deduplicated": "a command was sent again, and its client was told the first answer",
+    "answer_outlived_restart": "... by a node that was started again since, and kept it",
     "late_copy_refused": "a copy of a command that was acknowledged came late, and was refused",
     "session_expired": "a client's session was gone by the replicated time, and it was told so",
     "closed_session_refused": "a copy came to a session that was closed, and was refused",

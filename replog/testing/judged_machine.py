@@ -28,6 +28,7 @@ from replog.machine import (
     SnapshotMachine,
     machine_kind,
 )
+from replog.sessions import LOST, Sessions
 from replog.testing.checks import Broken
 from replog.testing.nodes import MachineDisk, Proposal
 from replog.types import LogIndex
@@ -80,19 +81,31 @@ class Results:
 
     def judge_answer(self, proposal: Proposal) -> None:
         """A client is being told what its command came to."""
-        index, error = proposal.answer_index, proposal.error
-        came_to = (_encoded(proposal.result), "" if error is None else _named(error))
-        first = self._by_index.get(index)
-        if first != came_to:
-            applied = "nothing" if first is None else _text(*first)
-            raise Broken(
-                f"I6: applying entry {index} came to {applied}, and the client is told "
-                f"{_text(*came_to)}"
-            )
+        index = proposal.answer_index
+        self._judge_told("I6", index, proposal.result, proposal.error, "the client is told")
         if index == proposal.index and self._times_ms[index] < proposal.stamp_ms:
             raise Broken(
                 f"I10: the command at index {index} was proposed at {proposal.stamp_ms} ms, and "
                 f"where it is applied it is {self._times_ms[index]} ms"
+            )
+
+    def judge_kept(self, sessions: Sessions) -> None:
+        """A node whose machine keeps answers begins a run with these sessions."""
+        for index, result, error in sessions.answers():
+            if is_lost(error):
+                raise Broken(f"I21: a machine keeps answers, and that of entry {index} is lost")
+            if not is_unkept(error):
+                self._judge_told("I21", index, result, error, "what is kept is")
+
+    def _judge_told(
+        self, rule: str, index: LogIndex, result: object, error: Exception | None, whom: str
+    ) -> None:
+        came_to = (_encoded(result), "" if error is None else _named(error))
+        first = self._by_index.get(index)
+        if first != came_to:
+            applied = "nothing" if first is None else _text(*first)
+            raise Broken(
+                f"{rule}: applying entry {index} came to {applied}, and {whom} {_text(*came_to)}"
             )
 
     def has_applied(self, index: LogIndex) -> bool:
@@ -194,8 +207,11 @@ class JudgedOnDisk(JudgedMachine):
             return super().apply(context, payload)
         finally:
             self._unsaved_count += 1
-            if self._unsaved_count >= SAVED_COUNT:
-                self._save()
+            self._maybe_save(context)
+
+    def _maybe_save(self, context: ApplyContext) -> None:
+        if self._unsaved_count >= SAVED_COUNT:
+            self._save()
 
     def _save(self) -> None:
         disk, self._unsaved_count = self.disk, 0
@@ -225,14 +241,67 @@ class JudgedOnDisk(JudgedMachine):
         """See :class:`~replog.machine.DurableMachine`."""
 
 
-def judged(machine: Machine, results: Results, is_on_disk: bool = False) -> JudgedMachine:
-    """A machine that is judged; it offers snapshots if ``machine`` does, and ``is_on_disk`` says
-    whether a concurrent one is kept on a disk."""
+class JudgedKeeper(JudgedOnDisk):
+    """One that keeps, on its disk, what commands in sessions were answered."""
+
+    __slots__ = ("_answers", "recalled")
+
+    def __init__(self, machine: Machine, results: Results) -> None:
+        super().__init__(machine, results)
+        self._answers: dict[LogIndex, bytes] = {}
+        self.recalled: set[LogIndex] = set()
+        """Whose answers were asked for when this run began, and found."""
+
+    def _maybe_save(self, context: ApplyContext) -> None:
+        if not context.in_session:
+            super()._maybe_save(context)
+
+    def _save(self) -> None:
+        super()._save()
+        self.disk.answers = dict(self._answers)
+
+    def open(self, directory: Path) -> Opened:
+        """See :class:`~replog.machine.DurableMachine`."""
+        self._answers = dict(self.disk.answers)
+        return super().open(directory)
+
+    def restore(self, chunks: Iterable[bytes], index: LogIndex, time_ms: int) -> None:
+        """See :class:`~replog.machine.DurableMachine`."""
+        self._answers = {}
+        super().restore(chunks, index, time_ms)
+
+    def keep_answer(self, index: LogIndex, answer: bytes) -> None:
+        """See :class:`~replog.machine.KeepsAnswers`."""
+        self._answers[index] = answer
+        if self._unsaved_count >= SAVED_COUNT:
+            self._save()
+
+    def kept_answer(self, index: LogIndex) -> bytes | None:
+        """See :class:`~replog.machine.KeepsAnswers`."""
+        found = self._answers.get(index)
+        if found is not None:
+            self.recalled.add(index)
+        return found
+
+    def forget_answers(self, upto: LogIndex) -> None:
+        """See :class:`~replog.machine.KeepsAnswers`."""
+        self._answers = {index: kept for index, kept in self._answers.items() if index > upto}
+
+    def judge_sessions(self, sessions: Sessions) -> None:
+        """A run begins with these sessions: nothing that was kept is missing in them."""
+        self._results.judge_kept(sessions)
+
+
+def judged(
+    machine: Machine, results: Results, is_on_disk: bool = False, keeps_answers: bool = False
+) -> JudgedMachine:
+    """A machine that is judged; it offers snapshots if ``machine`` does; ``is_on_disk`` says
+    whether a concurrent one is kept on a disk, and ``keeps_answers`` whether answers are, too."""
     kind = machine_kind(machine)
     if kind is MachineKind.PLAIN:
         return JudgedMachine(machine, results)
     if kind is MachineKind.CONCURRENT and is_on_disk:
-        return JudgedOnDisk(machine, results)
+        return (JudgedKeeper if keeps_answers else JudgedOnDisk)(machine, results)
     return JudgedSnapshots(machine, results)
 
 
@@ -245,6 +314,16 @@ def dump_all(machine: Machine) -> list[object]:
         items += page.items
         cursor = page.cursor
     return items
+
+
+def is_unkept(error: Exception | None) -> bool:
+    """Whether a session knows that a command was done, and no more."""
+    return isinstance(error, CommandFailed) and error.name == "AnswerNotKept"
+
+
+def is_lost(error: Exception | None) -> bool:
+    """Whether that is so because a node was started again, and not for the answer's size."""
+    return is_unkept(error) and LOST in str(error)
 
 
 def _encoded(result: object) -> bytes:

@@ -9,7 +9,8 @@ machine
 * whose snapshot changes it, or whose frozen view changes with later commands;
 * whose chunks only fit together when they are cut as they were made;
 * whose chunks differ between replicas of the same state, as with the order of a set;
-* whose files, after a restart or a kill, hold another state than their index says.
+* whose files, after a restart or a kill, hold another state than their index says;
+* that keeps answers, and not in one transaction with their commands.
 
 It cannot find what no payload and no dump shows.  A factory that can be imported by its name is run
 once more in a process with another hash seed, for there alone a set has another order; one that is
@@ -31,6 +32,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -46,6 +48,7 @@ from replog.machine import (
     MachineKind,
     Opened,
     SnapshotMachine,
+    answer_keeper,
     machine_kind,
 )
 
@@ -97,14 +100,26 @@ class _Subject:
         self.machine = machine
         self.kind = machine_kind(machine)
         self.directory = directory
+        self.keeper = answer_keeper(machine)
         self.opened = NOTHING_APPLIED
         if self.kind is MachineKind.DURABLE:
             self.opened = cast("DurableMachine", machine).open(directory)
 
-    def apply(self, number: int, payload: bytes) -> bytes:
-        """What the payload ``number`` (from 1) results in, as bytes."""
+    def apply(self, number: int, payload: bytes, amid: Callable[[], object] | None = None) -> bytes:
+        """What the payload ``number`` (from 1) results in, as bytes; a machine that keeps answers
+        keeps that as the answer.  ``amid`` is called in between."""
         mark = _mark(number)
         context = ApplyContext(mark.applied_index, mark.time_ms)
+        context.in_session = self.keeper is not None and _is_in_session(number)
+        result = self._result(context, payload)
+        if self.keeper is not None and context.in_session:
+            if amid is not None:
+                amid()
+            context.in_session = False
+            self.keeper.keep_answer(mark.applied_index, result)
+        return result
+
+    def _result(self, context: ApplyContext, payload: bytes) -> bytes:
         try:
             return strict_dumps(self.machine.apply(context, payload))
         except StateMachineError as error:
@@ -139,6 +154,11 @@ class _Subject:
             items += copy.deepcopy(list(page.items))
             cursor = page.cursor
         return items
+
+    def kept(self, number: int) -> bytes | None:
+        """What the payload ``number`` was answered, of a machine that keeps that."""
+        index = _mark(number).applied_index
+        return None if self.keeper is None else self.keeper.kept_answer(index)
 
     def close(self) -> None:
         if self.kind is MachineKind.DURABLE:
@@ -260,23 +280,24 @@ class _Trial:
             )
         if after.dump() != self._dumps[cut]:
             raise self._wrong(f"shows another state after a restart behind {_count(cut)}")
+        if any(after.kept(number) is not None for number in range(1, len(self._payloads) + 1)):
+            raise self._wrong("still has answers that it kept before it was restored")
         return after
 
     def _check_killed(self, subject: _Subject) -> None:
         """At each cut, open a copy of the files: that is what a killed process leaves."""
         at = 0
         for cut in self._cuts:
-            self._apply(subject, at, cut)
+            if cut > at:
+                self._apply(subject, at, cut - 1)
+                amid = partial(self._check_killed_amid, subject, cut)
+                subject.apply(cut, self._payloads[cut - 1], amid)
             at = cut
             copied = self._folder / f"killed-{cut}"
             shutil.copytree(subject.directory, copied)
             after = self._open(copied)
-            held = next((n for n in range(cut + 1) if _mark(n) == after.opened), None)
-            if held is None:
-                raise self._wrong(
-                    f"reports {after.opened} after a kill behind {_count(cut)}, which is none of "
-                    "the commands that it applied"
-                )
+            held = self._held(after, cut)
+            self._check_kept(after, held)
             self._apply(after, held, cut, f" when it goes on after a kill behind {_count(cut)}")
             if after.dump() != self._dumps[cut]:
                 raise self._wrong(
@@ -285,6 +306,38 @@ class _Trial:
                 )
             after.close()
             shutil.rmtree(copied)
+
+    def _check_killed_amid(self, subject: _Subject, number: int) -> None:
+        """A command was applied, and its answer is not kept yet."""
+        copied = self._folder / f"killed-amid-{number}"
+        shutil.copytree(subject.directory, copied)
+        after = self._open(copied)
+        if self._held(after, number) == number:
+            raise self._wrong(
+                f"makes the command number {number} durable before its answer is kept; wait for "
+                "keep_answer() where context.in_session says so"
+            )
+        after.close()
+        shutil.rmtree(copied)
+
+    def _held(self, after: _Subject, last: int) -> int:
+        """How many of the commands up to ``last`` a machine reports after a kill."""
+        held = next((n for n in range(last + 1) if _mark(n) == after.opened), None)
+        if held is None:
+            raise self._wrong(
+                f"reports {after.opened} after a kill behind {_count(last)}, which is none of "
+                "the commands that it applied"
+            )
+        return held
+
+    def _check_kept(self, after: _Subject, held: int) -> None:
+        """What was answered in sessions is there, of all that a machine reports."""
+        for number in filter(_is_in_session, range(1, held + 1)):
+            if after.keeper is not None and after.kept(number) != self._results[number - 1]:
+                raise self._wrong(
+                    f"reports {_count(held)} after a kill, and has not kept what it was given as "
+                    f"the answer of the command number {number}"
+                )
 
     def _check_hash_seed(self, snapshots: dict[int, bytes]) -> None:
         """Take the same snapshots where strings have other hashes."""
@@ -363,6 +416,11 @@ def run_child() -> None:
 def _mark(number: int) -> Opened:
     """The index and the time of a payload, counted from 1; there are entries of other kinds too."""
     return Opened(3 * number, 1_700_000_000_000 + 10 * number) if number else NOTHING_APPLIED
+
+
+def _is_in_session(number: int) -> bool:
+    """Whether a payload is a command in a session, for a machine that keeps answers."""
+    return number % 4 > 0
 
 
 def _cuts(count: int, cuts_max: int) -> tuple[int, ...]:

@@ -72,12 +72,14 @@ class Recorder:
 class MachineDisk:
     """What a machine of one node has made durable, through all runs of the node."""
 
-    __slots__ = ("index", "state", "time_ms")
+    __slots__ = ("answers", "index", "state", "time_ms")
 
     def __init__(self) -> None:
         self.index: LogIndex = 0
         self.time_ms = 0
         self.state = b""
+        self.answers: dict[LogIndex, bytes] = {}
+        """What commands in sessions were answered, of a machine that keeps that."""
 
 
 class Outcome(Enum):

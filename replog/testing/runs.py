@@ -36,7 +36,7 @@ from replog.stored_log import all_entries
 from replog.testing.checks import Broken
 from replog.testing.disk import DiskModel, is_same
 from replog.testing.files import Crashed, Keep, KeepEverything, KeepNothing
-from replog.testing.judged_machine import JudgedOnDisk
+from replog.testing.judged_machine import JudgedKeeper, JudgedOnDisk
 from replog.testing.log_disk import LogDisk, drawn_keep, is_power_cut
 from replog.testing.nodes import ClusterNode, Outcome
 from replog.testing.run_watcher import RunWatcher
@@ -189,6 +189,8 @@ class Runs:
         engine = self.make_engine(own, recovered, last, loaded, nonce)
         watcher = RunWatcher(self._driver, node)
         loaded = reloaded(engine, machine, store, newest, loaded)
+        if isinstance(machine, JudgedKeeper):
+            machine.judge_sessions(loaded.sessions)
         engine.set_learners(learners_at(own, self._epoch, loaded.learners))
         replica = WatchedReplica(engine, machine, self._limits, loaded, watcher, own, is_voter)
         surroundings = Surroundings(

@@ -7,6 +7,7 @@ the node does not lead, it is overloaded.  What is judged:
 * I6: what such a client is told is what applying the command came to when it was applied.
 * I21: of the copies of a command one at most is applied.  A command that its client waits for is
   never refused as acknowledged; and what a session refused is not applied.
+* Where machines keep answers, a copy that comes after a restart is told the first answer, too.
 * A copy that reaches a session which was reported closed before is not done.
 * The history of the *commands* (not of their copies) is linearizable, with those that were given up
   or refused by an expired session after an unknown outcome as unknown (I13).
@@ -17,15 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from replog.envelope import is_in_session, session_in
-from replog.errors import CommandFailed, NotDone, SessionExpired, StaleSequence
+from replog.errors import NotDone, SessionExpired, StaleSequence
 from replog.testing.checks import SESSION_REFUSALS, Broken
 from replog.testing.driver import Driver
-from replog.testing.judged_machine import Results
+from replog.testing.judged_machine import JudgedKeeper, Results, is_lost, is_unkept
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
 from replog.types import EntryKind, LogIndex, NodeId
+
+if TYPE_CHECKING:
+    from replog.testing.cluster import Cluster
 
 COPIES_MAX: Final = 8
 """After so many copies a client gives a command up."""
@@ -44,6 +48,9 @@ CLIENT_NUMBERS: Final = 100
 HURRY_CHANCE: Final = 0.15
 """How likely a client is to send another copy although the last one may still be answered."""
 
+AGAIN_CHANCE: Final = 0.25
+"""How likely a client that forgets is to ask again for what it was answered."""
+
 CLOSE_CHANCE: Final = 0.1
 """How likely a client that waits for nothing is to close its session."""
 
@@ -51,7 +58,16 @@ CLOSE_CHANCE: Final = 0.1
 class SessionClient:
     """One client: its session, and the command that it waits for."""
 
-    __slots__ = ("asked_at", "command", "copies", "number", "opening_at", "sequence", "session_id")
+    __slots__ = (
+        "answered",
+        "asked_at",
+        "command",
+        "copies",
+        "number",
+        "opening_at",
+        "sequence",
+        "session_id",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -60,7 +76,9 @@ class SessionClient:
         self.opening_at = -1
         """When it asked for one and was not answered; -1: it did not."""
         self.sequence = 0
-        """Of its last command in the session."""
+        """Of its last command in the session; 0: there was none."""
+        self.answered: dict[int, bytes] = {}
+        """Its commands in the session that were answered and not acknowledged, by number."""
         self.command: Proposal | None = None
         """What it waits for: no copy of its own, it stands for all of them."""
         self.copies = 0
@@ -81,14 +99,18 @@ class SessionClients:
         count: int,
         patience_ticks: int,
         choose_node: Callable[[float], NodeId],
+        forgotten_max: int,
     ) -> None:
-        """``choose_node`` makes a node of a number from 0 to 1, or 0 where none runs."""
+        """``choose_node`` makes a node of a number from 0 to 1, or 0 where none runs.
+        ``forgotten_max``: a client may forget the answers of so many commands before its last, and
+        ask for them again."""
         self._driver = driver
         self._nodes = nodes
         self._results = results
         self._random = random
         self._patience_ticks = patience_ticks
         self._choose_node = choose_node
+        self._forgotten_max = forgotten_max
         self._clients = [SessionClient(number) for number in range(1, count + 1)]
         self._closed_at: dict[LogIndex, int] = {}
         """By session, when its closing was reported."""
@@ -118,6 +140,10 @@ class SessionClients:
                     self._driver.turn(node, partial(self._open, client, node))
             elif hurry > 1 - CLOSE_CHANCE:
                 self._driver.turn(node, partial(self._close, client, node))
+            elif client.answered and hurry < AGAIN_CHANCE:
+                sequences = [*client.answered]
+                sequence = sequences[int(dice * 1000) % len(sequences)]
+                self._propose(client, node, sequence, client.answered[sequence])
             elif is_open and dice < ask_chance:
                 self._begin(client, node_id, payload)
                 self._send_copy(client, node)
@@ -141,7 +167,7 @@ class SessionClients:
             raise Broken(
                 f"I6: session {session_id} was reported open, and entry {index} is another"
             )
-        client.session_id, client.sequence = index, 0
+        client.session_id, client.sequence, client.answered = index, 0, {}
 
     def _close(self, client: SessionClient, node: ClusterNode) -> None:
         """Whether that is heard or not, the client opens another one."""
@@ -162,6 +188,8 @@ class SessionClients:
         command = Proposal(len(self.commands) + 1, node_id, payload, _hear_nothing)
         command.client, command.began = CLIENT_NUMBERS + client.number, self._driver.next_moment()
         client.command, client.copies = command, 0
+        for sequence in [number for number in client.answered if number < self._lowest(client)]:
+            del client.answered[sequence]
         self.commands.append(command)
 
     def _send_copy(self, client: SessionClient, node: ClusterNode) -> None:
@@ -172,12 +200,23 @@ class SessionClients:
             self._end(client, Outcome.UNKNOWN)
             return
         client.copies += 1
-        mark = (client.session_id, client.sequence, client.sequence)
-        self._driver.propose(node, command.payload, -client.number, mark=mark)
+        mark = self._propose(client, node, client.sequence, command.payload)
         if self._random.random() < LATE_CHANCE:
             due = self._driver.agenda.now + self._random.randint(1, LATE_TICKS_MAX)
             late = partial(self._arrive_late, node, command.payload, client.number, mark)
             self._driver.agenda.plan(due, late)
+
+    def _lowest(self, client: SessionClient) -> int:
+        """The lowest number that a client has not acknowledged."""
+        return max(1, client.sequence - self._forgotten_max)
+
+    def _propose(
+        self, client: SessionClient, node: ClusterNode, sequence: int, payload: bytes
+    ) -> tuple[int, int, int]:
+        """Send a copy of a command, and say what it is marked with."""
+        mark = (client.session_id, sequence, self._lowest(client))
+        self._driver.propose(node, payload, -client.number, mark=mark)
+        return mark
 
     def _arrive_late(
         self, node: ClusterNode, payload: bytes, number: int, mark: tuple[int, int, int]
@@ -185,6 +224,33 @@ class SessionClients:
         """A copy was long on its way to a node; its client may be at another command by now."""
         if node.is_running:
             self._driver.propose(node, payload, -number, mark=mark)
+
+    def ask_again(self, cluster: Cluster, ticks_max: int) -> None:
+        """Have each client ask once more for what it was answered and has not acknowledged; it must
+        be answered within so many ticks of calm, each time."""
+        for client in self._clients:
+            if not client.session_id:
+                continue
+            for sequence in list(client.answered):
+                asked = partial(self._is_answered, cluster, client, sequence)
+                if not cluster.run_until(asked, ticks_max):
+                    raise cluster.violation(
+                        f"L2: client {client.number} asks again for command {sequence} of session "
+                        f"{client.session_id}, and is not answered in {ticks_max} ticks"
+                    )
+
+    def _is_answered(self, cluster: Cluster, client: SessionClient, sequence: int) -> bool:
+        """Whether the last copy of a command was answered; sends another one where it is due."""
+        copies = self._driver.proposals
+        mark = (client.session_id, sequence, self._lowest(client))
+        last = copies[-1] if copies and copies[-1].mark == mark else None
+        if last is not None and last.outcome in (Outcome.PENDING, Outcome.DONE):
+            return last.outcome is Outcome.DONE
+        leader_id = cluster.leader()
+        if leader_id:
+            payload = client.answered[sequence]
+            self._propose(client, self._nodes[leader_id], sequence, payload)
+        return False
 
     # -- hearing --
 
@@ -216,7 +282,9 @@ class SessionClients:
         if copy.outcome is Outcome.DONE:
             command.result, command.error = copy.result, copy.error
             command.index = command.answer_index = copy.answer_index
-            if _is_answer_lost(copy):
+            if self._forgotten_max:
+                client.answered[client.sequence] = command.payload
+            if is_unkept(copy.error):
                 self._end(client, Outcome.UNKNOWN)
             else:
                 self._end(client, Outcome.DONE)
@@ -231,10 +299,19 @@ class SessionClients:
             client.asked_at = now - self._patience_ticks + REFUSED_TICKS
 
     def _judge_answer(self, copy: Proposal) -> None:
-        if not _is_answer_lost(copy):
+        machine = self._nodes[copy.node_id].machine
+        if not is_unkept(copy.error):
             self._results.judge_answer(copy)
+        elif is_lost(copy.error) and isinstance(machine, JudgedKeeper):
+            raise Broken(
+                f"I21: node {copy.node_id} has a machine that keeps answers, and client "
+                f"{-copy.client} is told that the one of entry {copy.answer_index} is lost"
+            )
         if copy.answer_index != copy.index:
             self._driver.goals.reach("retry_deduplicated")
+            recalled = machine.recalled if isinstance(machine, JudgedKeeper) else ()
+            if copy.answer_index in recalled and not is_unkept(copy.error):
+                self._driver.goals.reach("answer_outlived_restart")
             if self._results.has_applied(copy.index):
                 raise Broken(
                     f"I21: entry {copy.index} was applied, and its client is told the answer of "
@@ -279,11 +356,6 @@ class SessionClients:
                 entry = self._driver.invariants.chosen[proposal.index]
                 if entry.origin.term == proposal.term:
                     raise Broken(f"I21: entry {proposal.index} was refused, and was applied")
-
-
-def _is_answer_lost(copy: Proposal) -> bool:
-    """Whether the node that answers knows that the command was done, and no more."""
-    return isinstance(copy.error, CommandFailed) and copy.error.name == "AnswerNotKept"
 
 
 def _hear_nothing(*_: object) -> None:

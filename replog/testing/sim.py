@@ -21,6 +21,7 @@ machine of your own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -32,6 +33,7 @@ from replog.testing.calm import (
     check_lone_leader,
     check_overtaken_leader,
     check_vain_transfer,
+    restart_everybody,
 )
 from replog.testing.chance import ALL, Chance, Selection
 from replog.testing.cluster import Cluster
@@ -78,6 +80,18 @@ BATCHED_CHANCE: Final = 0.4
 
 ON_DISK_CHANCE: Final = 0.3
 """How likely it is that the machines are on disks of their own."""
+
+KEPT_ANSWERS_CHANCE: Final = 0.7
+"""How likely it is that those keep what commands in sessions were answered."""
+
+SESSION_CLIENTS_KEPT: Final = 4
+"""There are so many clients with sessions then, ..."""
+
+ANSWER_BYTES_KEPT: Final = 500
+"""A session keeps some six answers in so many bytes, ..."""
+
+FORGOTTEN_MAX: Final = 6
+"""... and each may ask again for the answers of so many commands before its last."""
 
 CROWDED_CHANCE: Final = 0.15
 """How likely it is that one command, if it is as large as any, is as much as a node takes."""
@@ -164,20 +178,23 @@ class Simulation:
         self.is_real = self._source("files").random() < 0.4
         """Whether the real log and codec are in the run."""
         self.disk_model = self._drawn_disks()
+        is_on_disk = self._source("machine").random() < ON_DISK_CHANCE
+        keeps = is_on_disk and self._source("kept answers").random() < KEPT_ANSWERS_CHANCE
+        self.machines_keep = keeps
+        """Whether machines on their own disks keep what commands in sessions were answered."""
         self.limits = self._drawn_limits()
         self.goals = Goals({**COMMON, **ON_FILES, **self.trial.goals})
         self.chance = Chance(options.seed, options.faults)
         self._results = results = Results()
         self._eager_random = self._source("eager")
         self._is_eager = self._eager_random.random() < EAGER_CHANCE
-        is_on_disk = self._source("machine").random() < ON_DISK_CHANCE
         self.cluster = Cluster(
             plugin,
             self.engine_options,
             node_count=node_count,
             seed=options.seed,
             limits=self.limits,
-            machine=lambda: judged(self.workload.machine(), results, is_on_disk),
+            machine=lambda: judged(self.workload.machine(), results, is_on_disk, keeps),
             quorum=self.trial.commit_quorum(self.engine_options, voters),
             checks=self.trial.checks(self.engine_options, voters, self.goals),
             disk_model=self.disk_model,
@@ -209,9 +226,13 @@ class Simulation:
         )
 
     def _made_session_clients(self) -> SessionClients:
-        """In half of the seeds, some more clients repeat in sessions what was not answered."""
+        """In half of the seeds, some more clients repeat in sessions what was not answered; in all
+        of those where machines keep answers, and for what was answered as well."""
         random = self._source("sessions")
         count = random.choice((1, 2, 3)) if random.random() < SESSIONS_CHANCE else 0
+        forgotten_max = 0
+        if self.machines_keep:
+            count, forgotten_max = SESSION_CLIENTS_KEPT, FORGOTTEN_MAX
         self._sessions_random = self._source("session commands")
         return SessionClients(
             self.cluster.driver,
@@ -221,6 +242,7 @@ class Simulation:
             count,
             PATIENCE_TICKS,
             self._node_for,
+            forgotten_max,
         )
 
     def _source(self, purpose: str) -> Random:
@@ -246,7 +268,7 @@ class Simulation:
         much = max(UNCOMMITTED_BYTES_MAX, 64 * largest)
         uncommitted = self._source("uncommitted").choice((2 * largest, much, much))
         is_crowded = self._source("crowded").random() < CROWDED_CHANCE
-        return Limits(
+        limits = Limits(
             command_bytes_max=largest,
             uncommitted_bytes_max=largest if is_crowded else uncommitted,
             message_bytes_max=random.choice((1, 1, 100, MIB)),
@@ -265,6 +287,15 @@ class Simulation:
             snapshot_chunk_bytes=(chunk_bytes := snapshots.choice((40, 100, 1000))),
             snapshot_bytes_per_second_max=max(chunk_bytes, snapshots.choice((400, 1000, 1 << 20))),
         )
+        if self.machines_keep:
+            # So that there are answers to be kept, and some that are too large for it.
+            return replace(
+                limits,
+                session_idle_ms_max=1 << 30,
+                session_answers_max=64,
+                session_answer_bytes_max=ANSWER_BYTES_KEPT,
+            )
+        return limits
 
     def run(self) -> SimReport:
         """Both phases and the judgement of the history; raises ``Violation``."""
@@ -272,6 +303,8 @@ class Simulation:
         cluster.run(self.options.ticks, self.faults, before_tick=self._ask)
         cluster.calm()
         self._check_liveness()
+        if self.machines_keep:
+            self._check_answers_outlive()
         cluster.check_committed()
         cluster.driver.judge(self._sessions.check_applied_once)
         is_overtaken = self._overtake()
@@ -413,6 +446,16 @@ class Simulation:
                 f"L6: {sent_count} messages in {ticks} ticks of calm with nothing to do, and "
                 f"{sent_max} are enough"
             )
+
+    def _check_answers_outlive(self) -> None:
+        """All nodes are started again, and who then asks again is told the first answer."""
+        cluster, leader_ticks = self.cluster, LEADER_TIMEOUTS * self.election_ticks
+        restart_everybody(cluster)
+        cluster.check_leader(leader_ticks)
+        backlog = max(node.status_seen.last_index for node in cluster.nodes.values())
+        done_ticks = 2 * leader_ticks + TICKS_PER_ENTRY * backlog
+        self._sessions.ask_again(cluster, done_ticks)
+        cluster.check_liveness(leader_ticks, done_ticks, self._draw_in_session())
 
     def _is_settled(self) -> bool:
         """Whether all that the leader holds is committed, and known to be, on every node."""

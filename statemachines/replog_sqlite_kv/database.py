@@ -4,12 +4,14 @@ The tables::
 
     items    key, value, idx     idx: the log index at which the item was last set
     applied  idx, time_ms        one row: as of which command, and its replicated time
+    answers  idx, answer         what commands in sessions were answered; in no snapshot
 
 The rules:
 
-* **What was applied and the index stand in one transaction**, of at most ``BATCH_COMMANDS_MAX``
-  commands.  A commit is not synced: what a power cut takes is in the log.  ``open`` moves all of
-  SQLite's journal into the database, with syncs, before it reports an index.
+* **What was applied, its answers and the index stand in one transaction**, of at most
+  ``BATCH_COMMANDS_MAX`` commands; none ends between a command and its answer.  A commit is not
+  synced: what a power cut takes is in the log.  ``open`` moves all of SQLite's journal into the
+  database, with syncs, before it reports an index.
 * **No name is used twice.**  A database is ``items-NNNNNNNN.sqlite3``; a restored one is made under
   a temporary name, synced, and renamed to the *next* number, and only when that name is durable
   the old one is removed.  So no journal is ever taken for that of another database, and whoever
@@ -41,7 +43,10 @@ from replog.limits import MIB
 from replog.machine import Opened
 from replog.storage.files import RealFiles
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Of the tables.  One of version 1, which has no answers, is brought to this one when it is opened;
+a release before this one refuses it from then on."""
+
 SNAPSHOT_FORM: Final = "sqlite-kv 1"
 """What the records of a snapshot are: items in the order of the keys, each a head, key, value."""
 
@@ -56,6 +61,10 @@ PASS_CACHE_KIB: Final = 2 * 1024
 """The same for a snapshot that is taken, and for one that fills a database: both go through the
 keys in order and need no page twice, and a node should not need much more memory meanwhile."""
 
+FORGOTTEN_ROWS_MAX: Final = 2 * BATCH_COMMANDS_MAX
+"""So many answers that are not needed any more are removed in a transaction: twice as many as come
+in one, and no pause."""
+
 JOURNAL_BYTES_MAX: Final = 64 * MIB
 """What is left of the journal when it was longer, because a frozen view was read meanwhile."""
 
@@ -65,13 +74,21 @@ _OURS: Final = re.compile(r"(items-[0-9]{8}\.sqlite3|items\.sqlite3\.tmp)(-wal|-
 _ITEM_HEAD: Final = struct.Struct(">HIQ")
 """The bytes of the key and of the value, and the index."""
 
+_ANSWERS: Final = "CREATE TABLE answers (idx INTEGER PRIMARY KEY, answer BLOB)"
+_IS_OURS: Final = f"PRAGMA user_version = {FORMAT_VERSION}"
 _SCHEMA: Final = f"""
 CREATE TABLE items (key TEXT PRIMARY KEY, value BLOB, idx INTEGER);
 CREATE TABLE applied (id INTEGER PRIMARY KEY, idx INTEGER, time_ms INTEGER);
-PRAGMA user_version = {FORMAT_VERSION};
+{_ANSWERS};
+{_IS_OURS};
 """
 _PUT_APPLIED: Final = "INSERT OR REPLACE INTO applied VALUES (1, ?, ?)"
 _GET_APPLIED: Final = "SELECT idx, time_ms FROM applied"
+_KEEP_ANSWER: Final = "INSERT INTO answers VALUES (?, ?)"
+_GET_ANSWER: Final = "SELECT CAST(answer AS BLOB) FROM answers WHERE idx = ?"
+_FORGET_ANSWERS: Final = (
+    "DELETE FROM answers WHERE idx IN (SELECT idx FROM answers WHERE idx <= ? ORDER BY idx LIMIT ?)"
+)
 _REMEDY: Final = (
     "check the disk, then remove the whole directory: the state machine is filled again, from the "
     "node's snapshot and log"
@@ -104,6 +121,10 @@ class ItemDatabase:
         self._commands_count = 0
         self._bytes = 0
         """Of the transaction so far."""
+        self._awaits_answer = False
+        """Whether the last command is done and what it was answered is still to come."""
+        self._forgotten_index = 0
+        """The answers up to here are to be removed; 0: they were."""
         self._number = self._settle_names()
         self._connection: sqlite3.Connection | None = _connect(self._path)
         try:
@@ -137,11 +158,36 @@ class ItemDatabase:
         self._bytes += sum(len(value) for value in values if not isinstance(value, int))
         return changed
 
-    def note(self, index: int, time_ms: int) -> None:
-        """The command at ``index`` is done, with all of its changes."""
+    def note(self, index: int, time_ms: int, awaits_answer: bool) -> None:
+        """The command at ``index`` is done, with all of its changes, but for its answer where that
+        is to be kept: :meth:`keep_answer` comes next then."""
         self._applied = Opened(index, time_ms)
         self._commands_count += 1
-        if self._commands_count >= BATCH_COMMANDS_MAX or self._bytes >= BATCH_BYTES_MAX:
+        self._awaits_answer = awaits_answer
+        self._maybe_commit()
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        """The command that was noted last was answered so."""
+        assert index == self._applied.applied_index, "the answer of another command"
+        self.change(_KEEP_ANSWER, index, answer)
+        self._awaits_answer = False
+        self._maybe_commit()
+
+    def kept_answer(self, index: int) -> bytes | None:
+        """What the command at ``index`` was answered; ``None``: it is not kept."""
+        try:
+            row = self._usable().execute(_GET_ANSWER, (index,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._fail(error) from error
+        return None if row is None else row[0]
+
+    def forget_answers(self, upto: int) -> None:
+        """Remove the answers up to an index, a few with each transaction from now on."""
+        self._forgotten_index = max(self._forgotten_index, upto)
+
+    def _maybe_commit(self) -> None:
+        is_full = self._commands_count >= BATCH_COMMANDS_MAX or self._bytes >= BATCH_BYTES_MAX
+        if is_full and not self._awaits_answer:
             self.commit()
 
     @property
@@ -151,17 +197,25 @@ class ItemDatabase:
 
     def commit(self) -> None:
         """End the batch: the process may be killed now, and nothing of it is lost."""
+        assert not self._awaits_answer, "a command and its answer are one"
         connection = self._usable()
         if not self._commands_count and not self._is_writing:
             return
         try:
             self._begin(connection)
+            self._remove_forgotten(connection)
             connection.execute(_PUT_APPLIED, (self._applied.applied_index, self._applied.time_ms))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._fail(error) from error
         self._is_writing = False
         self._commands_count = self._bytes = 0
+
+    def _remove_forgotten(self, connection: sqlite3.Connection) -> None:
+        if self._forgotten_index:
+            bounds = (self._forgotten_index, FORGOTTEN_ROWS_MAX)
+            if connection.execute(_FORGET_ANSWERS, bounds).rowcount < FORGOTTEN_ROWS_MAX:
+                self._forgotten_index = 0
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         if not self._is_writing:
@@ -201,8 +255,8 @@ class ItemDatabase:
         self._number += 1
         self._remove_all_but(self._path.name)
         self._failure = None
-        self._is_writing = False
-        self._commands_count = self._bytes = 0
+        self._is_writing = self._awaits_answer = False
+        self._commands_count = self._bytes = self._forgotten_index = 0
         self._connection = _connect(self._path)
         self._applied = Opened(index, time_ms)
 
@@ -212,7 +266,8 @@ class ItemDatabase:
         if connection is None:
             return
         try:
-            if self._failure is None and self._commands_count:
+            # A command without its answer is not whole; it is offered again, and all of its batch.
+            if self._failure is None and self._commands_count and not self._awaits_answer:
                 self._connection = connection
                 self.commit()
         finally:
@@ -287,6 +342,8 @@ class ItemDatabase:
                     f"{FORMAT_VERSION}: start this node with the release that wrote it, or a later "
                     "one"
                 )
+            if version == 1:
+                _add_answers(connection)
             row = connection.execute(_GET_APPLIED).fetchone() if version else None
         except sqlite3.Error as error:
             raise _typed(self._path, error) from error
@@ -367,6 +424,14 @@ def _fill(path: Path, rows: Iterable[Row], applied: Opened) -> None:
         connection.execute("PRAGMA journal_mode = WAL")  # noted in the file
     finally:
         connection.close()
+
+
+def _add_answers(connection: sqlite3.Connection) -> None:
+    """Bring a database of format version 1 to version 2; it keeps no answers so far."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_ANSWERS)
+    connection.execute(_IS_OURS)
+    connection.execute("COMMIT")
 
 
 def _pack_rows(rows: Iterable[Row]) -> Iterator[bytes]:

@@ -82,7 +82,7 @@ class SqliteKv(CommandMachine):
     def __init__(self) -> None:
         self._database: ItemDatabase | None = None
 
-    # -- what the node calls; see :class:`replog.machine.DurableMachine` --
+    # -- what the node calls; see :class:`replog.machine.KeepsAnswers` --
 
     def open(self, directory: Path) -> Opened:
         """Open the database in ``directory``, or make an empty one."""
@@ -97,13 +97,25 @@ class SqliteKv(CommandMachine):
         try:
             result = super().apply(context, payload)
         except StateMachineError:
-            database.note(context.index, context.time_ms)
+            database.note(context.index, context.time_ms, context.in_session)
             raise
         except BaseException as error:
             database.poison(f"the command {context.index} failed ({type(error).__name__})")
             raise
-        database.note(context.index, context.time_ms)
+        database.note(context.index, context.time_ms, context.in_session)
         return result
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        """Keep what the last command was answered, in its transaction."""
+        self._opened().keep_answer(index, answer)
+
+    def kept_answer(self, index: int) -> bytes | None:
+        """What the command at ``index`` was answered, if that is kept."""
+        return self._opened().kept_answer(index)
+
+    def forget_answers(self, upto: int) -> None:
+        """Remove the answers up to an index, some with each batch."""
+        self._opened().forget_answers(upto)
 
     def commit(self) -> None:
         """End the batch of commands that share a transaction, before it is full."""

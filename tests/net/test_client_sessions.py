@@ -13,6 +13,7 @@ from scripted import Conversation, done, scripted_nodes
 from replog import Client
 from replog.client_logic import ClientLogic
 from replog.client_session import CLOSE_SESSION, OPEN_SESSION, PROPOSE_IN_SESSION
+from replog.client_surface import result_of
 from replog.config import local_config
 from replog.envelope import SESSION_BLOCK
 from replog.errors import (
@@ -157,6 +158,25 @@ async def test_copy_of_a_failed_command_fails_alike(tmp_path: Path) -> None:
         "KvError",
     ]
     assert str(failures[0]) == str(failures[1])
+
+
+@pytest.mark.parametrize("state_machine", ["kv", "sqlite-kv"])
+async def test_copy_is_answered_alike_after_a_restart(tmp_path: Path, state_machine: str) -> None:
+    """A node that stopped and started again answers a copy as it did the first time, be its machine
+    in memory or on a disk of its own, which is not given the command again."""
+    config = local_config(tmp_path, nodes=1, state_machine=state_machine)
+    answers: list[Applied] = []
+    session_id = 0
+    for _ in range(2):
+        async with running_cluster(tmp_path, config=config), Client(config) as client:
+            session_id = session_id or (await client.open_session()).session_id
+            for sequence, expected in ((1, None), (2, b"other")):
+                body = SESSION_BLOCK.pack(session_id, sequence, 1)
+                body += Kv.compare_and_set.encode("key", expected, b"1")
+                ask = partial(_ask_raw, verb=PROPOSE_IN_SESSION, body=body)
+                answers.append(result_of(await client._order(ask, 5.0)))
+    assert answers[:2] == answers[2:]
+    assert [answer.result for answer in answers] == [True, False] * 2
 
 
 def _ask_raw(

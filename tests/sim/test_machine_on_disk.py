@@ -3,14 +3,16 @@ more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from replog.errors import MachineDamaged
+from replog.errors import CommandFailed, MachineDamaged
 from replog.plugins import engine_names, find_engine
 from replog.testing.checks import Violation
 from replog.testing.cluster import Cluster
-from replog.testing.judged_machine import JudgedOnDisk, Results
-from replog.testing.nodes import Outcome
+from replog.testing.judged_machine import JudgedKeeper, JudgedOnDisk, Results
+from replog.testing.nodes import ClusterNode, Outcome, Proposal
 from replog.testing.registers import Registers
 from replog.types import NodeId
 
@@ -111,3 +113,138 @@ def test_machine_behind_its_report_is_refused(engine: str) -> None:
     cluster.crash(2)
     with pytest.raises(Violation, match=MachineDamaged.__name__):
         cluster.restart(2)
+
+
+# -- answers that are kept --
+
+
+class Asker:
+    """A client with a session at a lone node, whose commands change one register."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.session_id = 0
+        self._turn(lambda node: node.turns.open_session(self._hear_opened))
+        cluster.tick(3)
+        assert self.session_id
+
+    def _turn(self, act: Callable[[ClusterNode], object]) -> None:
+        node = self.cluster.nodes[1]
+        self.cluster.driver.turn(node, lambda: act(node))
+
+    def _hear_opened(self, index: int, session_id: object, error: Exception | None) -> None:
+        assert error is None
+        self.session_id = index
+
+    def ask(self, sequence: int) -> Proposal:
+        """Send a copy of the command ``sequence``, which succeeds where it is applied in turn, and
+        once; the client acknowledges nothing."""
+        payload = b"cas a %d %d" % (sequence - 1, sequence)
+        mark = (self.session_id, sequence, 1)
+        node = self.cluster.nodes[1]
+        proposal = self.cluster.driver.propose(node, payload, mark=mark)
+        self.cluster.tick(3)
+        assert proposal.outcome is Outcome.DONE
+        return proposal
+
+
+def asked(engine: str, machine: type[JudgedOnDisk]) -> tuple[Asker, list[Proposal]]:
+    """A lone node with such a machine, and four commands in a session, three of which are durable
+    there; no snapshot is taken unless somebody asks for it."""
+    results = Results()
+    cluster = Cluster(
+        find_engine(engine), node_count=1, machine=lambda: machine(Registers(), results)
+    )
+    cluster.campaign(1)
+    cluster.settle()
+    assert cluster.run_until_done(b"put a 0", 10)
+    asker = Asker(cluster)
+    first = [asker.ask(sequence) for sequence in range(1, 5)]
+    assert [proposal.result for proposal in first] == [True] * 4
+    return asker, first
+
+
+def restarted(cluster: Cluster) -> JudgedOnDisk:
+    """The machine of node 1 after its process was killed and started again."""
+    cluster.crash_process(1)
+    cluster.restart(1)
+    cluster.campaign(1)
+    cluster.tick(3)
+    machine = cluster.nodes[1].machine
+    assert isinstance(machine, JudgedOnDisk)
+    return machine
+
+
+def told_again(asker: Asker, first: list[Proposal]) -> None:
+    """Who asks again for each command is told the first answer of each."""
+    for sequence, proposal in enumerate(first, 1):
+        again = asker.ask(sequence)
+        assert (again.answer_index, again.result, again.error) == (proposal.index, True, None)
+
+
+def test_answers_outlive_a_restart(engine: str) -> None:
+    """A node whose machine keeps answers gives the first one after a restart, too: of what is
+    applied no more, and of what is applied again."""
+    asker, first = asked(engine, JudgedKeeper)
+    machine = restarted(asker.cluster)
+    assert isinstance(machine, JudgedKeeper)
+    held = [proposal.index for proposal in first if proposal.index <= machine.disk.index]
+    assert len(held) == 2, "the first to be saved was none of a session"
+    assert machine.recalled == set(held)
+    told_again(asker, first)
+    restarted(asker.cluster)
+    told_again(asker, first)
+
+
+def test_answers_lost_without_a_keeper(engine: str) -> None:
+    """Where the machine keeps none, who asks again hears that the command was done, and no more."""
+    asker, first = asked(engine, JudgedOnDisk)
+    restarted(asker.cluster)
+    again = asker.ask(1)
+    assert isinstance(again.error, CommandFailed)
+    assert again.error.name == "AnswerNotKept"
+    assert again.answer_index == first[0].index
+
+
+def test_answers_outlive_a_snapshot_that_fails(engine: str) -> None:
+    """A node that is killed while it takes a snapshot has the answers still; when one is durable
+    they are forgotten, and are found in that."""
+    asker, first = asked(engine, JudgedKeeper)
+    cluster = asker.cluster
+    disk = cluster.nodes[1].machine_disk
+    cluster.nodes[1].turns.snapshots.take(lambda *_: None)  # its job has not run yet
+    machine = restarted(cluster)
+    assert isinstance(machine, JudgedKeeper)
+    assert machine.recalled
+    told_again(asker, first)
+    cluster.take_snapshot(1)
+    cluster.tick(3)
+    first += [asker.ask(sequence) for sequence in range(5, 8)]
+    assert min(disk.answers) > first[3].index
+    machine = restarted(cluster)
+    assert isinstance(machine, JudgedKeeper)
+    assert machine.recalled == {each.index for each in first if each.index <= disk.index} & set(
+        disk.answers
+    )
+    told_again(asker, first)
+
+
+def test_machine_is_left_alone_while_it_is_filled(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that becomes durable while another thread fills the machine from another one has
+    nothing forgotten: nobody may touch the machine then."""
+    asker, _ = asked(engine, JudgedKeeper)
+    node = asker.cluster.nodes[1]
+    snapshots, forgotten = node.turns.snapshots, []
+    monkeypatch.setattr(JudgedKeeper, "forget_answers", lambda _, upto: forgotten.append(upto))
+    asker.cluster.take_snapshot(1)
+    snapshots.is_installing = True
+    asker.cluster.settle()
+    assert snapshots.newest is not None
+    assert forgotten == []
+    snapshots.is_installing = False
+    asker.ask(5)
+    asker.cluster.take_snapshot(1)
+    asker.cluster.settle()
+    assert forgotten == [snapshots.newest.meta.last.index]

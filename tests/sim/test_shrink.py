@@ -11,6 +11,7 @@ from replog.plugins import engine_names
 from replog.storage.protocol import Recovered
 from replog.stored_log import HeldLog
 from replog.testing.checks import Violation
+from replog.testing.driver import QUIET
 from replog.testing.runs import Runs
 from replog.testing.shrink import shrink
 from replog.testing.sim import SimOptions, simulate
@@ -18,7 +19,8 @@ from replog.types import EntryId, LogIndex, NodeId
 
 
 def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
-    """A node that starts again has forgotten its log."""
+    """A node that starts again amid the faults has forgotten its log; in calm, where some seeds
+    start all nodes again without a strike, it has not."""
     right = Runs.make_engine
 
     def wrong(
@@ -29,7 +31,7 @@ def forget_on_restart(patch: pytest.MonkeyPatch) -> None:
         applied_index: LogIndex,
         nonce: int,
     ) -> Engine:
-        if runs.now:
+        if runs.now and runs._driver.faults is not QUIET:
             log = HeldLog((), recovered.log.base)
             recovered = Recovered(recovered.hard_state, log)
         return right(runs, node_id, recovered, snapshot, applied_index, nonce)

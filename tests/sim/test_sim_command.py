@@ -100,7 +100,7 @@ def test_violations_for_people(
     forget_on_restart(monkeypatch)
     monkeypatch.setattr(command, "SHRUNK_MAX", 1)
     first_seed = first_violation(ENGINE)[0].seed
-    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "8", "--ticks", "120"]
+    words = ["--engine", ENGINE, "--start", str(first_seed), "--seeds", "16", "--ticks", "120"]
     assert main(["sim", *words]) == 1
     shown = capsys.readouterr().out
     assert f"by {ENGINE}, seed {first_seed}" in shown

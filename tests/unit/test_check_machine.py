@@ -102,7 +102,51 @@ class Kept(CommandMachine):
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("factory", [Names, Frozen, Kept])
+class Keeping(Kept):
+    """Keeps answers, too, in the same file."""
+
+    answers: dict[int, bytes]
+    awaits = False
+
+    def open(self, directory: Path) -> Opened:
+        self.answers = {}
+        found = super().open(directory)
+        if found != NOTHING_APPLIED:
+            self.answers = eval((directory / "answers").read_text())[found.applied_index]
+        return found
+
+    def apply(self, context: ApplyContext, payload: bytes) -> object:
+        self.awaits = context.in_session
+        return super().apply(context, payload)
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        self.answers[index] = answer
+        self.awaits = False
+        if self.calls_count % 3 == 0:
+            self.store()
+
+    def kept_answer(self, index: int) -> bytes | None:
+        return self.answers.get(index)
+
+    def forget_answers(self, upto: int) -> None:
+        """They are few."""
+
+    def store(self) -> None:
+        if not self.awaits:
+            # The file that is replaced last says which of these count.
+            last = self.last.applied_index
+            (self.path.parent / "answers").write_text(repr({last: self.answers}))
+            super().store()
+
+    def freeze(self) -> Iterable[bytes]:
+        return super().freeze()
+
+    def restore(self, chunks: Iterable[bytes], index: int, time_ms: int) -> None:
+        self.answers = {}
+        super().restore(chunks, index, time_ms)
+
+
+@pytest.mark.parametrize("factory", [Names, Frozen, Kept, Keeping])
 def test_good_machine_passes(factory: Factory, tmp_path: Path) -> None:
     """A machine of each kind that keeps the rules passes, and leaves no files."""
     check_machine(factory, PAYLOADS, tmp_path)
@@ -256,6 +300,38 @@ class Fleeting(Kept):
         self.last = Opened(index, time_ms)
 
 
+class Early(Keeping):
+    """Makes a command durable before it has the answer."""
+
+    def apply(self, context: ApplyContext, payload: bytes) -> object:
+        return super().apply(ApplyContext(context.index, context.time_ms), payload)
+
+
+class Dropping(Keeping):
+    """Keeps no more than the last answer."""
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        self.answers = {}
+        super().keep_answer(index, answer)
+
+
+class Mingling(Keeping):
+    """Keeps an answer under another index."""
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        super().keep_answer(index - 1, answer)
+
+
+class Clinging(Keeping):
+    """Has answers left when it was restored."""
+
+    def freeze(self) -> Iterable[bytes]:
+        return super().freeze()
+
+    def restore(self, chunks: Iterable[bytes], index: int, time_ms: int) -> None:
+        Kept.restore(self, chunks, index, time_ms)
+
+
 class Wordless(Names):
     """Chunks that are no bytes."""
 
@@ -296,6 +372,10 @@ class Hiding(Names):
         (Lagging, "reports .* after a restart"),
         (Timeless, "reports .* after a restart"),
         (Fleeting, "reports .* after a restart"),
+        (Early, "durable before its answer is kept"),
+        (Dropping, "has not kept"),
+        (Mingling, "has not kept"),
+        (Clinging, "still has answers"),
         (Wordless, "chunk of type str"),
         (Hiding, "cannot show its state"),
     ],

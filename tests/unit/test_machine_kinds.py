@@ -15,8 +15,10 @@ from replog.machine import (
     ConcurrentMachine,
     DumpPage,
     DurableMachine,
+    KeepsAnswers,
     MachineKind,
     SnapshotMachine,
+    answer_keeper,
     machine_kind,
 )
 from replog.statemachine import (
@@ -84,6 +86,37 @@ def test_kinds_told() -> None:
     assert isinstance(Box(), SnapshotMachine)
     assert isinstance(Frozen(), ConcurrentMachine)
     assert isinstance(Kept(), DurableMachine)
+
+
+class Keeping(Kept):
+    def keep_answer(self, index: int, answer: bytes) -> None: ...
+
+    def kept_answer(self, index: int) -> bytes | None:
+        return None
+
+    def forget_answers(self, upto: int) -> None: ...
+
+
+def test_keeper_of_answers_told() -> None:
+    """Who keeps answers is told by methods, too, and is on a disk of its own."""
+
+    class Afloat(StateMachine):
+        keep_answer = Keeping.keep_answer
+        kept_answer = Keeping.kept_answer
+        forget_answers = Keeping.forget_answers
+
+    class Commanded(Kept):
+        kept_answer = Keeping.kept_answer
+        forget_answers = Keeping.forget_answers
+
+        @command
+        def keep_answer(self) -> None: ...
+
+    keeper = Keeping()
+    assert answer_keeper(keeper) is keeper
+    assert isinstance(keeper, KeepsAnswers)
+    assert machine_kind(keeper) is MachineKind.DURABLE
+    assert [answer_keeper(each) for each in (Kept(), Afloat(), Commanded(), Box())] == [None] * 4
 
 
 def test_kind_ignores_commands() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_replica import Journal, Outcomes, ScriptedEngine, committed
@@ -15,15 +16,18 @@ from replog.errors import (
     CommandFailed,
     CommandTooLarge,
     InvalidResult,
+    MachineDamaged,
     Overloaded,
     SessionExpired,
     SnapshotDamaged,
     StaleSequence,
+    StateMachineCrashed,
     StateMachineError,
     UnknownFormat,
 )
 from replog.limits import Limits
 from replog.loading import new_sessions, replay_session
+from replog.machine import NOTHING_APPLIED, ApplyContext, Opened
 from replog.replica import Replica
 from replog.sessions import ANSWER_OVERHEAD_BYTES, Answer, Sessions, SessionTerms
 from replog.turns import check_size
@@ -413,6 +417,138 @@ def test_control_of_later_release_stops(replica: Replica, data: bytes) -> None:
         replica.apply(committed([session_entry(2, EntryKind.CONTROL, data)]))
 
 
+class Keeper(Journal):
+    """A machine on its own disk that keeps answers, and notes the order of all calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int, bool]] = []
+        self.answers: dict[int, bytes] = {}
+        self.failure: Exception | None = None
+
+    def apply(self, context: ApplyContext, payload: bytes) -> object:
+        self.calls.append(("apply", context.index, context.in_session))
+        super().apply(context, payload)
+        return f"answer {context.index}"
+
+    def open(self, directory: Path) -> Opened:
+        return NOTHING_APPLIED
+
+    def freeze(self) -> Iterable[bytes]:
+        return ()
+
+    def restore(self, chunks: Iterable[bytes], index: int, time_ms: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def keep_answer(self, index: int, answer: bytes) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.calls.append(("keep", index, False))
+        self.answers[index] = answer
+
+    def kept_answer(self, index: int) -> bytes | None:
+        return self.answers.get(index)
+
+    def forget_answers(self, upto: int) -> None:
+        self.answers = {index: kept for index, kept in self.answers.items() if index > upto}
+
+
+@pytest.fixture
+def keeper() -> Keeper:
+    """The machine below."""
+    return Keeper()
+
+
+@pytest.fixture
+def keeping(engine: ScriptedEngine, keeper: Keeper) -> Replica:
+    """A replica over a machine that keeps answers, with session 1 open."""
+    replica = Replica(engine, keeper, Limits(command_bytes_max=100), new_sessions())
+    terms = replace(TERMS, answer_bytes_max=330)
+    replica.propose_control(pack_opening(terms, 50), Outcomes().waiter("session"))
+    replica.apply(committed(engine.proposed))
+    return replica
+
+
+def test_answer_kept_right_behind_its_command(
+    keeping: Replica, engine: ScriptedEngine, keeper: Keeper
+) -> None:
+    """Only commands in sessions have their answers kept, each before anything else is applied, one
+    that failed as declared as well; a copy and a refused one have none."""
+    late = SessionCommand.of(b"late", 1, 1, 2)
+    commands = [
+        SessionCommand.of(b"a", 1, 1, 1),
+        b"plain",
+        SessionCommand.of(b"declared", 1, 2, 1),
+        SessionCommand.of(b"a", 1, 1, 1),
+        late,
+        b"plain",
+    ]
+    apply_commands(keeping, engine, 60, *commands)
+    assert keeper.calls == [
+        ("apply", 2, True),
+        ("keep", 2, False),
+        ("apply", 3, False),
+        ("apply", 4, True),
+        ("keep", 4, False),
+        ("apply", 7, False),
+    ]
+
+
+def test_kept_answers_outlive_a_restart(
+    keeping: Replica, engine: ScriptedEngine, keeper: Keeper
+) -> None:
+    """From entries and kept answers the sessions become the very same again: results, declared
+    errors, and answers that were too large; and only what was forgotten is lost."""
+    commands = [
+        SessionCommand.of(b"a", 1, 1, 1),
+        SessionCommand.of(b"declared", 1, 2, 1),
+        SessionCommand.of(b"c", 1, 3, 1),
+        SessionCommand.of(b"d", 1, 4, 1),
+    ]
+    apply_commands(keeping, engine, 60, *commands)
+    sessions = replayed(engine, keeper)
+    assert sessions.freeze() == keeping.sessions.freeze()
+    assert sessions.begin(1, 1, 1, 60) == (2, "answer 2", None)
+    _, _, error = sessions.begin(1, 2, 1, 60) or (0, None, None)
+    assert isinstance(error, CommandFailed)
+    assert error.name == "TooPoor"
+    _, _, error = sessions.begin(1, 4, 1, 60) or (0, None, None)
+    assert "too large to be kept" in str(error), "before the restart, too"
+    keeper.forget_answers(2)
+    sessions = replayed(engine, keeper)
+    _, _, error = sessions.begin(1, 1, 1, 60) or (0, None, None)
+    assert "was lost" in str(error)
+    assert sessions.begin(1, 3, 1, 60) == (4, "answer 4", None)
+
+
+def replayed(engine: ScriptedEngine, keeper: Keeper) -> Sessions:
+    """The sessions after a restart of a machine that holds all that was proposed."""
+    sessions, time_ms = new_sessions(), 0
+    for entry in engine.proposed:
+        time_ms = max(time_ms, replay_session(sessions, entry, time_ms, keeper.kept_answer))
+    return sessions
+
+
+def test_kept_answer_of_another_command_stops(
+    keeping: Replica, engine: ScriptedEngine, keeper: Keeper
+) -> None:
+    """A machine that gives back what it kept of another command, or rubbish, is damaged."""
+    commands = [SessionCommand.of(b"a", 1, 1, 1), SessionCommand.of(b"b", 1, 2, 1)]
+    apply_commands(keeping, engine, 60, *commands)
+    for wrong in (keeper.answers[3], b"", b"x", bytes(30), keeper.answers[2][:9]):
+        keeper.answers[2] = wrong
+        with pytest.raises(MachineDamaged, match="entry 2 is not that of command 1"):
+            replayed(engine, keeper)
+
+
+def test_failing_keeper_stops(keeping: Replica, engine: ScriptedEngine, keeper: Keeper) -> None:
+    """A machine that cannot keep an answer stops the node, as one that cannot apply does."""
+    keeper.failure = OSError("no room")
+    with pytest.raises(StateMachineCrashed, match="no room at entry 2"):
+        apply_commands(keeping, engine, 60, SessionCommand.of(b"a", 1, 1, 1))
+
+
 def test_replay_knows_what_was_done(engine: ScriptedEngine, replica: Replica) -> None:
     """From entries that a machine on its own disk holds, sessions learn what was done, at what
     time, and what is gone; only the answers are lost."""
@@ -428,7 +564,7 @@ def test_replay_knows_what_was_done(engine: ScriptedEngine, replica: Replica) ->
     replica.propose_control(pack_closing(5), Outcomes().waiter("close"))
     sessions, time_ms = new_sessions(), 0
     for entry in engine.proposed:
-        time_ms = max(time_ms, replay_session(sessions, entry, time_ms))
+        time_ms = max(time_ms, replay_session(sessions, entry, time_ms, lambda _: None))
     assert time_ms == 70
     assert len(sessions) == 1
     stale, answered = sessions.begin(1, 1, 2, 80), sessions.begin(1, 2, 2, 80)

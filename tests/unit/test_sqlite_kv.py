@@ -19,13 +19,20 @@ from replog.errors import (
     UnknownFormat,
 )
 from replog.limits import MIB
-from replog.machine import ApplyContext, Machine, MachineKind, Opened, machine_kind
+from replog.machine import (
+    ApplyContext,
+    Machine,
+    MachineKind,
+    Opened,
+    answer_keeper,
+    machine_kind,
+)
 from replog.statemachine import command
 from replog.testing import check_machine
 from replog_bench.memory import MemoryMark
 from replog_kv import Kv
 from replog_sqlite_kv import KvError, SqliteKv, database
-from replog_sqlite_kv.database import BATCH_COMMANDS_MAX, SNAPSHOT_FORM
+from replog_sqlite_kv.database import BATCH_COMMANDS_MAX, FORGOTTEN_ROWS_MAX, SNAPSHOT_FORM
 
 FIRST = "items-00000001.sqlite3"
 SECOND = "items-00000002.sqlite3"
@@ -138,6 +145,127 @@ def test_batch_committed(kv: SqliteKv, tmp_path: Path, how: str) -> None:
     last = 4 if how == "bytes" else 3
     assert found == Opened(last, 1000 + last)
     machine.close()
+
+
+# -- answers --
+
+
+def answered(kv: SqliteKv, first: int, last: int) -> None:
+    """Apply commands in a session, each with its answer."""
+    for index in range(first, last + 1):
+        payload = SqliteKv.put.encode(f"key-{index:05d}", b"v%d" % index)
+        kv.apply(ApplyContext(index, 1000 + index, in_session=True), payload)
+        kv.keep_answer(index, b"answer %d" % index)
+
+
+def kept(kv: SqliteKv, first: int, last: int) -> list[int]:
+    """Which commands have an answer, each its own."""
+    found = {index: kv.kept_answer(index) for index in range(first, last + 1)}
+    assert all(answer in (None, b"answer %d" % index) for index, answer in found.items())
+    return [index for index, answer in found.items() if answer is not None]
+
+
+@pytest.mark.parametrize("count", [BATCH_COMMANDS_MAX - 1, BATCH_COMMANDS_MAX, 700])
+def test_kill_leaves_answers_with_their_commands(kv: SqliteKv, tmp_path: Path, count: int) -> None:
+    """After a kill every command that is reported has its answer, and no other one has."""
+    assert answer_keeper(kv) is kv
+    answered(kv, 1, count)
+    assert kept(kv, 1, count) == [*range(1, count + 1)]
+    machine, found = opened(killed(tmp_path / "kv", tmp_path / "a"))
+    assert found.applied_index == count // BATCH_COMMANDS_MAX * BATCH_COMMANDS_MAX
+    assert kept(machine, 1, count) == [*range(1, found.applied_index + 1)]
+    machine.close()
+
+
+def test_kill_between_command_and_answer(kv: SqliteKv, tmp_path: Path) -> None:
+    """The last command of a full batch is not committed before its answer has come; and where that
+    never comes, as after a crash, not by closing either."""
+    answered(kv, 1, BATCH_COMMANDS_MAX - 1)
+    last = BATCH_COMMANDS_MAX
+    context = ApplyContext(last, 1000 + last, in_session=True)
+    kv.apply(context, SqliteKv.put.encode("last", bytes(MIB)))
+    machine, found = opened(killed(tmp_path / "kv", tmp_path / "a"))
+    assert found.applied_index == 0
+    machine.close()
+    with pytest.raises(AssertionError, match="and its answer are one"):
+        kv.freeze()
+    kv.close()
+    machine, found = opened(tmp_path / "kv")
+    assert found.applied_index == 0
+    assert machine.dump(b"", 9).items == []
+    machine.close()
+
+
+def test_answer_of_another_command_refused(kv: SqliteKv) -> None:
+    """An answer that is not that of the last command is a mistake of the caller's."""
+    answered(kv, 1, 2)
+    with pytest.raises(AssertionError, match="another command"):
+        kv.keep_answer(1, b"late")
+
+
+def test_large_answer_ends_batch(kv: SqliteKv, tmp_path: Path) -> None:
+    """The bytes of answers count for the length of a batch."""
+    kv.apply(ApplyContext(1, 1, in_session=True), SqliteKv.put.encode("k", b""))
+    kv.keep_answer(1, bytes(MIB))
+    machine, found = opened(killed(tmp_path / "kv", tmp_path / "a"))
+    assert found == Opened(1, 1)
+    assert machine.kept_answer(1) == bytes(MIB)
+    machine.close()
+
+
+def test_forgotten_answers_go_little_by_little(kv: SqliteKv, tmp_path: Path) -> None:
+    """What a snapshot holds goes with the transactions that follow, in order and bounded in each;
+    what came behind it stays."""
+    count = 3 * FORGOTTEN_ROWS_MAX
+    answered(kv, 1, count)
+    kv.commit()
+    kv.forget_answers(count - 10)
+    kv.forget_answers(7)
+    assert len(kept(kv, 1, count)) == count
+    left = []
+    for index in range(count + 1, count + 5):
+        fill(kv, index, index)
+        kv.commit()
+        left.append(kept(kv, 1, count))
+    assert [numbers[0] for numbers in left] == [
+        FORGOTTEN_ROWS_MAX + 1,
+        2 * FORGOTTEN_ROWS_MAX + 1,
+        count - 9,
+        count - 9,
+    ]
+    kv.close()
+    machine, _ = opened(tmp_path / "kv")
+    assert kept(machine, 1, count) == [*range(count - 9, count + 1)]
+    machine.close()
+
+
+def test_answers_in_no_snapshot(kv: SqliteKv) -> None:
+    """A snapshot is the same with and without answers, and whoever is filled from one has none."""
+    answered(kv, 1, 20)
+    chunks = list(kv.freeze())
+    kv.forget_answers(20)
+    answered(kv, 21, 30)
+    kv.restore(chunks, 20, 1020)
+    assert kept(kv, 1, 30) == []
+    assert list(kv.freeze()) == chunks
+    answered(kv, 21, 25)
+    kv.commit()
+    assert kept(kv, 1, 30) == [21, 22, 23, 24, 25]
+
+
+def test_database_of_version_1_opens(kv: SqliteKv, tmp_path: Path) -> None:
+    """A database of an earlier release gets a table of answers, once, and keeps what it holds."""
+    fill(kv, 1, 3)
+    kv.close()
+    connection = sqlite3.connect(tmp_path / "kv" / FIRST)
+    connection.executescript("DROP TABLE answers; PRAGMA user_version = 1;")
+    connection.close()
+    for first in (4, 6):
+        machine, found = opened(tmp_path / "kv")
+        assert found.applied_index == first - 1
+        assert kept(machine, 1, 9) == [*range(4, first)]
+        answered(machine, first, first + 1)
+        machine.close()
 
 
 @pytest.mark.parametrize("payload", [SqliteKv.put.encode("", b""), SqliteKv.get.encode("k")])
