@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+import replog
 from replog import BadCommand, CommandTooLarge, Compacted, Log, Unavailable, open_log
 from replog.config import Config, local_config
 from replog.limits import Limits
@@ -243,3 +244,91 @@ def test_lines_as_they_come() -> None:
     pieces = [b"on", b"e\ntwo\nth", b"ree", b"\n", b"rest", b"", b""]
     lines = Lines(lambda _: pieces.pop(0))
     assert [lines.take() for _ in range(4)] == [[b"one", b"two"], [b"three"], [b"rest"], []]
+
+
+async def test_node_that_never_takes_part(tmp_path: Path) -> None:
+    """At a node that waits for the others, an append ends in time and was not done; who reads there
+    is told when the node stops."""
+    config = log_config(tmp_path)
+    ended: list[str] = []
+
+    async def note(what: str, act: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(Unavailable):
+            await act()
+        ended.append(what)
+
+    with trio.fail_after(30):
+        async with (
+            trio.open_nursery() as nursery,
+            open_node(config, 1, bootstrap=True) as node,
+            open_log(node) as log,
+        ):
+            nursery.start_soon(note, "read", lambda: all_of(log.entries()))
+            await note("append", lambda: log.append(b"x", deadline_seconds=0.2))
+    assert ended == ["append", "read"]
+
+
+async def test_pages_fit_into_small_frames(tmp_path: Path) -> None:
+    """However small the frames are, a page of the log fits into one."""
+    small = {"command_bytes_max": 1000, "message_bytes_max": 1000, "frame_bytes_max": 8192}
+    config = log_config(tmp_path, nodes=1, snapshot_chunk_bytes=1000, **small)
+    async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
+        await leading_of(nodes)
+        await client.propose_many([bytes(900)] * 40)
+        assert len(await all_of(client.entries(follow=False))) == 40
+
+
+async def test_many_readers_do_not_end_the_connection(tmp_path: Path) -> None:
+    """Readers of large entries that share a connection wait for each other; commands go on."""
+    limits = {"client_queue_bytes_max": 1 << 20, "frame_bytes_max": 1 << 20}
+    config = log_config(
+        tmp_path, nodes=1, command_bytes_max=1 << 18, message_bytes_max=1 << 18, **limits
+    )
+    config = replace(config, limits=replace(config.limits, snapshot_chunk_bytes=1 << 18))
+    async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
+        await leading_of(nodes)
+        await client.propose_many([bytes(1 << 17)] * 8)
+        found: list[int] = []
+
+        async def read() -> None:
+            found.append(len(await all_of(client.entries(follow=False))))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(read)
+            for _ in range(20):
+                await client.propose(b"small")
+        assert len(found) == 20
+        assert min(found) >= 8
+
+
+@pytest.mark.parametrize("engine", engine_names())
+async def test_reader_leaves_a_leader_that_is_cut_off(tmp_path: Path, engine: str) -> None:
+    """Who reads from whoever leads does not stay at a node that leads no more and hears nothing."""
+    config = log_config(tmp_path, engine=engine)
+    async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
+        deposed = await leading_of(nodes)
+        index = (await client.propose(b"before")).index
+        for node in nodes.values():
+            surroundings, is_cut = node._turns._surroundings, node is deposed
+
+            def send(
+                message: object,
+                send: Callable[[object], None] = surroundings.send,
+                is_cut: bool = is_cut,
+            ) -> None:
+                if not is_cut and message.to != deposed.node_id:  # type: ignore[attr-defined]
+                    send(message)
+
+            node._turns._surroundings = replace(surroundings, send=send)
+        others = {node.node_id: node for node in nodes.values() if node is not deposed}
+        async with trio.open_nursery() as nursery:
+            found: list[bytes] = []
+
+            async def follow() -> None:
+                found.extend(e.data for e in await first_of(client.entries(index + 1), 1))
+
+            nursery.start_soon(follow)
+            async with open_log(await leading_of(others)) as log:
+                await log.append(b"after")
+        assert found == [b"after"]
