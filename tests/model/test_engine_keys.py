@@ -18,7 +18,7 @@ from replog.testing.model import Bounds, explore
 from replog.testing.model.local import Action, ActionKind, Local, LocalModel
 from replog.testing.model.space import Space
 
-CACHES: Final = ("_slice", "_slice_span", "_within_asked", "_within_span", "_within_bytes")
+CACHES: Final = ("_slice", "_slice_span", "_slice_bytes", "_within_asked", "_within_last")
 """What was read last, remembered so that it need not be looked up again."""
 
 BEGINNING: Final = ("setup", "_log")
