@@ -20,6 +20,7 @@ from replog.client_search import LeaderSearch, parse_addresses
 from replog.client_session import ClientSession
 from replog.config import Config
 from replog.errors import (
+    BadCommand,
     CommandTooLarge,
     Compacted,
     ConfigError,
@@ -164,8 +165,12 @@ class LogCursor:
 
     def __init__(self, from_index: LogIndex, follows: bool, is_any_node: bool) -> None:
         """``follows``: also what comes later; else up to what is committed at the first page.
-        ``is_any_node``: whoever leads is asked, and not a node of the caller's choice."""
-        assert from_index >= 0, "an index is not below 0"
+        ``is_any_node``: whoever leads is asked, and not a node of the caller's choice.
+
+        Raises :class:`~replog.errors.BadCommand` for an index below 0.
+        """
+        if from_index < 0:
+            raise BadCommand(f"an index is not below 0, as {from_index} is")
         self.next_index = max(1, from_index)
         self.is_at_end = False
         self._follows = follows

@@ -294,8 +294,7 @@ class ClientServer:
     def _read_log(self, caller: _Caller, request: Request) -> None:
         """Send a page of the log, as far as it is applied on this node, whoever leads."""
         level, from_index, waits = _log_read_in(request)
-        connection = caller.connection
-        if connection.queued_bytes > self._limits.client_queue_bytes_max // 4:
+        if self._is_behind(caller):
             raise Overloaded("what the connection was sent has not left; read the log more slowly")
 
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
@@ -303,7 +302,7 @@ class ClientServer:
                 self._reply(caller, request.request_id, 0, [error.first_available, 0, []])
             elif error is not None:
                 self._reply_error(caller, request.request_id, index, error)
-            elif connection.queued_bytes > self._limits.client_queue_bytes_max // 4:
+            elif self._is_behind(caller):
                 # Pages that came due together must not fill up the queue: that ends the connection.
                 refusal = Overloaded("too much of the log was asked for at once; ask again")
                 self._reply_error(caller, request.request_id, 0, refusal)
@@ -313,6 +312,11 @@ class ClientServer:
                 self._reply(caller, request.request_id, index, [0, page.next_index, entries])
 
         self._node.submit_log_read(from_index, level, waits, end_wait)
+
+    def _is_behind(self, caller: _Caller) -> bool:
+        """Whether so much waits to be sent that pages of the log must not be added to it: a full
+        queue ends the connection, and the commands on it would be unknown."""
+        return caller.connection.queued_bytes > self._limits.client_queue_bytes_max // 4
 
     def _waiter(self, caller: _Caller, request_id: int) -> Waiter:
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:

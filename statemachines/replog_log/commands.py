@@ -159,9 +159,6 @@ def _append_lines(arguments: argparse.Namespace) -> int:
 
 
 def _read(arguments: argparse.Namespace) -> int:
-    if arguments.from_index < 0:
-        raise BadCommand(f"an index is not below 0, as {arguments.from_index} is")
-
     async def read_all(client: Client) -> None:
         entries = client.entries(arguments.from_index, follow=arguments.follow, node=arguments.node)
         async for entry in entries:

@@ -175,6 +175,8 @@ async def test_log_over_a_restart(tmp_path: Path) -> None:
         async with open_node(config, 1) as node, open_log(node) as log:
             (entry,) = await all_of(log.entries(follow=False))
             assert (entry.index, entry.data) == (index, b"kept")
+            with pytest.raises(BadCommand, match="not below 0"):
+                await all_of(log.entries(-1))
 
 
 async def test_append_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import cbor2
 import pytest
 import trio
 
+from replog import Client, NotYet, StateMachine, command, query
 from replog.config import local_config
 from replog.errors import BadCommand, Unavailable
 from replog.frames import (
@@ -150,3 +151,63 @@ async def test_query_malformed_refused(tmp_path: Path, body: bytes) -> None:
         (refusal,) = await converse(node, Request(1, "query", body))
         assert isinstance(refusal, Refusal)
         assert await node.call(Kv.get, "key") is None
+
+
+class Shelf(StateMachine):
+    """Things, and a query that waits for so many of them."""
+
+    def __init__(self) -> None:
+        self.things: list[str] = []
+
+    @command
+    def add(self, thing: str) -> None:
+        """Add one."""
+        self.things.append(thing)
+
+    @query
+    def at_least(self, count: int) -> list[str]:
+        """All things as soon as there are so many; what there is, if that takes long."""
+        if len(self.things) < count:
+            raise NotYet(self.context.index + 1, self.things)
+        return self.things
+
+
+async def test_query_waits_for_what_it_asks_for(tmp_path: Path) -> None:
+    """A query that has nothing to tell yet is answered when it has, and in the end without."""
+    config = local_config(tmp_path, nodes=1)
+    with trio.fail_after(30):
+        async with open_node(config, 1, Shelf(), bootstrap=True) as node, Client(config) as client:
+            await node.wait_leader()
+            assert (await node.query(Shelf.at_least, 1)).result == []
+            found: list[object] = []
+
+            async def ask() -> None:
+                found.append((await client.query(Shelf.at_least, 2)).result)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                for thing in ("one", "two"):
+                    await trio.sleep(0.1)
+                    assert found == []
+                    await node.call(Shelf.add, thing)
+            assert found == [["one", "two"]]
+
+
+async def test_unknown_request_is_answered(tmp_path: Path) -> None:
+    """A request that the node does not know, as of a later release, is refused with what to do, and
+    the connection with the commands on it goes on."""
+    config = local_config(tmp_path, nodes=1)
+    async with running_cluster(tmp_path, config=config) as nodes, Client(config) as client:
+        await leader_of(nodes)
+        await client.call(Kv.put, "key", b"value")
+        leading = client._logic._leading
+        question = await client._order(
+            lambda logic, now, seconds, waiter: logic.read(
+                now, "nonsense", b"", None, seconds, waiter
+            ),
+            None,
+        )
+        assert isinstance(question.failure, BadCommand)
+        assert "node 1 knows no request 'nonsense'" in str(question.failure)
+        assert await client.call(Kv.get, "key") == b"value"
+        assert client._logic._leading is leading
