@@ -42,6 +42,9 @@ The rules of the contract:
 * **Entries travel as they are.**  A message holds :class:`~replog.types.Entry` records; their
   bodies were encoded once and are spliced, never decoded, on the way.
 * **Role variables die with the role**: one record per role, replaced at each change.
+* **Leases are opt-in.**  Where the cluster agreed on them (:mod:`replog.leases`), the engine is
+  told the time, by a clock that counts suspended time: before each message and each tick, and with
+  each read that a lease may serve.
 * **A read needs no entry.**  Who wants to read asks up to which index it must have applied
   (``read``); a leader answers when a quorum has shown, since it was asked, that nobody else leads
   (:mod:`replog.reads`), and any other node asks its leader.
@@ -114,13 +117,25 @@ class Engine(Protocol):
         leadership is being handed over, and then nothing was proposed.  The indexes ascend.
         """
 
-    def read(self, read_id: int) -> None:
+    @property
+    def is_timed(self) -> bool:
+        """Whether :meth:`observe_time` must be called; never changes."""
+
+    def observe_time(self, now_ns: int) -> None:
+        """The node's own clock shows ``now_ns`` nanoseconds, read after what is stepped next had
+        arrived.  It counts the time for which the process or the machine was suspended, and never
+        goes back while the process lives."""
+
+    def read(self, read_id: int, lease_ns: int | None = None) -> None:
         """Up to which index must whoever reads now have applied?  Asked at any node.
 
         Answered once, in ``Ready.reads`` (Raft §8, thesis §6.4): with an index that is not below
         any entry that was committed anywhere before this call, or with ``None``: at a leader that
         loses its leadership, where ``limits.read_wait_ms`` have passed without a leader's answer,
         and above ``limits.reads_max``.  ``read_id`` is the caller's, and not in use.
+
+        ``lease_ns``: a lease will do, if this node holds one at that time, which was read from its
+        clock after whoever reads had asked.  Then nobody is asked; else all is as without it.
         """
 
     def campaign(self) -> None:

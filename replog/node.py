@@ -82,6 +82,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+LEASE_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that goes on while the machine sleeps.  Linux's monotonic one stands still meanwhile."""
+
+
 class Node:
     """A running node of a cluster; made by :func:`~replog.running.open_node`."""
 
@@ -135,6 +139,7 @@ class Node:
                 answer=self._server.flush,
                 report_role=self._report_role,
                 time_ms=lambda: int(time.time() * 1000),
+                clock_ns=partial(time.clock_gettime_ns, LEASE_CLOCK),
                 is_full=lambda: storage.is_full,
                 report_full=self._reports.tell_full,
             ),
@@ -376,12 +381,13 @@ class Node:
         self._wakeup.set()
 
     def campaign(self) -> None:
-        """Try to become leader now, without waiting for a timeout.
+        """Try to become leader now, without waiting for a timeout; nothing comes of it where another
+        node's lease may still run.
 
         Raises :class:`~replog.errors.Unavailable` while the node takes no part.
         """
         self._check_takes_part()
-        self._replica.campaign()
+        self._turns.campaign()
         self._wakeup.set()
 
     def _check_takes_part(self) -> None:

@@ -1,8 +1,9 @@
 """The queries of one replica: what is read from its own state, and when that is new enough.
 
 A query goes through no log.  At the level ``linearizable`` the engine says up to which index must
-be applied (:mod:`replog.reads`), at ``timeline`` whoever asks says it, and ``stale`` is served as
-it is; see :class:`~replog.types.ReadLevel`.
+be applied (:mod:`replog.reads`), at ``lease`` too, without asking anybody if it can; at
+``timeline`` whoever asks says it, and ``stale`` is served as it is; see
+:class:`~replog.types.ReadLevel`.
 
 A query that has nothing to tell yet says when to run it again (:class:`~replog.errors.NotYet`): so
 the log and the changes of a state machine are followed, a page at a time.
@@ -71,7 +72,12 @@ class Queries:
         """As of the last time that queries were served."""
 
     def ask(
-        self, run: Callable[[], object], level: ReadLevel, at_least: LogIndex, waiter: Waiter
+        self,
+        run: Callable[[], object],
+        level: ReadLevel,
+        at_least: LogIndex,
+        waiter: Waiter,
+        lease_ns: int | None = None,
     ) -> None:
         """Take a query, which is carried out by ``run()``; see
         :meth:`replog.replica.Replica.query`."""
@@ -84,6 +90,8 @@ class Queries:
         self._open[self._last_id] = Query(run, waiter, self._now)
         if level is ReadLevel.LINEARIZABLE:
             self._engine.read(self._last_id)
+        elif level is ReadLevel.LEASE:
+            self._engine.read(self._last_id, lease_ns)
         else:
             index = at_least if level is ReadLevel.TIMELINE else 0
             heappush(self._due, (index, self._last_id))

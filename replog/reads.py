@@ -186,6 +186,11 @@ class Reads:
         """Whoever reads must have applied up to ``index``."""
         self._answers.append(ReadIndex(read_id, index))
 
+    def serve_unasked(self, read_id: int, index: LogIndex) -> None:
+        """Somebody reads here and need not wait."""
+        self.open_count += 1
+        self.serve(read_id, index)
+
     def refuse(self, read_ids: Sequence[int]) -> None:
         """These will not be served."""
         self._answers += [ReadIndex(read_id, None) for read_id in read_ids]

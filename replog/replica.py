@@ -213,17 +213,26 @@ class Replica:
         self._waits.append((entry, waiter))
         return entry.index
 
-    def query(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
+    def query(
+        self,
+        payload: bytes,
+        level: ReadLevel,
+        at_least: LogIndex,
+        waiter: Waiter,
+        lease_ns: int | None = None,
+    ) -> None:
         """Run a query on this replica's own state once that is new enough; no entry is made.
 
-        ``at_least`` is the index that must be applied at the level ``timeline``.  The waiter is
-        called once, later: with the index as of which was read and a result or a declared
+        ``at_least`` is the index that must be applied at the level ``timeline``, ``lease_ns`` the
+        time at the level ``lease`` (:meth:`replog.engine.Engine.read`).  The waiter is called once,
+        later: with the index as of which was read and a result or a declared
         :class:`~replog.errors.StateMachineError`; or with a :class:`~replog.errors.NotDone`.
 
         Raises :class:`~replog.errors.Overloaded` above ``limits.reads_max``; the waiter is not
         called then.
         """
-        self._queries.ask(partial(self.machine.answer, payload), level, at_least, waiter)
+        run = partial(self.machine.answer, payload)
+        self._queries.ask(run, level, at_least, waiter, lease_ns)
 
     def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:
         """Read the commands in the log from ``from_index`` on, as far as they are applied here; as

@@ -97,6 +97,8 @@ class Surroundings:
     """The role or the known leader changed."""
     time_ms: Callable[[], int]
     """The local time that is stamped on proposals."""
+    clock_ns: Callable[[], int]
+    """What leases run by; see :meth:`replog.engine.Engine.observe_time`."""
     is_full: Callable[[], bool]
     """Whether the disk has no room for more entries; asked once in a turn."""
     report_full: Callable[[bool], None]
@@ -114,6 +116,7 @@ class Turns:
         "_hand_over_count",
         "_is_full",
         "_is_sync_first",
+        "_is_timed",
         "_is_turning",
         "_limits",
         "_node_id",
@@ -148,6 +151,7 @@ class Turns:
         self._is_sync_first = machine_kind(replica.machine) is MachineKind.DURABLE
         """Whether an entry is applied only when it is durable here, or a machine on its own disk
         might hold what this node's log does not."""
+        self._is_timed = replica.engine.is_timed
         self._node_id = node_id
         self._limits = limits
         self._surroundings = surroundings
@@ -192,6 +196,8 @@ class Turns:
         kind = type(message)
         if self.waits_for:
             return
+        if self._is_timed:
+            self.replica.engine.observe_time(self._surroundings.clock_ns())
         if kind not in self._set_apart:
             self.replica.step(message)
         elif kind in TRANSFER_TYPES:
@@ -204,10 +210,20 @@ class Turns:
         """One unit of time has passed; a turn must follow."""
         if self.waits_for:
             return
+        self._observe_time()
         self.replica.tick()
         self.snapshots.tick()
         if self._is_full:
             self._tick_full()
+
+    def campaign(self) -> None:
+        """Have the node try to become leader; a turn must follow."""
+        self._observe_time()
+        self.replica.campaign()
+
+    def _observe_time(self) -> None:
+        if self._is_timed:
+            self.replica.engine.observe_time(self._surroundings.clock_ns())
 
     def submit(self, payload: bytes, waiter: Waiter) -> None:
         """Have a command proposed, together with all that come up until the next turn.
@@ -238,7 +254,8 @@ class Turns:
         :meth:`replog.replica.Replica.query`."""
         if self.waits_for:
             raise Unavailable(apart_sentence(self._node_id, self.waits_for))
-        self.replica.query(payload, level, at_least, waiter)
+        lease_ns = self._surroundings.clock_ns() if level is ReadLevel.LEASE else None
+        self.replica.query(payload, level, at_least, waiter, lease_ns)
         self._surroundings.wake()
 
     def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:

@@ -268,6 +268,9 @@ class ReadLevel(Enum):
 
     LINEARIZABLE = "linearizable"
     """It holds every command that was done anywhere before the query was asked."""
+    LEASE = "lease"
+    """The same, as long as no clock runs faster or slower than was said (``clock_drift_percent``):
+    a leader that holds a lease asks nobody.  Without a lease it is ``linearizable``."""
     TIMELINE = "timeline"
     """It holds everything up to an index that the client names, the highest it has seen: what it
     reads never goes back, and may be old."""
@@ -366,6 +369,8 @@ class Status:
     """The highest term that is on this node's disk."""
     wanted_index: LogIndex = 0
     """The node can go on only with a snapshot that reaches at least so far; 0: it needs none."""
+    lease_until_ns: int | None = None
+    """Until when, by its own clock, a leader reads by lease; ``None``: it holds no lease."""
 
 
 @record

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final
 
@@ -19,12 +19,14 @@ from replog.config_text import config_toml
 from replog.founding import found_cluster, founding_path
 from replog.types import NO_NODE, NodeId, Term
 from replog_bench.load import LoadResult
-from replog_bench.network import PUT
+from replog_bench.network import LEASE_READ, PUT
 from replog_bench.processes import Child, ChildFailed, Line, Processes
 from replog_bench.trial import READY_SECONDS, Trial, load_result
 
 STATE_MACHINE: Final = "kv"
 STORAGE: Final = "wal"
+LEASE_MS: Final = 500
+"""As long as the shortest election timeout, in the clusters that have leases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def run_network(engine: str, trial: Trial, kind: str = PUT) -> LoadResult:
                 *("--seconds", str(trial.seconds), "--kind", kind),
             ),
         )
-        with _running(engine, trial) as cluster:
+        lease_ms = LEASE_MS if kind == LEASE_READ else 0
+        with _running(engine, trial, lease_ms=lease_ms) as cluster:
             client.line(READY_SECONDS)
             client.tell(address=str(cluster.config.node(cluster.leader_id).client))
             return load_result(client.line(trial.load_seconds))
@@ -89,7 +92,9 @@ def _load_line(cluster: RunningCluster, trial: Trial, *, profile: bool) -> tuple
 
 
 @contextmanager
-def _running(engine: str, trial: Trial, *, timeline: bool = False) -> Iterator[RunningCluster]:
+def _running(
+    engine: str, trial: Trial, *, timeline: bool = False, lease_ms: int = 0
+) -> Iterator[RunningCluster]:
     """Found a cluster in the trial's directory and run it until all nodes know one leader."""
     config = local_config(
         trial.directory,
@@ -98,6 +103,9 @@ def _running(engine: str, trial: Trial, *, timeline: bool = False) -> Iterator[R
         storage=STORAGE,
         sync=trial.sync,
     )
+    if lease_ms:
+        options = replace(config.engine_options, lease_ms=lease_ms)  # type: ignore[type-var]
+        config = replace(config, engine_options=options)
     path = trial.directory / "cluster.toml"
     path.write_text(config_toml(config), encoding="utf-8")
     found_cluster(config, founding_path(config, path))

@@ -18,6 +18,7 @@ import trio
 
 from replog.client import Client
 from replog.errors import ReplogError
+from replog.types import ReadLevel
 from replog_bench.load import LoadResult, Window, commands
 from replog_bench.processes import hear, limit_lifetime, say
 from replog_kv import Kv
@@ -25,7 +26,8 @@ from replog_kv import Kv
 PUT: Final = "put"
 IN_SESSION: Final = "put in a session"
 READ: Final = "linearizable read"
-KINDS: Final = (PUT, IN_SESSION, READ)
+LEASE_READ: Final = "lease read"
+KINDS: Final = (PUT, IN_SESSION, READ, LEASE_READ)
 """What the clients may ask for."""
 
 
@@ -37,13 +39,14 @@ async def run_clients(
     ask: Callable[[bytes], Awaitable[object]] = client.propose
     if kind == IN_SESSION:
         ask = (await client.open_session()).propose
-    elif kind == READ:
+    elif kind in (READ, LEASE_READ):
+        level = ReadLevel.LINEARIZABLE if kind == READ else ReadLevel.LEASE
         payload = next(made)
         await client.propose(payload)
         (_, key, _) = cbor2.loads(payload)
 
         async def ask(_: bytes) -> object:
-            return await client.query(Kv.get, key)
+            return await client.query(Kv.get, key, level=level)
 
     window.open()
     async with trio.open_nursery() as nursery:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from replog.agreements import agreement_problems, check_known
 from replog.engine import Engine, EngineSetup, MessageSpec
-from replog.errors import REJOIN_REMEDY, ConfigError, DirectoryError, LogDamaged, UnknownFormat
+from replog.errors import REJOIN_REMEDY, ConfigError, DirectoryError, LogDamaged
+from replog.leases import LEASE_NAME, agreed_lease
 from replog_multipaxos.messages import MESSAGE_SPECS
 from replog_multipaxos.multipaxos import MultiPaxos
 from replog_multipaxos.options import MultiPaxosOptions
@@ -20,6 +22,7 @@ __all__ = ["PLUGIN", "MultiPaxos", "MultiPaxosOptions"]
 
 
 QUORUM_NAMES: Final = ("phase1_quorum", "phase2_quorum")
+AGREED_NAMES: Final = (*QUORUM_NAMES, LEASE_NAME)
 """What all nodes of a cluster must hold to alike."""
 
 
@@ -32,7 +35,8 @@ class MultiPaxosPlugin:
     messages: Final[Sequence[MessageSpec]] = MESSAGE_SPECS
 
     def agreed(self, options: object, voter_count: int) -> Mapping[str, int]:
-        """The sizes of the two quorums; see :meth:`replog.engine.EnginePlugin.agreed`."""
+        """The sizes of the two quorums, and for how long faith is kept with a leader; see
+        :meth:`replog.engine.EnginePlugin.agreed`."""
         assert isinstance(options, MultiPaxosOptions)
         given = {name: getattr(options, name) for name in QUORUM_NAMES if getattr(options, name)}
         problems = [
@@ -48,7 +52,8 @@ class MultiPaxosPlugin:
             )
         if problems:
             raise ConfigError("engine options", problems)
-        return dict(zip(QUORUM_NAMES, (phase1, phase2), strict=True))
+        sizes = dict(zip(QUORUM_NAMES, (phase1, phase2), strict=True))
+        return {**sizes, **agreed_lease(options.lease_ms)}
 
     def create(self, setup: EngineSetup) -> Engine:
         """Make the engine of one node; see :meth:`replog.engine.EnginePlugin.create`."""
@@ -62,14 +67,9 @@ class MultiPaxosPlugin:
 def check_agreed(setup: EngineSetup) -> None:
     """Raise unless what was recorded at the founding is what :meth:`MultiPaxosPlugin.agreed` may
     have said: a name of a later release may stand for a rule that this one would break."""
+    check_known(setup.epoch, AGREED_NAMES)
     voter_count = len(setup.epoch.voter_ids)
     sizes = dict.fromkeys(QUORUM_NAMES, voter_count // 2 + 1) | dict(setup.epoch.agreed)
-    unknown = [name for name in sizes if name not in QUORUM_NAMES]
-    if unknown:
-        raise UnknownFormat(
-            f"the cluster was founded with {', '.join(unknown)}, which this release of the engine "
-            "does not know; run the release that founded it, or a later one"
-        )
     phase1, phase2 = (sizes[name] for name in QUORUM_NAMES)
     if not 1 <= min(phase1, phase2) <= max(phase1, phase2) <= voter_count < phase1 + phase2:
         raise DirectoryError(
@@ -80,20 +80,17 @@ def check_agreed(setup: EngineSetup) -> None:
 
 
 def check_options(setup: EngineSetup, options: MultiPaxosOptions) -> None:
-    """Raise for a preferred node that is no voter, and for other quorums than were agreed on."""
+    """Raise for a preferred node that is no voter, and for other quorums or leases than were agreed
+    on."""
     problems = []
     if options.preferred_node not in (0, *setup.epoch.voter_ids):
         problems.append(
             f"preferred_node: there is no node {options.preferred_node}; name a voter, or 0 for "
             "none"
         )
-    for name, size in setup.epoch.agreed:
-        asked = getattr(options, name)
-        if asked not in (0, size):
-            problems.append(
-                f"{name}: the cluster was founded with {size}, not {asked}; correct it, or leave "
-                "it out"
-            )
+    problems += agreement_problems(setup.epoch, options, AGREED_NAMES)
+    terms = options.lease_terms(setup.epoch)
+    problems += terms.problems(options.heartbeat_ticks, options.election_ticks_min, setup.limits)
     if problems:
         raise ConfigError("engine options", problems)
 

@@ -34,6 +34,9 @@ def handle_prepare(engine: MultiPaxos, message: Prepare) -> None:
         answer_pre_round(engine, message)
         return
     engine.check_owner(message)
+    if engine.faith.refuses(message.ordered_in):
+        engine.refuse(message.sender, message.term)
+        return
     # The fence let it pass, so its ballot is the promised one, if only just now.
     if engine.role is not Role.FOLLOWER:
         engine.become_follower(NO_NODE)
@@ -44,7 +47,8 @@ def handle_prepare(engine: MultiPaxos, message: Prepare) -> None:
 
 def answer_pre_round(engine: MultiPaxos, message: Prepare) -> None:
     """Agree only if nobody leads whom we hear, and nobody else's phase 1 is under way."""
-    if message.term <= engine.term or engine.hears_leader or engine.hold_left:
+    is_bound = engine.hears_leader or engine.faith.refuses(ordered_in=0)
+    if message.term <= engine.term or is_bound or engine.hold_left:
         engine.refuse(message.sender, message.term)
         return
     engine.send(

@@ -259,7 +259,8 @@ class StatesOnlyDurable(Check):
             return ""
         node = nodes[flight.sender]
         hard_state = node.disk.hard_state
-        if hard_state is None or hard_state.term < flight.term:
+        durable_term = 0 if hard_state is None else hard_state.term
+        if durable_term < flight.term:
             return f"P5: a {flight.kind} states ballot {flight.term}, which is not on disk"
         told: Iterable[tuple[LogIndex, Term]] = ()
         if type(message) is Accepted:
@@ -527,6 +528,11 @@ def binds(flight: Flight) -> bool:
     the trial of a phase 1."""
     message = flight.message
     return not (isinstance(message, Prepare | Promise) and message.pre)
+
+
+def binds_in_faith(flight: Flight) -> bool:
+    """The same where there are leases: then a Prepare may be refused for the sake of a leader."""
+    return binds(flight) and not isinstance(flight.message, Prepare)
 
 
 def slots_of(ranges: Iterable[Range]) -> Iterable[LogIndex]:

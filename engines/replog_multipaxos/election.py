@@ -61,6 +61,7 @@ class Candidacy:
     __slots__ = (
         "ballot",
         "elapsed",
+        "ordered_in",
         "promised",
         "refused",
         "silent_heartbeats",
@@ -68,8 +69,10 @@ class Candidacy:
         "willing",
     )
 
-    def __init__(self, ballot: Term, peer_ids: Sequence[NodeId]) -> None:
+    def __init__(self, ballot: Term, peer_ids: Sequence[NodeId], ordered_in: Term = 0) -> None:
         self.ballot = ballot
+        self.ordered_in = ordered_in
+        """The ballot whose owner asked for this; 0: nobody did."""
         self.willing: list[NodeId] = []
         """Who would promise; only in the round that binds nobody."""
         self.refused: list[NodeId] = []
@@ -84,7 +87,7 @@ class Candidacy:
 
     def clone(self) -> Candidacy:
         """An independent copy."""
-        copy = Candidacy(self.ballot, ())
+        copy = Candidacy(self.ballot, (), self.ordered_in)
         copy.willing, copy.refused = self.willing.copy(), self.refused.copy()
         copy.promised = {peer: promised.clone() for peer, promised in self.promised.items()}
         copy.votes = self.votes.copy()
@@ -94,7 +97,8 @@ class Candidacy:
     def key(self) -> Hashable:
         """Equal for two rounds that go on alike."""
         return (
-            (self.ballot, self.elapsed, tuple(self.silent_heartbeats.items())),
+            (self.ballot, self.ordered_in),
+            (self.elapsed, tuple(self.silent_heartbeats.items())),
             tuple(sorted(self.willing)),
             tuple(sorted(self.refused)),
             tuple(sorted((peer, promised.key()) for peer, promised in self.promised.items())),
@@ -147,12 +151,16 @@ def campaign(engine: MultiPaxos) -> None:
     """Begin an election; a leader has nothing to win.
 
     With a failure detector outside, who calls this knows better than the nodes' own timers: then
-    nobody is asked whether he hears a leader.
+    nobody is asked whether he hears a leader.  No leases are broken by that: who keeps faith does
+    not campaign, for its own promise counts like any other; and a candidate that hears a leader is
+    none any more.
     """
     if engine.role is Role.LEADER or is_own_promise_under_way(engine) or engine.is_learner:
         return
+    if engine.faith.refuses(ordered_in=0):
+        return
     if not engine.options.automatic_elections:
-        start_election(engine)
+        start_election(engine, ordered_in=0)
         return
     engine.attempt += 1
     ballot = engine.next_ballot
@@ -166,17 +174,18 @@ def campaign(engine: MultiPaxos) -> None:
                 peer,
                 from_slot=engine.commit_index + 1,
                 pre=True,
+                ordered_in=0,
             )
         )
     count_willing(engine, engine.node_id)  # binds nobody, so nothing need be on disk
 
 
-def begin_round(engine: MultiPaxos, role: Role, ballot: Term) -> None:
+def begin_round(engine: MultiPaxos, role: Role, ballot: Term, ordered_in: Term = 0) -> None:
     """Ask for ``ballot``, in a role that asks."""
     engine.leave_role()
     engine.role = role
     engine.leader_id = NO_NODE
-    engine.candidacy = Candidacy(ballot, engine.peer_ids)
+    engine.candidacy = Candidacy(ballot, engine.peer_ids, ordered_in)
     engine.election_elapsed = 0
     draw_election_ticks(engine)
 
@@ -195,7 +204,7 @@ def count_willing(engine: MultiPaxos, node_id: NodeId) -> None:
     if node_id not in candidacy.willing:
         candidacy.willing.append(node_id)
     if engine.phase1_quorum.is_quorum(candidacy.willing):
-        start_election(engine)
+        start_election(engine, ordered_in=0)
 
 
 def handle_nack(engine: MultiPaxos, message: Nack) -> None:
@@ -234,23 +243,24 @@ def handle_take_over(engine: MultiPaxos, message: TakeOver) -> None:
     """The leader hands over: begin phase 1 at once."""
     engine.check_owner(message)
     if not engine.is_learner:
-        start_election(engine)
+        start_election(engine, ordered_in=engine.term)
 
 
-def start_election(engine: MultiPaxos) -> None:
+def start_election(engine: MultiPaxos, ordered_in: Term) -> None:
     """Phase 1a: promise our own next ballot and ask the others, once that is on disk.
 
     After a crash the same ballot could otherwise be used twice, for two different values.
     """
     engine.update_term(engine.next_ballot)
-    begin_round(engine, Role.CANDIDATE, engine.term)
+    begin_round(engine, Role.CANDIDATE, engine.term, ordered_in)
     for peer in engine.peer_ids:
-        engine.send_after_sync(prepare(engine, peer, engine.commit_index + 1))
+        engine.send_after_sync(prepare(engine, peer, engine.commit_index + 1, ordered_in))
 
 
-def prepare(engine: MultiPaxos, to: NodeId, from_slot: LogIndex) -> Prepare:
+def prepare(engine: MultiPaxos, to: NodeId, from_slot: LogIndex, ordered_in: Term) -> Prepare:
     """Ask for a promise at our ballot, and for the votes from a slot on."""
-    return Prepare(engine.epoch.number, engine.term, engine.node_id, to, from_slot, pre=False)
+    epoch, ballot, me = engine.epoch.number, engine.term, engine.node_id
+    return Prepare(epoch, ballot, me, to, from_slot, pre=False, ordered_in=ordered_in)
 
 
 def prepare_rest(engine: MultiPaxos, candidacy: Candidacy, peer: NodeId) -> None:
@@ -261,7 +271,7 @@ def prepare_rest(engine: MultiPaxos, candidacy: Candidacy, peer: NodeId) -> None
     if promised is not None:
         reach = promised.covered.reach(reach + 1)
     if reach < INDEX_MAX:
-        engine.send(prepare(engine, peer, reach + 1))
+        engine.send(prepare(engine, peer, reach + 1, candidacy.ordered_in))
 
 
 def maybe_prepare_again(engine: MultiPaxos, candidacy: Candidacy, peer: NodeId) -> None:

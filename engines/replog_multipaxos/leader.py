@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
+from replog.leases import Lease, LeaseTerms
 from replog.progress import Progress
 from replog.reads import ReadRounds
 from replog.types import NO_NODE, Entry, EntryKind, LogIndex, NodeId, PeerState, new_entries
@@ -37,6 +38,7 @@ class Leader:
         "accepted",
         "first_open",
         "heartbeat_elapsed",
+        "lease",
         "progress",
         "proposal_count",
         "quorum_elapsed",
@@ -50,7 +52,7 @@ class Leader:
         "uncommitted_bytes",
     )
 
-    def __init__(self, first_open: LogIndex, recovered_index: LogIndex) -> None:
+    def __init__(self, first_open: LogIndex, recovered_index: LogIndex, terms: LeaseTerms) -> None:
         self.recovered_index = recovered_index
         """The last slot that phase 1 knew as chosen, found open, or filled: what was chosen at
         lower ballots is not behind it."""
@@ -68,6 +70,7 @@ class Leader:
         """The number of the last round of heartbeats; never twice in one leadership."""
         self.rounds = ReadRounds()
         """The reads that wait for a round to be answered."""
+        self.lease = Lease(terms)
         self.repeated_round: dict[NodeId, int] = {}
         """By peer, the round in which something lost was last sent to it again."""
         self.proposal_count = 0
@@ -82,22 +85,23 @@ class Leader:
 
     def clone(self) -> Leader:
         """An independent copy."""
-        copy = Leader(self.first_open, self.recovered_index)
+        copy: Leader = object.__new__(Leader)
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
         copy.accepted = {peer: accepted.clone() for peer, accepted in self.accepted.items()}
-        copy.rounds = self.rounds.clone()
+        copy.rounds, copy.lease = self.rounds.clone(), self.lease.clone()
         copy.repeated_round = self.repeated_round.copy()
         return copy
 
-    def key(self) -> Hashable:
-        """Equal for two leaderships that go on alike."""
+    def key(self, now_ns: int | None) -> Hashable:
+        """Equal for two leaderships that go on alike, where the clock shows ``now_ns``."""
         return (
             tuple((peer, progress.key()) for peer, progress in self.progress.items()),
             tuple((peer, accepted.key()) for peer, accepted in self.accepted.items()),
             tuple(self.repeated_round.items()),
             (self.first_open, self.recovered_index, self.rounds.key()),
+            self.lease.key(now_ns),
             self.heartbeat_elapsed,
             self.quorum_elapsed,
             self.round,
@@ -116,7 +120,8 @@ def start_leading(engine: MultiPaxos, proposals: Sequence[Entry], noop_count: in
     not tells it when it is first heard.
     """
     recovered_index = proposals[-1].index if proposals else engine.commit_index
-    leader = Leader(engine.commit_index + 1, recovered_index)
+    terms = engine.options.lease_terms(engine.epoch)
+    leader = Leader(engine.commit_index + 1, recovered_index, terms)
     for peer in engine.peer_ids:
         know_nothing_of(engine, leader, peer)
     if proposals:
@@ -218,9 +223,15 @@ def is_quorum_active(engine: MultiPaxos, leader: Leader) -> bool:
 def send_heartbeats(engine: MultiPaxos, leader: Leader) -> None:
     """Say to all that the leader lives, and ask what did not arrive."""
     leader.heartbeat_elapsed = 0
-    leader.round += 1
+    begin_round(engine, leader)
     for peer, progress in leader.progress.items():
         send_commit(engine, peer, progress, leader.round)
+
+
+def begin_round(engine: MultiPaxos, leader: Leader) -> None:
+    """Commits of a new number are about to leave."""
+    leader.round += 1
+    leader.lease.begin_round(leader.round, engine.faith.now_ns)
 
 
 def send_commit(engine: MultiPaxos, peer: NodeId, progress: Progress, round_number: int) -> None:
@@ -403,6 +414,7 @@ def handle_commit_reply(engine: MultiPaxos, message: CommitReply) -> None:
     if message.round <= leader.round:
         # It had promised our ballot, and no higher one, after that round began.
         leader.rounds.confirm(peer, message.round)
+        leader.lease.confirm(peer, message.round, engine.phase2_quorum, engine.node_id)
     # An answer to a round from before the last repetition cannot know of that.
     is_outdated = 0 < message.round <= leader.repeated_round[peer]
     if message.ranges and not is_outdated:
@@ -470,4 +482,5 @@ def maybe_ask_successor(engine: MultiPaxos, leader: Leader) -> None:
         return
     if leader.progress[to].match_index == engine.slots.last_index:
         leader.successor_asked = True
+        leader.lease.end()  # the order may come at any time, and its promises pass all faith
         engine.send(TakeOver(engine.epoch.number, engine.term, engine.node_id, to))

@@ -32,6 +32,9 @@ class Prepare:
     """Sent again with a higher slot it asks for the next page of the answer."""
     pre: bool
     """Only asks whether a Prepare would be answered; binds nobody."""
+    ordered_in: Term
+    """The ballot whose owner asked for this election, and at which there is no lease any more; 0:
+    nobody did."""
 
 
 @record
@@ -263,7 +266,7 @@ def _spec(
 
 
 MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
-    _spec(1, Prepare, _SMALL_BYTES_MAX, {"from_slot": _U64, "pre": _BOOL}),
+    _spec(1, Prepare, _SMALL_BYTES_MAX, {"from_slot": _U64, "pre": _BOOL, "ordered_in": _U64}),
     _spec(
         2,
         Promise,

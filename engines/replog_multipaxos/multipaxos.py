@@ -23,6 +23,7 @@ from collections.abc import Hashable, Sequence
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader, SchemaError
+from replog.leases import Faith
 from replog.quorum import QuorumSystem, Threshold, Without
 from replog.reads import Reads
 from replog.types import (
@@ -85,6 +86,7 @@ class MultiPaxos:
         "election_ticks",
         "epoch",
         "failed_count",
+        "faith",
         "hold_left",
         "leader",
         "leader_id",
@@ -110,8 +112,7 @@ class MultiPaxos:
     def __init__(self, setup: EngineSetup) -> None:
         assert isinstance(setup.options, MultiPaxosOptions)
         self.setup, self.options = setup, setup.options
-        self.node_id = setup.node_id
-        self.epoch = setup.epoch
+        self.node_id, self.epoch = setup.node_id, setup.epoch
         voter_ids = setup.epoch.voter_ids
         self.peer_ids = tuple(peer for peer in voter_ids if peer != setup.node_id)
         assert len(self.peer_ids) + 1 == len(voter_ids), "the node is not a voter"
@@ -173,6 +174,7 @@ class MultiPaxos:
         """Some node trimmed everything up to here, of which we lacked something; meanwhile
         ``waiting_bytes`` were taken in behind it."""
         self.reads = Reads(setup.nonce, self.options.heartbeat_ticks, setup.limits)
+        self.faith = Faith(self.options.lease_terms(setup.epoch), setup.hard_state.term)
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
         self.set_learners(setup.learners)
@@ -201,8 +203,12 @@ class MultiPaxos:
             if message.term < self.term:
                 self.refuse(message.sender, message.term)
                 return False
-            if isinstance(message, Prepare) and message.pre:
-                return True  # binds nobody, so it raises nothing
+            if isinstance(message, Prepare):
+                if message.pre:
+                    return True  # binds nobody, so it raises nothing
+                if self.faith.refuses(message.ordered_in):
+                    self.refuse(message.sender, message.term)
+                    return False  # neither the ballot nor a promise
         elif message.term < self.term:
             # A fact stays one, a request for facts can be met, and a Nack may refuse a round that
             # asks for a ballot to come; every other answer is to a ballot that is over.
@@ -274,8 +280,18 @@ class MultiPaxos:
         if self.role is not Role.FOLLOWER:
             self.become_follower(leader_id)
         self.leader_id = leader_id
+        self.faith.hear_leader(self.term)
         self.attempt = self.failed_count = 0
         self.election_elapsed = self.silent_ticks = self.hold_left = 0
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the cluster has leases; see the contract."""
+        return self.faith.is_kept
+
+    def observe_time(self, now_ns: int) -> None:
+        """The clock shows ``now_ns``; see the contract."""
+        self.faith.observe(now_ns)
 
     def tick(self) -> None:
         """One unit of time has passed."""
@@ -295,9 +311,10 @@ class MultiPaxos:
 
     # -- proposals and reads --
 
-    def read(self, read_id: int) -> None:
+    def read(self, read_id: int, lease_ns: int | None = None) -> None:
         """Find out where to read; begun at the next ``ready``.  See the contract."""
-        self.reads.register(read_id)
+        if lease_ns is None or not reading.read_by_lease(self, read_id, lease_ns):
+            self.reads.register(read_id)
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """Propose one entry at the leader; see the contract."""
@@ -494,6 +511,7 @@ class MultiPaxos:
             base_index=self.slots.base_index,
             durable_term=self.durable.term,
             wanted_index=self.wanted_index if self.wanted_index > self.commit_index else 0,
+            lease_until_ns=None if self.leader is None else self.leader.lease.until_ns,
         )
 
     def clone(self) -> MultiPaxos:
@@ -503,6 +521,7 @@ class MultiPaxos:
             setattr(copy, name, getattr(self, name))
         copy.slots = self.slots.clone()
         copy.chosen, copy.reads = self.chosen.clone(), self.reads.clone()
+        copy.faith = self.faith.clone()
         copy.leader = None if self.leader is None else self.leader.clone()
         copy.candidacy = None if self.candidacy is None else self.candidacy.clone()
         copy._messages = self._messages.copy()
@@ -520,10 +539,10 @@ class MultiPaxos:
             self.chosen.key(),
             self._handed_index,
             self.slots.key(),
-            None if self.leader is None else self.leader.key(),
+            None if self.leader is None else self.leader.key(self.faith.now_ns),
             None if self.candidacy is None else self.candidacy.key(),
             (self.attempt, self.failed_count, self.nacked_ballot),
-            (self.election_elapsed, self.election_ticks),
+            (self.election_elapsed, self.election_ticks, self.faith.key()),
             (self.silent_ticks, self.hold_left, self.ask_count, self.stuck_index),
             (self.durable, self._is_hard_state_new, self._hint_written),
             (tuple(self._messages), tuple(self._after_sync)),

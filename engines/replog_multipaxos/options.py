@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from replog.jitter import draw_ticks
-from replog.types import NodeId, Term, record
+from replog.leases import LEASE_NAME, LeaseTerms, option_problems
+from replog.types import Epoch, NodeId, Term, record
 
 BACK_OFF_DOUBLINGS_MAX: Final = 3
 """How often the range of timeouts is doubled at most: after so many rounds that failed it
@@ -38,6 +39,12 @@ class MultiPaxosOptions:
     """How many nodes must accept (FPaxos); fixed when a cluster is founded; 0: a majority, or what
     meets every phase-1 quorum if that is given.  It is also how many disks an acknowledged command
     is on: with 1, one lost disk loses commands that clients were told are done."""
+    lease_ms: int = 0
+    """For so many milliseconds after a leader's message a node promises nobody else anything, which
+    lets the leader read by lease; fixed when a cluster is founded; 0: there are no leases."""
+    clock_drift_percent: int = 10
+    """How much faster or slower than real time a clock of this cluster may run at most; leases are
+    as safe as this is true."""
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""
@@ -66,7 +73,11 @@ class MultiPaxosOptions:
             )
             if size < 0
         ]
-        return found
+        return found + option_problems(self.lease_ms, self.clock_drift_percent)
+
+    def lease_terms(self, epoch: Epoch) -> LeaseTerms:
+        """What was agreed on for leases when the cluster was founded."""
+        return LeaseTerms.of(dict(epoch.agreed).get(LEASE_NAME, 0), self.clock_drift_percent)
 
     def quorum_sizes(self, voter_count: int) -> tuple[int, int]:
         """The (phase-1, phase-2) quorum sizes that these options ask for among so many voters.

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replog.reads import Reader
-from replog.types import NO_NODE, ReadIndex
+from replog.types import NO_NODE, LogIndex, ReadIndex
+from replog_multipaxos import leader as leading
 from replog_multipaxos.messages import Commit, ReadReply, ReadRequest
 
 if TYPE_CHECKING:
@@ -49,15 +50,29 @@ def turn_rounds(engine: MultiPaxos, leader: Leader) -> None:
             engine.send(ReadReply(epoch, engine.term, me, reader.node_id, reader.number, index))
 
 
-def begin_round(engine: MultiPaxos, leader: Leader) -> None:
-    """Send everybody a Commit of a round of its own.
+def read_index(engine: MultiPaxos, leader: Leader) -> LogIndex:
+    """Up to where whoever reads now must have applied.
 
     What was chosen at lower ballots is not behind the last slot that phase 1 found open (PMS §2.2,
     P2c), though a new leader may not know yet what of it is chosen; what is chosen at our own
     ballot nobody knows before we do.
     """
-    leader.round += 1
-    leader.rounds.begin(leader.round, max(engine.commit_index, leader.recovered_index))
+    return max(engine.commit_index, leader.recovered_index)
+
+
+def read_by_lease(engine: MultiPaxos, read_id: int, now_ns: int) -> bool:
+    """Serve a read without a round, if at ``now_ns`` our lease still runs."""
+    leader = engine.leader
+    if leader is None or not leader.lease.holds(now_ns):
+        return False
+    engine.reads.serve_unasked(read_id, read_index(engine, leader))
+    return True
+
+
+def begin_round(engine: MultiPaxos, leader: Leader) -> None:
+    """Send everybody a Commit of a round of its own."""
+    leading.begin_round(engine, leader)
+    leader.rounds.begin(leader.round, read_index(engine, leader))
     epoch, ballot, me = engine.epoch.number, engine.term, engine.node_id
     for peer in leader.progress:
         engine.send(Commit(epoch, ballot, me, peer, 0, 0, leader.round))

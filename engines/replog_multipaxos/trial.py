@@ -8,12 +8,14 @@ are the options worth drawing, and the goals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from replog.quorum import QuorumSystem, Threshold
 from replog.testing.chance import Source
 from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
+from replog.testing.lease_trials import draw_lease
 from replog.testing.members import LearnersOnlyLearn
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
@@ -29,6 +31,7 @@ from replog_multipaxos.checks import (
     Proposals,
     StatesOnlyDurable,
     binds,
+    binds_in_faith,
     takes_sides,
 )
 from replog_multipaxos.limit_checks import WithinLimits, WithinOpenSlots
@@ -64,7 +67,7 @@ class MultiPaxosTrial:
     def draw_options(self, source: Source, node_count: int) -> object:
         """Short timeouts, a window of two slots at times, and quorums of different sizes."""
         phase1, phase2 = source.choice(quorum_sizes(node_count))
-        return MultiPaxosOptions(
+        options = MultiPaxosOptions(
             heartbeat_ticks=source.randint(1, 4),
             election_ticks_min=8,
             election_ticks_max=16,
@@ -73,6 +76,10 @@ class MultiPaxosTrial:
             phase1_quorum=phase1,
             phase2_quorum=phase2,
         )
+        lease_ms, drift_percent = draw_lease(
+            source, options.heartbeat_ticks, options.election_ticks_min
+        )
+        return replace(options, lease_ms=lease_ms, clock_drift_percent=drift_percent)
 
     def election_ticks_max(self, options: object) -> int:
         """The longest timeout that no Nack has doubled; with a preferred node the others wait a
@@ -80,6 +87,11 @@ class MultiPaxosTrial:
         assert isinstance(options, MultiPaxosOptions)
         longer = options.election_ticks_max - options.election_ticks_min + 1
         return options.election_ticks_max + (longer if options.preferred_node else 0)
+
+    def clock_drift_percent(self, options: object) -> int | None:
+        """See :class:`~replog.testing.trials.EngineTrial`."""
+        assert isinstance(options, MultiPaxosOptions)
+        return options.clock_drift_percent if options.lease_ms else None
 
     def commit_quorum(self, options: object, voters: tuple[NodeId, ...]) -> QuorumSystem:
         """A phase-2 quorum (FPaxos §3)."""
@@ -105,7 +117,7 @@ class MultiPaxosTrial:
             PromiseTellsAll(record),
             WithinLimits(),
             WithinOpenSlots(options.open_slots_max),
-            EntersHigherTerms("P11", binds),
+            EntersHigherTerms("P11", binds_in_faith if options.lease_ms else binds),
             LearnersOnlyLearn("P13", takes_sides),
             GoalWatch(goals, record, elections, proposals, quorum),
         )

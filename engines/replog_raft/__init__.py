@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from replog.agreements import agreement_problems, check_known
 from replog.engine import Engine, EngineSetup, MessageSpec
 from replog.errors import REJOIN_REMEDY, ConfigError, LogDamaged
+from replog.leases import LEASE_NAME, agreed_lease
 from replog_raft.messages import MESSAGE_SPECS
 from replog_raft.options import RaftOptions
 from replog_raft.raft import Raft
@@ -26,24 +28,38 @@ class RaftPlugin:
     messages: Final[Sequence[MessageSpec]] = MESSAGE_SPECS
 
     def agreed(self, options: object, voter_count: int) -> Mapping[str, int]:
-        """Nothing: a quorum is a majority of the voters."""
-        return {}
+        """For how long faith is kept with a leader; a quorum is a majority of the voters."""
+        assert isinstance(options, RaftOptions)
+        return agreed_lease(options.lease_ms)
 
     def create(self, setup: EngineSetup) -> Engine:
         """Make the engine of one node.
 
-        Raises :class:`~replog.errors.LogDamaged` for a recovered log that no Raft wrote, and
-        :class:`~replog.errors.ConfigError` for a preferred node that is no voter.
+        Raises :class:`~replog.errors.LogDamaged` for a recovered log that no Raft wrote,
+        :class:`~replog.errors.ConfigError` for a preferred node that is no voter and for leases
+        that do not fit, and :class:`~replog.errors.UnknownFormat` for something agreed that this
+        release does not know.
         """
         assert isinstance(setup.options, RaftOptions)
-        preferred = setup.options.preferred_node
-        if preferred not in (0, *setup.epoch.voter_ids):
-            raise ConfigError(
-                "engine options",
-                [f"preferred_node: there is no node {preferred}; name a voter, or 0 for none"],
-            )
+        check_known(setup.epoch, (LEASE_NAME,))
+        check_options(setup, setup.options)
         check_recovered(setup)
         return Raft(setup)
+
+
+def check_options(setup: EngineSetup, options: RaftOptions) -> None:
+    """Raise for a preferred node that is no voter, and for other leases than were agreed on."""
+    problems = []
+    if options.preferred_node not in (0, *setup.epoch.voter_ids):
+        problems.append(
+            f"preferred_node: there is no node {options.preferred_node}; name a voter, or 0 for "
+            "none"
+        )
+    problems += agreement_problems(setup.epoch, options, (LEASE_NAME,))
+    terms = options.lease_terms(setup.epoch)
+    problems += terms.problems(options.heartbeat_ticks, options.election_ticks_min, setup.limits)
+    if problems:
+        raise ConfigError("engine options", problems)
 
 
 def check_recovered(setup: EngineSetup) -> None:

@@ -1,6 +1,7 @@
-"""Elections: requests for votes, and the counting of the answers (Raft §5.2; thesis §9.6).
+"""Elections: how they begin, requests for votes, and the counting of the answers (Raft §5.2;
+thesis §9.6).
 
-When an election begins, and what its end makes of the node, is the engine's affair
+When they begin by themselves, and what their end makes of the node, is the engine's affair
 (:mod:`replog_raft.raft`), which passes itself to the functions here.
 """
 
@@ -31,8 +32,8 @@ def handle_request_vote(raft: Raft, message: RequestVote) -> None:
         term = message.term if granted else raft.term
         raft.send_stating_term(Vote(epoch, term, me, to, granted=granted, pre=True))
         return
-    is_sticky = raft.hears_leader and not message.transfer
-    if is_current and not is_sticky and raft.voted_for in (NO_NODE, message.sender):
+    is_free = not is_bound(raft, message) and raft.voted_for in (NO_NODE, message.sender)
+    if is_current and is_free:
         if raft.voted_for == NO_NODE:
             raft.voted_for = message.sender
             raft.is_hard_state_new = True
@@ -40,6 +41,70 @@ def handle_request_vote(raft: Raft, message: RequestVote) -> None:
         raft.send_after_sync(Vote(epoch, raft.term, me, to, granted=True, pre=False))
     else:
         raft.send_stating_term(Vote(epoch, raft.term, me, to, granted=False, pre=False))
+
+
+def is_bound(raft: Raft, message: RequestVote) -> bool:
+    """Whether a leader that we hear, or whose lease may still run, forbids a vote."""
+    is_sticky = raft.hears_leader and not message.transfer  # thesis §4.2.3
+    return is_sticky or raft.faith.refuses(message.ordered_in)
+
+
+# -- our own election --
+
+
+def campaign(raft: Raft) -> None:
+    """Begin an election with a pre-vote; a leader has nothing to win.
+
+    With a failure detector outside, who calls this knows better than the nodes' own timers: then
+    nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).  No leases
+    are broken by that: who keeps faith does not campaign, for its own vote counts like any other;
+    and a candidate that hears a leader is none any more.
+    """
+    is_idle = raft.role is Role.LEADER or is_vote_under_way(raft) or raft.is_learner
+    if is_idle or raft.faith.refuses(ordered_in=0):
+        return
+    if not raft.options.automatic_elections:
+        start_election(raft, transfer=True, ordered_in=0)
+        return
+    check_not_in_last_term(raft)
+    raft.attempt += 1
+    become_candidate(raft, Role.PRE_CANDIDATE)
+    request_votes(raft, raft.term + 1, pre=True, transfer=False, ordered_in=0)
+    count_vote(raft, raft.node_id, granted=True)  # binds nobody, so nothing need be on disk
+
+
+def is_vote_under_way(raft: Raft) -> bool:
+    """Whether our own vote is on its way to disk, and the requests for others' wait for it.
+
+    Nobody can have answered yet; beginning anew would give a slow disk one more write per timeout,
+    and no election would ever end.
+    """
+    return raft.role is Role.CANDIDATE and raft.durable.term != raft.term
+
+
+def start_election(raft: Raft, transfer: bool, ordered_in: Term) -> None:
+    """Raise the term, vote for ourselves and ask the others, once that is on disk."""
+    check_not_in_last_term(raft)
+    raft.update_term(raft.term + 1)
+    raft.voted_for = raft.node_id
+    become_candidate(raft, Role.CANDIDATE)
+    request_votes(raft, raft.term, pre=False, transfer=transfer, ordered_in=ordered_in)
+
+
+def become_candidate(raft: Raft, role: Role) -> None:
+    """Ask for votes, in a role that asks."""
+    raft.role = role
+    raft.leader_id = NO_NODE
+    raft.votes = {}
+    raft.election_elapsed = 0
+    draw_election_ticks(raft)
+
+
+def draw_election_ticks(raft: Raft) -> None:
+    """Draw the timeout of the next attempt."""
+    raft.election_ticks = raft.options.election_ticks(
+        raft.setup.seed, raft.node_id, raft.term, raft.attempt
+    )
 
 
 def check_not_in_last_term(raft: Raft) -> None:
@@ -52,7 +117,7 @@ def check_not_in_last_term(raft: Raft) -> None:
         )
 
 
-def request_votes(raft: Raft, term: Term, pre: bool, transfer: bool) -> None:
+def request_votes(raft: Raft, term: Term, pre: bool, transfer: bool, ordered_in: Term) -> None:
     """Ask every peer for its vote in ``term``; for a real one only once our own is on disk."""
     send = raft.send if pre else raft.send_after_sync
     for peer in raft.peer_ids:
@@ -66,6 +131,7 @@ def request_votes(raft: Raft, term: Term, pre: bool, transfer: bool) -> None:
                 last_term=raft.view.last_term,
                 pre=pre,
                 transfer=transfer,
+                ordered_in=ordered_in,
             )
         )
 
@@ -88,7 +154,7 @@ def count_vote(raft: Raft, voter: NodeId, granted: bool) -> None:
     raft.votes.setdefault(voter, granted)
     if raft.quorum.is_quorum([node for node, vote in raft.votes.items() if vote]):
         if raft.role is Role.PRE_CANDIDATE:
-            raft.start_election(transfer=False)
+            start_election(raft, transfer=False, ordered_in=0)
         else:
             raft.become_leader()
     elif raft.quorum.is_blocked([node for node, vote in raft.votes.items() if not vote]):

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from replog.errors import CallerError, Overloaded, SchemaError
+from replog.leases import Lease, LeaseTerms
 from replog.progress import Progress
 from replog.reads import ReadRounds
 from replog.types import (
@@ -41,6 +42,7 @@ class Leader:
     __slots__ = (
         "first_index",
         "heartbeat_elapsed",
+        "lease",
         "probed",
         "progress",
         "proposal_count",
@@ -53,7 +55,7 @@ class Leader:
         "uncommitted_bytes",
     )
 
-    def __init__(self, first_index: LogIndex) -> None:
+    def __init__(self, first_index: LogIndex, terms: LeaseTerms) -> None:
         self.first_index = first_index
         """The index of the no-op with which this leadership began."""
         self.progress: dict[NodeId, Progress] = {}
@@ -64,6 +66,7 @@ class Leader:
         """The number of the last round of heartbeats; never twice in one leadership."""
         self.rounds = ReadRounds()
         """The reads that wait for a round to be answered."""
+        self.lease = Lease(terms)
         self.probed: list[NodeId] | None = None
         """Who answered since a round of reads began after the last tick's heartbeats, and is not
         asked again where it stands before the next ones; ``None``: no such round began."""
@@ -79,16 +82,16 @@ class Leader:
 
     def clone(self) -> Leader:
         """An independent copy."""
-        copy = Leader(self.first_index)
+        copy: Leader = object.__new__(Leader)
         for name in self.__slots__:
             setattr(copy, name, getattr(self, name))
         copy.progress = {peer: progress.clone() for peer, progress in self.progress.items()}
-        copy.rounds = self.rounds.clone()
+        copy.rounds, copy.lease = self.rounds.clone(), self.lease.clone()
         copy.probed = None if self.probed is None else self.probed.copy()
         return copy
 
-    def key(self) -> Hashable:
-        """Equal for two leaderships that go on alike."""
+    def key(self, now_ns: int | None) -> Hashable:
+        """Equal for two leaderships that go on alike, where the clock shows ``now_ns``."""
         return (
             tuple((peer, progress.key()) for peer, progress in self.progress.items()),
             self.first_index,
@@ -96,6 +99,7 @@ class Leader:
             self.quorum_elapsed,
             self.round,
             self.rounds.key(),
+            self.lease.key(now_ns),
             None if self.probed is None else tuple(sorted(self.probed)),
             self.proposal_count,
             self.uncommitted_bytes,
@@ -111,7 +115,7 @@ def start_leading(raft: Raft) -> Leader:
     Without an entry of its own term a leader could never commit those of earlier terms
     (Raft §5.4.2), nor know what is committed (Raft §8).
     """
-    leader = Leader(raft.view.last_index + 1)
+    leader = Leader(raft.view.last_index + 1, raft.options.lease_terms(raft.epoch))
     for peer in raft.peer_ids:
         # Raft §5.3: nextIndex starts at the index just after the last one in the leader's log.
         leader.progress[peer] = Progress(raft.view.last_index + 1, raft.setup.limits)
@@ -185,10 +189,16 @@ def tick(raft: Raft, leader: Leader) -> None:
     leader.heartbeat_elapsed += 1
     if leader.heartbeat_elapsed >= options.heartbeat_ticks:
         leader.heartbeat_elapsed = 0
-        leader.round += 1
+        begin_round(raft, leader)
         leader.probed = None
         for peer, progress in leader.progress.items():
             send_heartbeat(raft, peer, progress, leader.round)
+
+
+def begin_round(raft: Raft, leader: Leader) -> None:
+    """Heartbeats of a new number are about to leave."""
+    leader.round += 1
+    leader.lease.begin_round(leader.round, raft.faith.now_ns)
 
 
 def is_quorum_active(raft: Raft, leader: Leader) -> bool:
@@ -324,6 +334,7 @@ def handle_heartbeat_reply(raft: Raft, message: HeartbeatReply) -> None:
     if message.round <= leader.round:
         # It was in our term, and in no higher one, after that round began (thesis §6.4).
         leader.rounds.confirm(message.sender, message.round)
+        leader.lease.confirm(message.sender, message.round, raft.quorum, raft.node_id)
     if leader.probed is not None:
         if message.sender in leader.probed:
             return
@@ -386,4 +397,5 @@ def maybe_ask_successor(raft: Raft, leader: Leader) -> None:
         return
     if leader.progress[to].match_index == raft.view.last_index:
         leader.successor_asked = True
+        leader.lease.end()  # the order may come at any time, and its votes pass all faith
         raft.send(TimeoutNow(raft.epoch.number, raft.term, raft.node_id, to))

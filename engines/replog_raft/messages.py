@@ -27,6 +27,8 @@ class RequestVote:
     """Only asks whether an election could succeed; binds nobody."""
     transfer: bool
     """The leader itself asked for this election, so stickiness does not apply (thesis §4.2.3)."""
+    ordered_in: Term
+    """The term in which that leader asked for it, without a lease from then on; 0: nobody did."""
 
 
 @record
@@ -209,7 +211,13 @@ MESSAGE_SPECS: Final[tuple[MessageSpec, ...]] = (
         1,
         RequestVote,
         _SMALL_BYTES_MAX,
-        {"last_index": _U64, "last_term": _U64, "pre": _BOOL, "transfer": _BOOL},
+        {
+            "last_index": _U64,
+            "last_term": _U64,
+            "pre": _BOOL,
+            "transfer": _BOOL,
+            "ordered_in": _U64,
+        },
     ),
     _spec(2, Vote, _SMALL_BYTES_MAX, {"granted": _BOOL, "pre": _BOOL}),
     _spec(

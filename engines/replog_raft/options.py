@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from replog.jitter import draw_ticks
-from replog.types import NodeId, Term, record
+from replog.leases import LEASE_NAME, LeaseTerms, option_problems
+from replog.types import Epoch, NodeId, Term, record
 
 
 @record
@@ -24,6 +25,12 @@ class RaftOptions:
     own program: nodes of ``replog serve``, which has none, would elect nobody."""
     conflict_hints: bool = True
     """Back up by whole terms when logs differ; false: by single entries, as in Raft §5.3."""
+    lease_ms: int = 0
+    """For so many milliseconds after a leader's message a node elects nobody else, which lets the
+    leader read by lease; fixed when a cluster is founded; 0: there are no leases."""
+    clock_drift_percent: int = 10
+    """How much faster or slower than real time a clock of this cluster may run at most; leases are
+    as safe as this is true."""
 
     def problems(self) -> list[str]:
         """Every relation that does not hold, as ``key: sentence``."""
@@ -42,7 +49,11 @@ class RaftOptions:
             )
         if not 0 <= self.preferred_node <= 65_535:
             found.append(f"preferred_node: must be 0 to 65535, not {self.preferred_node}")
-        return found
+        return found + option_problems(self.lease_ms, self.clock_drift_percent)
+
+    def lease_terms(self, epoch: Epoch) -> LeaseTerms:
+        """What was agreed on for leases when the cluster was founded."""
+        return LeaseTerms.of(dict(epoch.agreed).get(LEASE_NAME, 0), self.clock_drift_percent)
 
     def election_ticks(self, seed: int, node_id: NodeId, term: Term, attempt: int) -> int:
         """The election timeout of one attempt (Raft §5.2: drawn at random, here by a hash).

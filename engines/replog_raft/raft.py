@@ -24,6 +24,7 @@ from typing import Final
 
 from replog.engine import EngineSetup
 from replog.errors import InvariantViolated, NotLeader
+from replog.leases import Faith
 from replog.quorum import Majority, QuorumSystem, Without
 from replog.reads import Reads
 from replog.types import (
@@ -68,15 +69,16 @@ class Raft:
 
     __slots__ = (
         "_after_sync",
-        "_attempt",
-        "_durable",
-        "_election_ticks",
         "_handed_index",
         "_messages",
         "_reported",
+        "attempt",
         "commit_index",
+        "durable",
         "election_elapsed",
+        "election_ticks",
         "epoch",
+        "faith",
         "is_hard_state_new",
         "leader",
         "leader_id",
@@ -129,18 +131,19 @@ class Raft:
         """The variables of our leadership; ``None`` in every other role."""
         self.votes: dict[NodeId, bool] = {}
         """The answers to our (pre-)candidacy; empty in every other role."""
-        self._attempt = 0
+        self.attempt = 0
         """Elections begun since the term last changed or a leader was last heard."""
         self.election_elapsed = 0
         """Ticks since a leader was heard, a vote was given, or an election was begun."""
-        self._election_ticks = 0
-        self._draw_election_ticks()
-        self._durable = setup.hard_state
+        self.election_ticks = 0
+        election.draw_election_ticks(self)
+        self.durable = setup.hard_state
         self._handed_index: LogIndex = max(self.view.base_index, setup.applied_index)
         """Everything up to here was handed out to be applied."""
         self.wanted_index: LogIndex = 0
         """A leader trimmed everything up to here, and we lacked some of it."""
         self.reads = Reads(setup.nonce, self.options.heartbeat_ticks, setup.limits)
+        self.faith = Faith(self.options.lease_terms(setup.epoch), setup.hard_state.term)
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
         self.set_learners(setup.learners)
@@ -169,7 +172,7 @@ class Raft:
                 following.answer_with_term(self, message)
             return False
         if isinstance(message, RequestVote):
-            if self.hears_leader and not message.transfer:
+            if election.is_bound(self, message):
                 return False  # thesis §4.2.3: neither the term nor a vote
             if message.pre:
                 return True  # thesis §9.6: a pre-vote raises no term
@@ -190,11 +193,11 @@ class Raft:
         self.term = term
         self.voted_for = NO_NODE
         self.is_hard_state_new = True
-        self._attempt = 0
+        self.attempt = 0
         if self.role is Role.FOLLOWER:
             # Not a reset: only a leader's message or a granted vote puts an election off.
             self.leader_id = NO_NODE
-            self._draw_election_ticks()
+            election.draw_election_ticks(self)
         else:
             self.become_follower(NO_NODE)
 
@@ -251,52 +254,13 @@ class Raft:
     # -- elections (Raft §5.2) --
 
     def campaign(self) -> None:
-        """Begin an election with a pre-vote; a leader has nothing to win.
-
-        With a failure detector outside, who calls this knows better than the nodes' own timers:
-        then nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).
-        """
-        if self.role is Role.LEADER or self._is_vote_under_way or self.is_learner:
-            return
-        if not self.options.automatic_elections:
-            self.start_election(transfer=True)
-            return
-        election.check_not_in_last_term(self)
-        self._attempt += 1
-        self._become_candidate(Role.PRE_CANDIDATE)
-        election.request_votes(self, self.term + 1, pre=True, transfer=False)
-        election.count_vote(
-            self, self.node_id, granted=True
-        )  # binds nobody, so nothing need be on disk
-
-    @property
-    def _is_vote_under_way(self) -> bool:
-        """Whether our own vote is on its way to disk, and the requests for others' wait for it.
-
-        Nobody can have answered yet; beginning anew would give a slow disk one more write per
-        timeout, and no election would ever end.
-        """
-        return self.role is Role.CANDIDATE and self._durable.term != self.term
+        """Try to become leader; see the contract."""
+        election.campaign(self)
 
     def handle_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: begin an election at once, without a pre-vote (thesis §3.10)."""
         if not self.is_learner:
-            self.start_election(transfer=True)
-
-    def start_election(self, transfer: bool) -> None:
-        """Raise the term, vote for ourselves and ask the others, once that is on disk."""
-        election.check_not_in_last_term(self)
-        self.update_term(self.term + 1)
-        self.voted_for = self.node_id
-        self._become_candidate(Role.CANDIDATE)
-        election.request_votes(self, self.term, pre=False, transfer=transfer)
-
-    def _become_candidate(self, role: Role) -> None:
-        self.role = role
-        self.leader_id = NO_NODE
-        self.votes = {}
-        self.election_elapsed = 0
-        self._draw_election_ticks()
+            election.start_election(self, transfer=True, ordered_in=self.term)
 
     def become_leader(self) -> None:
         self._leave_role()
@@ -310,7 +274,7 @@ class Raft:
         self.role = Role.FOLLOWER
         self.leader_id = leader_id
         self.election_elapsed = 0
-        self._draw_election_ticks()
+        election.draw_election_ticks(self)
 
     def _leave_role(self) -> None:
         if self.leader is not None:
@@ -323,10 +287,20 @@ class Raft:
         if self.role is not Role.FOLLOWER:
             self.become_follower(leader_id)
         self.leader_id = leader_id
-        self._attempt = 0
+        self.faith.hear_leader(self.term)
+        self.attempt = 0
         self.election_elapsed = 0
 
     # -- time --
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the cluster has leases; see the contract."""
+        return self.faith.is_kept
+
+    def observe_time(self, now_ns: int) -> None:
+        """The clock shows ``now_ns``; see the contract."""
+        self.faith.observe(now_ns)
 
     def tick(self) -> None:
         """One unit of time has passed."""
@@ -334,24 +308,20 @@ class Raft:
         if self.leader is not None:
             leading.tick(self, self.leader)
             return
-        if self._is_vote_under_way:
+        if election.is_vote_under_way(self):
             return
         self.election_elapsed += 1
         if not self.options.automatic_elections or self.is_learner:
             return
-        if self.election_elapsed >= self._election_ticks:
+        if self.election_elapsed >= self.election_ticks:
             self.campaign()
-
-    def _draw_election_ticks(self) -> None:
-        self._election_ticks = self.options.election_ticks(
-            self.setup.seed, self.node_id, self.term, self._attempt
-        )
 
     # -- proposals and reads --
 
-    def read(self, read_id: int) -> None:
+    def read(self, read_id: int, lease_ns: int | None = None) -> None:
         """Find out where to read; begun at the next ``ready``.  See the contract."""
-        self.reads.register(read_id)
+        if lease_ns is None or not reading.read_by_lease(self, read_id, lease_ns):
+            self.reads.register(read_id)
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:
         """Append one entry at the leader; see the contract."""
@@ -386,7 +356,7 @@ class Raft:
 
     def send_stating_term(self, message: Message) -> None:
         """To leave at once if the term that it states is on disk already."""
-        is_durable = self._durable.term == self.term
+        is_durable = self.durable.term == self.term
         (self._messages if is_durable else self._after_sync).append(message)
 
     def acknowledge(self, message: AppendReply) -> None:
@@ -445,8 +415,8 @@ class Raft:
     def advance(self, ready: Ready) -> None:
         """The writes of ``ready`` are durable: count our own vote, or our own copy."""
         if ready.hard_state is not None:
-            self._durable = ready.hard_state
-            if self.role is Role.CANDIDATE and self._durable.term == self.term:
+            self.durable = ready.hard_state
+            if self.role is Role.CANDIDATE and self.durable.term == self.term:
                 election.count_vote(self, self.node_id, granted=True)
         if ready.entries or ready.truncate_from is not None or ready.base is not None:
             self.view.advance_durable()
@@ -532,8 +502,9 @@ class Raft:
             commit_quorum=len(self.majority.voters) // 2 + 1,
             election_quorum=len(self.majority.voters) // 2 + 1,
             base_index=self.view.base_index,
-            durable_term=self._durable.term,
+            durable_term=self.durable.term,
             wanted_index=self.wanted_index if self.wanted_index > self.commit_index else 0,
+            lease_until_ns=None if self.leader is None else self.leader.lease.until_ns,
         )
 
     def clone(self) -> Raft:
@@ -544,6 +515,7 @@ class Raft:
         copy.view = self.view.clone()
         copy.leader = None if self.leader is None else self.leader.clone()
         copy.votes, copy.reads = self.votes.copy(), self.reads.clone()
+        copy.faith = self.faith.clone()
         copy._messages = self._messages.copy()
         copy._after_sync = self._after_sync.copy()
         return copy
@@ -559,10 +531,10 @@ class Raft:
             self.commit_index,
             self._handed_index,
             self.view.key(),
-            None if self.leader is None else self.leader.key(),
+            None if self.leader is None else self.leader.key(self.faith.now_ns),
             tuple(sorted(self.votes.items())),
-            (self._attempt, self.election_elapsed, self._election_ticks),
-            (self._durable, self.is_hard_state_new),
+            (self.attempt, self.election_elapsed, self.election_ticks, self.faith.key()),
+            (self.durable, self.is_hard_state_new),
             (tuple(self._messages), tuple(self._after_sync)),
             (self._reported.role.value, self._reported.leader_id),
             (self.wanted_index, self.learners, self.reads.key()),
@@ -579,7 +551,7 @@ class Raft:
         self._demand(is_leading == (self.leader is not None), "leader variables without the role")
         if is_leading:
             self._demand(self.voted_for == self.node_id, "leads without its own vote")
-            self._demand(self._durable.term == self.term, "leads in a term that is not durable")
+            self._demand(self.durable.term == self.term, "leads in a term that is not durable")
 
     def _demand(self, holds: bool, violation: str) -> None:
         if not holds:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from replog.reads import Reader
-from replog.types import NO_NODE, ReadIndex
+from replog.types import NO_NODE, LogIndex, ReadIndex
 from replog_raft import leader as leading
 from replog_raft.messages import ReadReply, ReadRequest
 
@@ -50,14 +50,28 @@ def turn_rounds(raft: Raft, leader: Leader) -> None:
             raft.send(ReadReply(epoch, raft.term, me, reader.node_id, reader.number, index))
 
 
-def begin_round(raft: Raft, leader: Leader) -> None:
-    """Send a heartbeat to everybody, of a number of its own.
+def read_index(raft: Raft, leader: Leader) -> LogIndex:
+    """Up to where whoever reads now must have applied.
 
     Before the no-op of its term is committed a leader does not know what is (Raft §8); the no-op
     has everything in front of it that was committed in earlier terms (Raft §5.4.3).
     """
-    leader.round += 1
-    leader.rounds.begin(leader.round, max(raft.commit_index, leader.first_index))
+    return max(raft.commit_index, leader.first_index)
+
+
+def read_by_lease(raft: Raft, read_id: int, now_ns: int) -> bool:
+    """Serve a read without a round, if at ``now_ns`` our lease still runs (thesis §6.4.1)."""
+    leader = raft.leader
+    if leader is None or not leader.lease.holds(now_ns):
+        return False
+    raft.reads.serve_unasked(read_id, read_index(raft, leader))
+    return True
+
+
+def begin_round(raft: Raft, leader: Leader) -> None:
+    """Send a heartbeat to everybody, of a number of its own."""
+    leading.begin_round(raft, leader)
+    leader.rounds.begin(leader.round, read_index(raft, leader))
     if leader.probed is None:
         leader.probed = []
     for peer, progress in leader.progress.items():

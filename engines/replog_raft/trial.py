@@ -7,12 +7,14 @@ options worth drawing, and the goals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from replog.quorum import Majority, QuorumSystem
 from replog.testing.chance import Source
 from replog.testing.checks import Check, EntersHigherTerms, Nodes
 from replog.testing.goals import Goals
+from replog.testing.lease_trials import draw_lease
 from replog.testing.members import LearnersOnlyLearn
 from replog.testing.network import Flight
 from replog.testing.nodes import ClusterNode
@@ -53,19 +55,28 @@ class RaftTrial:
 
     def draw_options(self, source: Source, node_count: int) -> object:
         """Short timeouts, a heartbeat from every tick to just often enough."""
-        return RaftOptions(
+        options = RaftOptions(
             heartbeat_ticks=source.randint(1, 4),
             election_ticks_min=8,
             election_ticks_max=16,
             preferred_node=source.choice((0, 0, 1)),
             conflict_hints=source.random() < 0.7,
         )
+        lease_ms, drift_percent = draw_lease(
+            source, options.heartbeat_ticks, options.election_ticks_min
+        )
+        return replace(options, lease_ms=lease_ms, clock_drift_percent=drift_percent)
 
     def election_ticks_max(self, options: object) -> int:
         """The longest timeout; with a preferred node the others wait a whole range longer."""
         assert isinstance(options, RaftOptions)
         longer = options.election_ticks_max - options.election_ticks_min + 1
         return options.election_ticks_max + (longer if options.preferred_node else 0)
+
+    def clock_drift_percent(self, options: object) -> int | None:
+        """See :class:`~replog.testing.trials.EngineTrial`."""
+        assert isinstance(options, RaftOptions)
+        return options.clock_drift_percent if options.lease_ms else None
 
     def commit_quorum(self, options: object, voters: tuple[NodeId, ...]) -> QuorumSystem:
         """A majority (Raft §5.3)."""

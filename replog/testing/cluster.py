@@ -338,7 +338,7 @@ class Cluster:
         node = self._running(node_id)
         self.driver.note(node_id, "campaign")
         if node.turns.takes_part:
-            self.driver.turn(node, node.replica.campaign)
+            self.driver.turn(node, node.turns.campaign)
 
     def transfer(self, node_id: NodeId, to: NodeId) -> None:
         """Have a leader hand over; raises what the replica raises."""

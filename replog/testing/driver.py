@@ -104,6 +104,8 @@ class Driver:
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
         self.handle_ended: Callable[[Proposal], None] = _hear_nothing
+        self.handle_resumed: Callable[[ClusterNode], None] = _hear_nothing
+        """Is told by chance's faults of a node that goes on after a pause, ahead of what waited."""
         """Is told of each proposal that ended, and may raise ``Broken``."""
         self.is_batched = False
         """Whether what arrives in a tick is dealt with in one turn."""
@@ -292,6 +294,11 @@ class Driver:
     def time_ms(self, node: ClusterNode) -> int:
         """What the node's clock shows."""
         return max(0, self.agenda.now * self._limits.tick_ms + node.clock_ahead_ms)
+
+    def clock_ns(self, node: ClusterNode) -> int:
+        """What the clock shows by which the node's leases run."""
+        tick_ns = self._limits.tick_ms * 1_000_000
+        return self.agenda.now * tick_ns * node.lease_rate // 100
 
     # -- messages --
 
@@ -493,6 +500,8 @@ class Driver:
 
     def _ask(self, node: ClusterNode, query: Query) -> None:
         try:
+            until_ns = node.replica.engine.status().lease_until_ns
+            query.is_by_lease = until_ns is not None and self.clock_ns(node) < until_ns
             node.turns.query(query.payload, query.level, query.at_least, query)
         except NotDone as error:
             self._hear_answer(query, 0, None, error)
@@ -508,6 +517,8 @@ class Driver:
             raise Broken(problem)
         if query.level is ReadLevel.LINEARIZABLE:
             self._note_read(query)
+        elif query.level is ReadLevel.LEASE and query.is_by_lease:
+            self.goals.reach("lease_read_served")
 
     def _note_read(self, query: Query) -> None:
         node = self._nodes[query.node_id]

@@ -377,6 +377,7 @@ def _end_crash(
 def _end_pause(cluster: Cluster, node: ClusterNode, run: int) -> None:
     if node.run == run and node.is_paused:
         cluster.resume(node.node_id)
+        cluster.driver.handle_resumed(node)
 
 
 def _flap(cluster: Cluster, node_id: int, ticks: int) -> None:

@@ -25,6 +25,10 @@ COMMON: Final[dict[str, str]] = {
     "closed_session_refused": "a copy came to a session that was closed, and was refused",
     "read_served_by_follower": "a node that does not lead served a linearizable query",
     "read_refused": "a linearizable query was refused, for want of a leader that is one still",
+    "lease_read_served": "a leader served a query by its lease, and asked nobody",
+    "lease_expired_before_rival_led": (
+        "a lease ran out by its holder's clock, which led on, before another node led"
+    ),
     "log_followed_over_a_crash": "a reader of the log went on at a node that had crashed meanwhile",
     "log_reader_fell_behind": "a reader of the log was told that it begins later by now",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",

@@ -203,6 +203,7 @@ class ClusterNode:
         "is_up",
         "issued_writes_count",
         "learners_seen",
+        "lease_rate",
         "log_disk",
         "lost_entries",
         "lost_index",
@@ -282,8 +283,9 @@ class ClusterNode:
         """Whom the directory has met, durably."""
         self.formation: Formation
         """Of the current (or last) run."""
-        self.clock_rate = 100
-        """How many ticks the node's clock makes in 100 of the cluster's."""
+        self.clock_rate = self.lease_rate = 100
+        """How many ticks the node's clock makes in 100 of the cluster's; the other is that of the
+        clock by which its leases run, which never changes."""
         self.clock_phase = 0
         self.clock_ahead_ms = 0
         """How far the node's clock is ahead of the cluster's time; may be negative."""

@@ -8,11 +8,22 @@ committed, anywhere, when it was asked (I22).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from replog.errors import NotDone
 from replog.testing.nodes import Outcome
 from replog.types import LogIndex, NodeId, ReadLevel
+
+STRICT_LEVELS: Final = (ReadLevel.LINEARIZABLE, ReadLevel.LEASE)
+"""The levels of queries that must be linearizable."""
+
+ANY_NODE_LEVELS: Final = (
+    ReadLevel.LINEARIZABLE,
+    ReadLevel.LINEARIZABLE,
+    ReadLevel.TIMELINE,
+    ReadLevel.STALE,
+)
+"""What simulated clients draw from that ask any node."""
 
 Answered: TypeAlias = "Callable[[Query, LogIndex, object, Exception | None], None]"
 """Is told how a query ended."""
@@ -31,6 +42,7 @@ class Query:
         "floor",
         "index",
         "is_at_leader",
+        "is_by_lease",
         "level",
         "node_id",
         "number",
@@ -67,6 +79,8 @@ class Query:
         """Up to where entries were committed when it was asked."""
         self.is_at_leader = False
         """Whether the node took itself for the leader then."""
+        self.is_by_lease = False
+        """Whether the leader's lease ran when it was asked."""
         self.outcome = Outcome.PENDING
         """``UNKNOWN``: the node crashed, and nobody was told anything."""
         self.index: LogIndex = 0
@@ -88,8 +102,9 @@ class Query:
         """What is wrong with the answer; empty if nothing is (I22)."""
         if self.outcome is not Outcome.DONE:
             return ""
-        least = {ReadLevel.LINEARIZABLE: self.floor, ReadLevel.TIMELINE: self.at_least}
-        needed = least.get(self.level, 0)
+        needed = self.floor if self.level in STRICT_LEVELS else 0
+        if self.level is ReadLevel.TIMELINE:
+            needed = self.at_least
         if self.index >= needed:
             return ""
         return (

@@ -201,6 +201,7 @@ class Runs:
             answer=_do_nothing,
             report_role=_hear_nothing,
             time_ms=partial(self._driver.time_ms, node),
+            clock_ns=partial(self._driver.clock_ns, node),
             is_full=partial(self._driver.room.is_full, node),
             report_full=partial(self._driver.room.report, node),
         )

@@ -36,19 +36,21 @@ from replog.testing.calm import (
     restart_everybody,
 )
 from replog.testing.chance import ALL, Chance, Selection
+from replog.testing.checks import Check
 from replog.testing.cluster import Cluster
 from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
 from replog.testing.faults import drawn_faults
 from replog.testing.followers import Followers
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import Results, dump_all, judged
+from replog.testing.lease_trials import LeaseReaders, LeaseWatch
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
-from replog.testing.queries import Query
+from replog.testing.queries import ANY_NODE_LEVELS, STRICT_LEVELS, Query
 from replog.testing.registers import RegisterWorkload, Workload
 from replog.testing.session_clients import SessionClients
 from replog.testing.trials import EngineTrial, find_trial
-from replog.types import LogIndex, NodeId, ReadLevel, Role, record
+from replog.types import LogIndex, NodeId, Role, record
 
 NODES_MAX: Final = 9
 """The largest cluster."""
@@ -196,7 +198,7 @@ class Simulation:
             limits=self.limits,
             machine=lambda: judged(self.workload.machine(), results, is_on_disk, keeps),
             quorum=self.trial.commit_quorum(self.engine_options, voters),
-            checks=self.trial.checks(self.engine_options, voters, self.goals),
+            checks=self._made_checks(voters),
             disk_model=self.disk_model,
             codec=self.is_real,
             chance=self.chance,
@@ -218,12 +220,20 @@ class Simulation:
         """What each client waits for that only reads, at any node."""
         self._seen: list[LogIndex] = [0] * len(self._readers)
         """The highest index as of which it has read."""
+        first_client = len(self._clients) + len(self._readers) + 1
+        drift_percent = self.trial.clock_drift_percent(self.engine_options)
+        self._lease_readers = LeaseReaders(
+            self._source("leases"), self.cluster, self.workload, first_client, drift_percent
+        )
         self._sessions = self._made_session_clients()
         followers = self._source("followers")
-        count = followers.choice((0, 1, 2))
-        self._followers = Followers(
-            self.cluster.driver, self.cluster.nodes, followers, count, self.limits.reads_max
-        )
+        count, reads_max = followers.choice((0, 1, 2)), self.limits.reads_max
+        driver, nodes = self.cluster.driver, self.cluster.nodes
+        self._followers = Followers(driver, nodes, followers, count, reads_max)
+
+    def _made_checks(self, voters: tuple[NodeId, ...]) -> Sequence[Check]:
+        leases = LeaseWatch(self.goals, lambda node: self.cluster.driver.clock_ns(node))
+        return (*self.trial.checks(self.engine_options, voters, self.goals), leases)
 
     def _made_session_clients(self) -> SessionClients:
         """In half of the seeds, some more clients repeat in sessions what was not answered; in all
@@ -345,6 +355,7 @@ class Simulation:
         is_open = len(cluster.proposals) < self.options.operations_max
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
         self._ask_queries()
+        self._lease_readers.tick()
         self._followers.tick()
 
     def _draw_in_session(self) -> bytes:
@@ -360,7 +371,7 @@ class Simulation:
                     continue
                 self._seen[reader] = max(self._seen[reader], last.index)
             asks, guess = random.random() < self._ask_chance, random.random()
-            level = random.choice((ReadLevel.LINEARIZABLE, *ReadLevel))
+            level = random.choice(ANY_NODE_LEVELS)
             payload = self.workload.draw_query(random, number)
             running = [node_id for node_id, node in cluster.nodes.items() if node.is_running]
             if asks and running and payload and number <= self.options.operations_max:
@@ -542,7 +553,7 @@ class Simulation:
         history += [
             self.workload.reading(query)
             for query in self.cluster.queries
-            if query.level is ReadLevel.LINEARIZABLE and query.outcome is Outcome.DONE
+            if query.level in STRICT_LEVELS and query.outcome is Outcome.DONE
         ]
         verdict = check_history(history, model, HISTORY_BUDGET)
         if verdict.finding is Finding.VIOLATION:

@@ -45,6 +45,9 @@ class EngineTrial(Protocol):
     def election_ticks_max(self, options: object) -> int:
         """After how many ticks without a leader every node has tried to lead, back-off aside."""
 
+    def clock_drift_percent(self, options: object) -> int | None:
+        """How far clocks may drift where there are leases; ``None``: there are none."""
+
     def commit_quorum(self, options: object, voters: tuple[NodeId, ...]) -> QuorumSystem:
         """What a committed entry must be durable on."""
 
@@ -68,6 +71,9 @@ class PlainTrial:
     def election_ticks_max(self, options: object) -> int:
         """A guess that suits the defaults of most."""
         return 40
+
+    def clock_drift_percent(self, options: object) -> None:
+        """The defaults have no leases."""
 
     def commit_quorum(self, options: object, voters: tuple[NodeId, ...]) -> QuorumSystem:
         """A majority."""

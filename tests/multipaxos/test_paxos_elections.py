@@ -18,7 +18,7 @@ DETECTOR = MultiPaxosOptions(automatic_elections=False)
 def test_pre_round_binds_nobody() -> None:
     """Asking raises no ballot, writes nothing, and is answered at once."""
     engine = lone(promised=b(1, 3))
-    engine.step(Prepare(1, b(5, 1), 1, 2, from_slot=1, pre=True))
+    engine.step(Prepare(1, b(5, 1), 1, 2, from_slot=1, pre=True, ordered_in=0))
     ready = engine.ready()
     assert ready is not None
     assert not ready.writes
@@ -32,7 +32,7 @@ def test_pre_round_refused_while_a_leader_is_heard() -> None:
     """Who hears a leader refuses and says whom; after a timeout of silence he agrees."""
     engine = lone(promised=b(1, 1))
     engine.step(Commit(1, b(1, 1), 1, 2, chosen_upto=0, sent_upto=0, round=0))
-    ask = Prepare(1, b(2, 3), 3, 2, from_slot=1, pre=True)
+    ask = Prepare(1, b(2, 3), 3, 2, from_slot=1, pre=True, ordered_in=0)
     engine.step(ask)
     [nack] = answers(engine)
     assert isinstance(nack, Nack)
@@ -46,9 +46,9 @@ def test_pre_round_refused_while_a_leader_is_heard() -> None:
 def test_hold_after_anothers_prepare() -> None:
     """Who promised somebody something does not campaign for 1.5 timeouts, and refuses others."""
     engine = lone()
-    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False))
+    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False, ordered_in=0))
     carried_out(engine)
-    engine.step(Prepare(1, b(2, 3), 3, 2, from_slot=1, pre=True))
+    engine.step(Prepare(1, b(2, 3), 3, 2, from_slot=1, pre=True, ordered_in=0))
     assert isinstance(answers(engine)[0], Nack)
     for _ in range(engine.options.hold_ticks - 1):
         engine.tick()
@@ -104,7 +104,7 @@ def test_many_pages_are_no_failure() -> None:
     """A candidate whose promise comes in pages, one each few ticks, does not begin anew, however
     long that takes."""
     engine = lone(1)
-    election.start_election(engine)
+    election.start_election(engine, ordered_in=0)
     carried_out(engine)
     ballot = engine.term
     for slot in range(1, 30):

@@ -41,7 +41,7 @@ def test_learner_does_not_promise(pre: bool) -> None:
     """A learner answers no Prepare, for its answer would be taken for the lost acceptor's."""
     engine = lone(2)
     engine.set_learners((Voter(2, 99),))
-    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=pre))
+    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=pre, ordered_in=0))
     assert answers(engine) == []
 
 

@@ -139,7 +139,7 @@ def test_deposed_leader_refuses() -> None:
     leader = engine_of(led(), 1)
     leader.read(7)
     answered(leader)
-    leader.step(Prepare(1, b(9, 2), 2, 1, from_slot=1, pre=False))
+    leader.step(Prepare(1, b(9, 2), 2, 1, from_slot=1, pre=False, ordered_in=0))
     assert leader.role is Role.FOLLOWER
     assert answered(leader) == [(7, None)]
 
@@ -150,7 +150,7 @@ def test_acceptor_that_promised_more_does_not_answer() -> None:
     leader, acceptor = engine_of(cluster, 1), engine_of(cluster, 2)
     leader.read(7)
     (commit, _) = [each for each in answers(leader) if isinstance(each, Commit)]
-    acceptor.step(Prepare(1, b(9, 3), 3, 2, from_slot=1, pre=False))
+    acceptor.step(Prepare(1, b(9, 3), 3, 2, from_slot=1, pre=False, ordered_in=0))
     acceptor.step(commit)
     sent = answers(acceptor)
     assert not any(isinstance(each, CommitReply) for each in sent)

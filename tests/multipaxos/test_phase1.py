@@ -98,7 +98,7 @@ def test_ballot_never_used_twice() -> None:
 def test_promise_after_sync() -> None:
     """A Promise leaves only after it is on disk."""
     engine = lone()
-    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False))
+    engine.step(Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False, ordered_in=0))
     ready = engine.ready()
     assert ready is not None
     assert ready.hard_state is not None
@@ -112,7 +112,7 @@ def test_all_votes_told() -> None:
     votes = [vote(slot, b(1, 1), b"%d" % slot) for slot in (1, 2, 3, 5)]
     engine = lone(promised=b(1, 1), entries=votes, hint=2)
     carried_out(engine)
-    engine.step(Prepare(1, b(2, 3), 3, 2, from_slot=2, pre=False))
+    engine.step(Prepare(1, b(2, 3), 3, 2, from_slot=2, pre=False, ordered_in=0))
     [told] = answers(engine)
     assert isinstance(told, Promise)
     assert [entry.index for entry in told.entries] == [2, 3, 5]
@@ -127,7 +127,7 @@ def test_promise_in_pages() -> None:
     covered = []
     first = 1
     while first:
-        engine.step(Prepare(1, b(2, 1), 1, 2, from_slot=first, pre=False))
+        engine.step(Prepare(1, b(2, 1), 1, 2, from_slot=first, pre=False, ordered_in=0))
         [page] = answers(engine)
         assert isinstance(page, Promise)
         covered.append((page.from_slot, page.upto_slot, [e.index for e in page.entries]))
@@ -331,8 +331,8 @@ def test_request_for_trimmed_is_told_the_rest() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False),
-        Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=True),
+        Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=False, ordered_in=0),
+        Prepare(1, b(1, 1), 1, 2, from_slot=1, pre=True, ordered_in=0),
         Accept(1, b(1, 1), 1, 2, 0, ()),
     ],
 )
@@ -349,7 +349,7 @@ def test_ballot_of_another_refused() -> None:
     """Nobody acts at a ballot that is not his own."""
     engine = lone()
     for message in (
-        Prepare(1, b(1, 3), 1, 2, from_slot=1, pre=False),
+        Prepare(1, b(1, 3), 1, 2, from_slot=1, pre=False, ordered_in=0),
         Accept(1, b(1, 3), 1, 2, 0, ()),
     ):
         with pytest.raises(SchemaError, match="belongs to node 3"):

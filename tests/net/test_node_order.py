@@ -188,6 +188,7 @@ def vote_request(term: int, sender: int, to: int, last_index: int = 0) -> Reques
         last_term=1 if last_index else 0,
         pre=False,
         transfer=True,
+        ordered_in=term - 1,
     )
 
 

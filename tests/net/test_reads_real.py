@@ -24,8 +24,9 @@ from replog.frames import (
 )
 from replog.limits import Limits
 from replog.node import Node
+from replog.plugins import engine_names
 from replog.running import open_node
-from replog.types import ReadLevel
+from replog.types import ReadLevel, Role
 from replog.wire import FrameReader
 from replog_kv import Kv
 from replog_kv.machine import KvError
@@ -211,3 +212,34 @@ async def test_unknown_request_is_answered(tmp_path: Path) -> None:
         assert "node 1 knows no request 'nonsense'" in str(question.failure)
         assert await client.call(Kv.get, "key") == b"value"
         assert client._logic._leading is leading
+
+
+@pytest.mark.parametrize("engine", engine_names())
+async def test_lease_read_asks_nobody(tmp_path: Path, engine: str) -> None:
+    """A leader with a lease serves the level ``lease`` while nobody can answer it, to its program
+    and to clients; when the lease is over, it serves it no more."""
+    config = local_config(tmp_path, nodes=3, engine=engine)
+    options = replace(config.engine_options, lease_ms=500)  # type: ignore[type-var]
+    config = replace(config, engine_options=options, limits=Limits(read_wait_ms=2000))
+    async with running_cluster(tmp_path, config=config) as nodes:
+        await until(lambda: any(node.status().lease_until_ns for node in nodes.values()))
+        (leader,) = [node for node in nodes.values() if node.status().role is Role.LEADER]
+        await leader.call(Kv.put, "key", b"value")
+        address = str(config.node(leader.node_id).client)
+        async with Client(address) as client:
+            read = await client.query(Kv.get, "key", level=ReadLevel.LEASE)
+            assert read.result == b"value"
+            for node in nodes.values():
+                if node is not leader:
+                    node._turns._surroundings = replace(node._turns._surroundings, send=leave_out)
+            rounds = leader._replica.engine.leader.round  # type: ignore[attr-defined]
+            read = await leader.query(Kv.get, "key", level=ReadLevel.LEASE)
+            assert read.result == b"value"
+            assert leader._replica.engine.leader.round - rounds <= 1, "heartbeats alone"  # type: ignore[attr-defined]
+        with pytest.raises(Unavailable):
+            while True:
+                await leader.query(Kv.get, "key", level=ReadLevel.LEASE)
+
+
+def leave_out(message: object) -> None:
+    """A message is lost."""

@@ -204,7 +204,8 @@ def request_vote(
     transfer: bool = False,
 ) -> RequestVote:
     """A peer asks for our vote."""
-    return RequestVote(EPOCH, term, sender, ME, last_index, last_term, pre, transfer)
+    ordered_in = term - 1 if transfer else 0
+    return RequestVote(EPOCH, term, sender, ME, last_index, last_term, pre, transfer, ordered_in)
 
 
 def vote(term: Term, sender: NodeId = 2, *, granted: bool = True, pre: bool = False) -> Vote:

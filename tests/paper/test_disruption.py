@@ -37,7 +37,9 @@ def test_ask_pre_vote() -> None:
     raft.campaign()
     ready = take(raft)
     assert ready.messages == [
-        RequestVote(1, 6, 1, peer, last_index=2, last_term=3, pre=True, transfer=False)
+        RequestVote(
+            1, 6, 1, peer, last_index=2, last_term=3, pre=True, transfer=False, ordered_in=0
+        )
         for peer in (2, 3)
     ]
     assert not ready.writes

@@ -107,7 +107,9 @@ def test_start_election() -> None:
     ready = take(raft)
     assert ready.hard_state == HardState(1, 6, 1)
     assert ready.messages_after_sync == [
-        RequestVote(1, 6, 1, peer, last_index=3, last_term=3, pre=False, transfer=False)
+        RequestVote(
+            1, 6, 1, peer, last_index=3, last_term=3, pre=False, transfer=False, ordered_in=0
+        )
         for peer in (2, 3, 4, 5)
     ]
 

@@ -141,7 +141,9 @@ def test_timeout_now_starts_election() -> None:
     assert ready.hard_state == HardState(1, 2, 1)
     assert not ready.messages
     assert ready.messages_after_sync == [
-        RequestVote(1, 2, 1, peer, last_index=1, last_term=1, pre=False, transfer=True)
+        RequestVote(
+            1, 2, 1, peer, last_index=1, last_term=1, pre=False, transfer=True, ordered_in=1
+        )
         for peer in (2, 3)
     ]
 

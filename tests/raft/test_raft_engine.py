@@ -375,12 +375,12 @@ def random_act(random: Random, raft: Raft) -> Callable[[Raft], object]:
         AppendReply(1, term, sender, 1, True, min(at, raft.view.last_index), 0, 0, 0),
         AppendReply(1, term, sender, 1, False, 0, at, max(0, at - 1), at_term),
     ]
-    if raft._durable.term == raft.term:  # nobody votes for us before he was asked
+    if raft.durable.term == raft.term:  # nobody votes for us before he was asked
         messages += [Vote(1, term, sender, 1, random.random() < 0.8, False)] * 2
     if random.random() < 0.3:
         entries = (entry(at + 1, term),) if term else ()
         messages = [
-            RequestVote(1, term + 1, sender, 1, at, at_term, random.random() < 0.5, False),
+            RequestVote(1, term + 1, sender, 1, at, at_term, random.random() < 0.5, False, 0),
             TimeoutNow(1, term, sender, 1),
             Heartbeat(1, term, sender, 1, min(at, raft.commit_index), 1),
             AppendEntries(1, term, sender, 1, at, at_term, 0, entries),
@@ -479,7 +479,7 @@ def test_key_tells_leaders_apart(change: Callable[[Raft], object]) -> None:
         (lambda raft: setattr(raft, "leader", None), "leader variables without the role"),
         (lambda raft: setattr(raft, "voted_for", 2), "leads without its own vote"),
         (
-            lambda raft: setattr(raft, "_durable", HardState(1, 0, 0)),
+            lambda raft: setattr(raft, "durable", HardState(1, 0, 0)),
             "leads in a term that is not durable",
         ),
     ],

@@ -76,7 +76,9 @@ def test_learner_does_not_vote(pre: bool) -> None:
     """A learner answers no request for a vote, for its answer would be taken for the lost
     voter's."""
     raft = node(1)
-    raft.step(RequestVote(1, 1, 2, 1, last_index=9, last_term=1, pre=pre, transfer=False))
+    raft.step(
+        RequestVote(1, 1, 2, 1, last_index=9, last_term=1, pre=pre, transfer=False, ordered_in=0)
+    )
     assert said(raft) == []
     assert raft.voted_for == NO_NODE
 

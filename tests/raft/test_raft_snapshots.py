@@ -365,10 +365,14 @@ def test_append_behind_the_base() -> None:
 def test_trimmed_log_wins_elections() -> None:
     """A log that begins behind a base is as up to date as its base says (Raft §5.4.1)."""
     raft = node(base=EntryId(1, 2, 5), snapshot=EntryId(1, 2, 5), applied_index=5, term=2)
-    raft.step(RequestVote(1, 3, 2, 1, last_index=9, last_term=1, pre=False, transfer=False))
+    raft.step(
+        RequestVote(1, 3, 2, 1, last_index=9, last_term=1, pre=False, transfer=False, ordered_in=0)
+    )
     [vote] = [each for each in said(raft) if isinstance(each, Vote)]
     assert not vote.granted
-    raft.step(RequestVote(1, 4, 3, 1, last_index=5, last_term=2, pre=False, transfer=False))
+    raft.step(
+        RequestVote(1, 4, 3, 1, last_index=5, last_term=2, pre=False, transfer=False, ordered_in=0)
+    )
     [vote] = [each for each in said(raft) if isinstance(each, Vote)]
     assert vote.granted
 

@@ -52,6 +52,8 @@ LADDER = (
             "replog.jitter",
             "replog.epoch",
             "replog.reads",
+            "replog.agreements",
+            "replog.leases",
             "replog.sessions",
             "replog.control",
             "replog.envelope",

@@ -20,7 +20,7 @@ from replog.limits import Limits
 from replog.queries import Queries
 from replog.types import LogIndex, ReadIndex, ReadLevel
 
-LINEARIZABLE, TIMELINE, STALE = ReadLevel
+LINEARIZABLE, _, TIMELINE, STALE = ReadLevel
 LIMITS = Limits(tick_ms=250, read_wait_ms=1000, reads_max=3)
 
 
@@ -57,7 +57,7 @@ class Reading:
     def __init__(self) -> None:
         self.read_ids: list[int] = []
 
-    def read(self, read_id: int) -> None:
+    def read(self, read_id: int, lease_ns: int | None = None) -> None:
         """Note the read."""
         self.read_ids.append(read_id)
 
