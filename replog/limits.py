@@ -40,6 +40,8 @@ class Limits:
     are refused, and a leader lets its peers ask again."""
     read_wait_ms: int = 5_000
     """A read that could not be served for so long is refused."""
+    query_reruns_max: int = 128
+    """How often in a tick queries are run again that wait for something to tell, all together."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
     log_cache_bytes_max: int = 8 * MIB

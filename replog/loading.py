@@ -46,6 +46,7 @@ from replog.errors import (
 )
 from replog.limits import MIB
 from replog.machine import (
+    ApplyContext,
     ConcurrentMachine,
     DurableMachine,
     Machine,
@@ -54,6 +55,7 @@ from replog.machine import (
     machine_kind,
 )
 from replog.sessions import FORM, Sessions
+from replog.statemachine import CommandMachine
 from replog.storage.files import FileLayer
 from replog.storage.reported import check_reported, read_reported, write_reported
 from replog.storage.snapshot_writer import SnapshotInfo
@@ -337,6 +339,9 @@ def fill_machine(machine: Machine, store: SnapshotStore, info: SnapshotInfo) -> 
                     durable = cast(DurableMachine, machine)
                     durable.restore(chunks, meta.last.index, meta.time_ms)
                 else:
+                    if isinstance(machine, CommandMachine):
+                        # What a snapshot does not say itself: as of when it is.
+                        machine.context = ApplyContext(meta.last.index, meta.time_ms)
                     cast(ConcurrentMachine, machine).restore(chunks)
     if not is_filled:
         raise SnapshotDamaged(

@@ -8,6 +8,10 @@ be applied (:mod:`replog.reads`), at ``lease`` too, without asking anybody if it
 A query that has nothing to tell yet says when to run it again (:class:`~replog.errors.NotYet`): so
 the log and the changes of a state machine are followed, a page at a time.
 
+Many that wait on a busy log must not cost a run each for every batch that is applied: all together
+are run again ``limits.query_reruns_max`` times in a tick, in turn, and what is left waits for the
+next tick.
+
 The rules this module keeps: a query is run between two entries, on a state that holds everything up
 to its index; every waiter is called exactly once, and never within the call that asked; what waits
 is bounded in number (``limits.reads_max``) and in time (``limits.read_wait_ms``).  A query changes
@@ -50,14 +54,26 @@ class Query:
     tick: int
     """When it was asked."""
     is_read: bool = False
-    """Whether it was run, and had nothing to tell; then ``result`` is told when time is over."""
+    """Whether it was run, and had nothing to tell; then ``result`` is told in the end, ..."""
     result: object = None
+    upto: LogIndex = 0
+    """... which is as of this index at most, however much was applied since."""
 
 
 class Queries:
     """What is asked of one replica and not answered yet."""
 
-    __slots__ = ("_applied_index", "_due", "_engine", "_last_id", "_limits", "_now", "_open")
+    __slots__ = (
+        "_again",
+        "_applied_index",
+        "_due",
+        "_engine",
+        "_last_id",
+        "_limits",
+        "_now",
+        "_open",
+        "_reruns_left",
+    )
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
@@ -65,7 +81,12 @@ class Queries:
         self._open: dict[int, Query] = {}
         """By id, in the order in which they came."""
         self._due: list[tuple[LogIndex, int]] = []
-        """A heap of those whose index is known, with their ids."""
+        """A heap of those that were not run and whose index is known, with their ids."""
+        self._again: list[tuple[LogIndex, int]] = []
+        """The same of those that were run and had nothing to tell: the lower its index, the longer
+        ago a query was run."""
+        self._reruns_left = limits.query_reruns_max
+        """How many of those may be run again before the next tick."""
         self._last_id = 0
         self._now = 0
         self._applied_index: LogIndex = 0
@@ -108,11 +129,15 @@ class Queries:
     def serve(self, applied_index: LogIndex) -> None:
         """Run what may be run on a state that holds everything up to ``applied_index``."""
         self._applied_index = applied_index
-        due = self._due
+        due, again = self._due, self._again
         while due and due[0][0] <= applied_index:
             _, read_id = heappop(due)
             if read_id in self._open:  # else it waited too long
                 self._run(read_id, applied_index)
+        while again and again[0][0] <= applied_index and self._reruns_left:
+            _, read_id = heappop(again)
+            self._reruns_left -= 1
+            self._run(read_id, applied_index)
 
     def _run(self, read_id: int, applied_index: LogIndex) -> None:
         """Run one query.  A :class:`~replog.errors.FatalError` (the machine's disk failed) stops
@@ -123,9 +148,10 @@ class Queries:
         try:
             result = query.run()
         except NotYet as nothing:
-            query.is_read, query.result = True, nothing.result
             # Not before something more is applied, or it would be run without end.
-            heappush(self._due, (max(nothing.at_index, applied_index + 1), read_id))
+            at_index = max(nothing.at_index, applied_index + 1)
+            query.is_read, query.result, query.upto = True, nothing.result, at_index - 1
+            heappush(self._again, (at_index, read_id))
             return
         except StateMachineError as declared:
             error = declared
@@ -141,19 +167,29 @@ class Queries:
         query.waiter(applied_index, result, error)
 
     def tick(self) -> None:
-        """One unit of time has passed: answer what waited too long."""
+        """One unit of time has passed: answer what waited too long.
+
+        Queries are to be served behind it, though nothing more be applied: some may be run again
+        that could not be before.
+        """
         self._now += 1
+        self._reruns_left = self._limits.query_reruns_max
         late = self._late_ids()
         if not late:
             return
         queries = [self._open.pop(read_id) for read_id in late]
-        self._due = [each for each in self._due if each[1] in self._open]
-        heapify(self._due)
+        self._due = self._still_open(self._due)
+        self._again = self._still_open(self._again)
         for query in queries:
             if query.is_read:
-                query.waiter(self._applied_index, query.result, None)
+                query.waiter(min(self._applied_index, query.upto), query.result, None)
             else:
                 query.waiter(0, None, Unavailable(_TOO_LATE))
+
+    def _still_open(self, heap: list[tuple[LogIndex, int]]) -> list[tuple[LogIndex, int]]:
+        found = [each for each in heap if each[1] in self._open]
+        heapify(found)
+        return found
 
     def _late_ids(self) -> list[int]:
         """The ids of those whose time is over."""
@@ -172,5 +208,6 @@ class Queries:
         queries = list(self._open.values())
         self._open.clear()
         self._due.clear()
+        self._again.clear()
         for query in queries:
             query.waiter(0, None, error)

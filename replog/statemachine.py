@@ -45,7 +45,8 @@ items of a plain ``list``, first checks them and raises a declared error.
 
 A query is answered by one replica from its own state, without an entry (``docs/reads.md``), so it
 must not change anything: that cannot be enforced here, and one that does makes replicas differ.
-One that is proposed as a command goes through the log like any other.
+One that is proposed as a command goes through the log like any other, and does not wait there
+(:class:`~replog.errors.NotYet`).
 
 Its snapshot is its attributes, so a machine whose attributes are None, bools, ints, floats, strs,
 bytes, lists and dicts needs nothing more.  Any other writes ``snapshot`` and ``restore``, or
@@ -89,7 +90,7 @@ from replog.argument_kinds import (
 )
 from replog.attributes import CONTEXT_NAME, pack_attributes, unpack_attributes
 from replog.cbor import strict_dumps, strict_loads
-from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, SchemaError
+from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, NotYet, SchemaError
 from replog.machine import NOTHING_APPLIED, ApplyContext, DumpPage, Opened
 
 __all__ = [
@@ -259,7 +260,8 @@ class CommandMachine:
     """
 
     context: ApplyContext = ApplyContext(index=0, time_ms=0)
-    """The index and the time of the command being applied; set before each one.
+    """The index and the time of the command being applied; set before each one.  While the machine
+    is filled from a snapshot, those as of which that was taken.
 
     An attribute and not a parameter, so that a command's signature is exactly what is sent.  A
     unit test of a command that reads it sets it.
@@ -289,7 +291,10 @@ class CommandMachine:
             run = self._runs[request[0]]
         except (cbor2.CBORError, LookupError, TypeError, ValueError):
             return self._apply_strictly(payload)
-        result = run(self, request)
+        try:
+            result = run(self, request)
+        except NotYet as nothing:
+            return nothing.result  # a query that was proposed; what is applied cannot wait
         return self._apply_strictly(payload) if result is UNFIT else result
 
     def _apply_strictly(self, payload: bytes) -> object:
@@ -300,7 +305,10 @@ class CommandMachine:
             # The cause is left out: its words may differ between releases of the decoder.
             raise InvalidCommand("the payload is not one strict CBOR value") from None
         call, arguments = self._match(request, InvalidCommand)
-        return call.function(self, *arguments)
+        try:
+            return call.function(self, *arguments)
+        except NotYet as nothing:
+            return nothing.result
 
     def answer(self, payload: bytes) -> object:
         """Run a query on the state as it is; see :meth:`replog.machine.Machine.answer`.

@@ -21,7 +21,7 @@ from replog.queries import Queries
 from replog.types import LogIndex, ReadIndex, ReadLevel
 
 LINEARIZABLE, _, TIMELINE, STALE = ReadLevel
-LIMITS = Limits(tick_ms=250, read_wait_ms=1000, reads_max=3)
+LIMITS = Limits(tick_ms=250, read_wait_ms=1000, reads_max=3, query_reruns_max=2)
 
 
 class Declared(StateMachineError):
@@ -207,6 +207,49 @@ def test_nothing_to_tell_is_told_in_time() -> None:
     ]
     world.queries.serve(100)
     assert len(world.ended) == 3
+
+
+def test_reruns_are_bounded() -> None:
+    """However many turns a tick has, what waits is run again ``query_reruns_max`` times in it, all
+    together and in turn; the next tick goes on though nothing more is applied, and loses none."""
+    world = World()
+    for payload in (b"not before 90", b"not before 91", b"not before 92"):
+        world.ask(payload, STALE)
+    world.queries.serve(89)
+    world.machine.asked.clear()
+    for index in range(95, 145):
+        world.queries.serve(index)  # the machine stays behind, and says "not yet" to each
+    assert world.machine.asked == [b"not before 90", b"not before 91"]
+    world.machine.applied_index = 144
+    world.queries.tick()
+    world.queries.serve(144)
+    assert world.names() == [b"not before 92", b"not before 90"]
+
+
+def test_first_run_is_free() -> None:
+    """What was never run is run at once, also when nothing may be run again in this tick."""
+    world = World()
+    world.ask(b"not before 90", STALE)
+    for index in range(90, 95):
+        world.queries.serve(index)
+    assert len(world.machine.asked) == 3
+    world.ask(b"a", STALE)
+    world.queries.serve(95)
+    assert world.names() == [b"a"]
+
+
+def test_result_is_not_newer_than_its_run() -> None:
+    """The answer of a query that was not run since is not as of what was applied since."""
+    world = World()
+    world.ask(b"not before 4", STALE)
+    for index in range(1, 20):
+        world.queries.serve(index)
+    assert len(world.machine.asked) == 3  # with 3, 4 and 5 applied, for the machine stays behind
+    world.queries.tick()
+    world.queries._reruns_left = 0
+    world.queries.serve(21)
+    world.queries.tick()
+    assert world.ended == [(b"not before 4", 5, b"nothing", "")]
 
 
 def test_limit_refuses() -> None:
