@@ -26,6 +26,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, ParamSpec, TypeVar, cast
 
+from replog.changes import ChangeCursor, ChangesPage
 from replog.client_actions import NEVER, Command, Connect, Line, Send
 from replog.client_logic import ClientLogic
 from replog.client_session import READ_LOG, ClientSession
@@ -45,13 +46,14 @@ from replog.client_surface import (
     result_of,
     session_of,
     status_in,
+    watch_cursor,
 )
 from replog.config import Config
 from replog.errors import BadCommand, Unavailable
 from replog.limits import FOLLOW_MS, Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, LogEntry, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -330,6 +332,25 @@ class Client:
             return logic.read(now, READ_LOG, cursor.body, node, seconds, waiter)
 
         return result_of(await self._order(ask, self.deadline_seconds + FOLLOW_MS / 1000))
+
+    async def watch(
+        self,
+        call: Call[..., ChangesPage],
+        /,
+        *args: object,
+        after: LogIndex | None = None,
+        node: NodeId | str | None = None,
+    ) -> AsyncIterator[Change]:
+        """As :meth:`replog.Client.watch`."""
+        cursor = watch_cursor(call, args, after, node)
+        while True:
+            applied = await self._next_changes(cursor, node)
+            for change in cursor.take(applied.result, applied.index):
+                yield change
+
+    async def _next_changes(self, cursor: ChangeCursor, node: NodeId | str | None) -> Applied:
+        seconds = self.deadline_seconds + FOLLOW_MS / 1000
+        return await self._query(cursor.payload, cursor.level, cursor.at_least, node, seconds)
 
     async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

@@ -25,19 +25,21 @@ from types import TracebackType
 from typing import ParamSpec, TypeVar
 
 from replog import aio
+from replog.changes import ChangesPage
 from replog.client_surface import (
     DEADLINE_SECONDS,
     CommandOutcome,
     LogCursor,
     NodeDump,
     log_page_in,
+    watch_cursor,
 )
 from replog.config import Config
 from replog.errors import Unavailable
 from replog.limits import Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, LogEntry, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -206,6 +208,28 @@ class Client:
         while not cursor.is_at_end:
             applied = self._wait(lambda: self._client._read_log(cursor, node))
             yield from cursor.take(log_page_in(applied.result), applied.index)
+
+    def watch(
+        self,
+        call: Call[..., ChangesPage],
+        /,
+        *args: object,
+        after: LogIndex | None = None,
+        node: NodeId | str | None = None,
+    ) -> Iterator[Change]:
+        """What a state machine changes, one after the other, none missed and none twice:
+        ``client.watch(Kv.changes, "prefix", after=index)``.
+
+        ``call`` is a query that gives out pages of changes (``docs/watch.md``), and ``args`` what
+        it takes behind its index.  ``after`` is the index of the last change that the caller knows,
+        or that as of which it read the state; ``None``: what is changed from the first page on.
+        Nodes and errors as of :meth:`entries`, with :class:`~replog.errors.FellBehind` for
+        ``Compacted``; to go on after an error, watch from behind the last change that came.
+        """
+        cursor = watch_cursor(call, args, after, node)
+        while True:
+            applied = self._wait(lambda: self._client._next_changes(cursor, node))
+            yield from cursor.take(applied.result, applied.index)
 
     def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from replog.errors import SnapshotDamaged, UnknownFormat
@@ -68,13 +68,29 @@ def unpack_chunks(
     record beyond ``record_bytes_max``, and for a stream that ends early or goes on behind its end;
     :class:`~replog.errors.UnknownFormat` for an intact one of another form.
     """
-    source = _Source(form, chunks)
+    _, records = unpack_forms((form,), chunks, record_bytes_max)
+    yield from records
+
+
+def unpack_forms(
+    forms: Sequence[str], chunks: Iterable[bytes], record_bytes_max: int = RECORD_BYTES_MAX
+) -> tuple[str, Iterator[bytes]]:
+    """The form of a stream, which is one of ``forms``, and its records: for whoever still reads
+    what earlier releases wrote.  As :func:`unpack_chunks`; the present form is the last."""
+    source = _Source(forms[-1], chunks)
     checksum, found = _read_form(source)
-    if found != form.encode():
-        raise UnknownFormat(
-            f"the snapshot holds a state of the form {found.decode(errors='replace')!a}, and this "
-            f"state machine reads {form!r}; use the release that wrote it, or a later one"
-        )
+    for form in forms:
+        if found == form.encode():
+            return form, _read_records(source, checksum, record_bytes_max)
+    raise UnknownFormat(
+        f"the snapshot holds a state of the form {found.decode(errors='replace')!a}, and this "
+        f"state machine reads {' and '.join(map(repr, forms))}; use the release that wrote it, or "
+        "a later one"
+    )
+
+
+def _read_records(source: _Source, checksum: int, record_bytes_max: int) -> Iterator[bytes]:
+    """The records behind the form, up to the end."""
     while (head := source.take(_LENGTH.size)) != _END:
         (length,) = _LENGTH.unpack(head)
         if length > record_bytes_max:

@@ -37,6 +37,7 @@ from typing import ParamSpec, TypeVar, cast
 
 import trio
 
+from replog.changes import ChangeCursor, ChangesPage
 from replog.client_actions import NEVER, Command, Connect, Line, Send
 from replog.client_logic import ClientLogic
 from replog.client_session import READ_LOG, ClientSession
@@ -56,6 +57,7 @@ from replog.client_surface import (
     result_of,
     session_of,
     status_in,
+    watch_cursor,
 )
 from replog.config import Config
 from replog.errors import BadCommand, Unavailable
@@ -63,7 +65,7 @@ from replog.limits import FOLLOW_MS, Limits
 from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.transport.connection import Connection, connect
-from replog.types import Applied, LogEntry, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel
 from replog.wakeup import Wakeup
 
 __all__ = ["Client", "NodeDump", "Session"]
@@ -272,6 +274,33 @@ class Client:
             return logic.read(now, READ_LOG, cursor.body, node, seconds, waiter)
 
         return result_of(await self._order(ask, self.deadline_seconds + FOLLOW_MS / 1000))
+
+    async def watch(
+        self,
+        call: Call[..., ChangesPage],
+        /,
+        *args: object,
+        after: LogIndex | None = None,
+        node: NodeId | str | None = None,
+    ) -> AsyncIterator[Change]:
+        """What a state machine changes, one after the other, none missed and none twice:
+        ``client.watch(Kv.changes, "prefix", after=index)``.
+
+        ``call`` is a query that gives out pages of changes (``docs/watch.md``), and ``args`` what
+        it takes behind its index.  ``after`` is the index of the last change that the caller knows,
+        or that as of which it read the state; ``None``: what is changed from the first page on.
+        Nodes and errors as of :meth:`entries`, with :class:`~replog.errors.FellBehind` for
+        ``Compacted``; to go on after an error, watch from behind the last change that came.
+        """
+        cursor = watch_cursor(call, args, after, node)
+        while True:
+            applied = await self._next_changes(cursor, node)
+            for change in cursor.take(applied.result, applied.index):
+                yield change
+
+    async def _next_changes(self, cursor: ChangeCursor, node: NodeId | str | None) -> Applied:
+        seconds = self.deadline_seconds + FOLLOW_MS / 1000
+        return await self._query(cursor.payload, cursor.level, cursor.at_least, node, seconds)
 
     async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
 from replog.cbor import strict_dumps
+from replog.changes import ChangeCursor, ChangesPage
 from replog.client_actions import Command
 from replog.client_logic import ClientLogic
 from replog.client_search import LeaderSearch, parse_addresses
@@ -28,6 +29,7 @@ from replog.errors import (
     SchemaError,
 )
 from replog.limits import Limits
+from replog.statemachine import Call
 from replog.types import Applied, LogEntry, LogIndex, LogPage, NodeId, ReadLevel, record
 
 W = TypeVar("W")
@@ -227,6 +229,22 @@ def _is_entry(value: object) -> bool:
         case [int(), int(), bytes()]:
             return True
     return False
+
+
+# --- Changes ------------------------------------------------------------------------------------
+
+
+def watch_cursor(
+    call: Call[..., ChangesPage],
+    args: Sequence[object],
+    after: LogIndex | None,
+    node: NodeId | str | None,
+) -> ChangeCursor:
+    """Where somebody stands who begins to watch; raises :class:`~replog.errors.BadCommand`."""
+    if not call.is_query:
+        raise BadCommand(f"{call.name} is a command, and what is watched is a query")
+    call.encode(after, *args)  # what does not fit is said at once
+    return ChangeCursor(lambda index: call.encode(index, *args), after, is_any_node=node is None)
 
 
 # --- Failures -----------------------------------------------------------------------------------

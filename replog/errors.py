@@ -172,6 +172,18 @@ class Compacted(CallerError):
         )
 
 
+class FellBehind(CallerError):
+    """Who watches a state machine asks for changes that it does not remember any more; all at the
+    index ``first_available`` and later are known."""
+
+    def __init__(self, first_available: int) -> None:
+        self.first_available = first_available
+        super().__init__(
+            f"the changes below index {first_available} are not known any more; read the state, "
+            "and watch from behind the index as of which it was read"
+        )
+
+
 class StorageFull(CallerError):
     """The disk has no room for a group of writes.  Nothing of it counts, nothing is poisoned: it
     stays the next group to be persisted, and is persisted again when there is room."""

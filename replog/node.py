@@ -21,6 +21,8 @@ from typing import Final, ParamSpec, TypeVar, cast
 import structlog
 import trio
 
+from replog.changes import ChangesPage
+from replog.client_surface import watch_cursor
 from replog.config import Config
 from replog.errors import (
     BadCommand,
@@ -59,6 +61,7 @@ from replog.transport.tcp import Member, TcpTransport
 from replog.turns import Surroundings, Turns, apart_sentence
 from replog.types import (
     Applied,
+    Change,
     LogIndex,
     NodeId,
     ReadLevel,
@@ -270,6 +273,23 @@ class Node:
         if not call.is_query:
             raise BadCommand(f"{call.name} is a command, which goes through the log; call it")
         return await self._read(call.encode(*args), level, at_least)
+
+    async def watch(
+        self, call: Call[..., ChangesPage], /, *args: object, after: LogIndex | None = None
+    ) -> AsyncIterator[Change]:
+        """What the state machine changes, as this node applies it; as of
+        :meth:`replog.Client.watch`.
+
+        While the node is cut off from the others, nothing comes.  Raises
+        :class:`~replog.errors.FellBehind`, and :class:`~replog.errors.Unavailable` when the node
+        stops, or hears from no leader in time what was done before.
+        """
+        await self.wait_formed()
+        cursor = watch_cursor(call, args, after, self.node_id)
+        while True:
+            applied = await self._read(cursor.payload, cursor.level, cursor.at_least)
+            for change in cursor.take(applied.result, applied.index):
+                yield change
 
     def status(self) -> Status:
         """A read-only picture of the node."""

@@ -180,6 +180,18 @@ class LogPage:
 
 
 @record
+class Change:
+    """What one command changed, for whoever watches a state machine."""
+
+    index: LogIndex
+    """Of the command; to go on later, watch from behind it."""
+    key: str
+    """What was changed."""
+    value: bytes | None
+    """What it is now; ``None``: it is gone."""
+
+
+@record
 class Voter:
     """A member that counts in quorums: exactly this incarnation of this node, no other."""
 

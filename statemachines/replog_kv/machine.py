@@ -13,6 +13,9 @@ and another thread sorts and packs it.  There the keys are sorted in short runs 
 merged, because one sort of a million would hold the interpreter's lock, and the event loop with it,
 for most of a second.
 
+The last changes are kept for whoever watches the store (:mod:`replog.changes`).  They are part of
+its state and of its snapshots, so every replica tells the same of them, also after a restart.
+
 What a command answers is the same on every replica for ever, so the limits below are part of the
 store's meaning: to change one is to change what old entries did.
 """
@@ -23,9 +26,17 @@ import struct
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
+from itertools import chain
 from typing import Final, TypedDict
 
-from replog.chunks import CHUNK_BYTES, pack_chunks, unpack_chunks
+from replog.changes import (
+    CHANGES_MAX,
+    LARGE_BYTES,
+    VALUES_BYTES_MAX,
+    ChangesPage,
+    ChangeWindow,
+)
+from replog.chunks import CHUNK_BYTES, pack_chunks, unpack_forms
 from replog.errors import SnapshotDamaged, StateMachineError
 from replog.statemachine import DumpPage, StateMachine, command, query
 
@@ -47,8 +58,12 @@ ITEM_OVERHEAD_BYTES: Final = 40
 INSERTIONS_MAX: Final = 256
 """Up to so many changes of the key set, inserting each is cheaper than sorting all keys anew."""
 
-SNAPSHOT_FORM: Final = "kv 1"
-"""What the records of a snapshot are: items in the order of the keys, each a head, key, value."""
+SNAPSHOT_FORM: Final = "kv 2"
+"""What the records of a snapshot are: the last changes, then items in the order of the keys, each a
+head, key, value."""
+
+SNAPSHOT_FORM_1: Final = "kv 1"
+"""The same without changes; it is read, and no more written."""
 
 _ITEM_HEAD: Final = struct.Struct(">HIQ")
 """The bytes of the key and of the value, and the index."""
@@ -81,7 +96,12 @@ class ItemRange(TypedDict):
 class Kv(StateMachine):
     """A store of items; its commands go through the log, its queries need not."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, changes_max: int = CHANGES_MAX, values_bytes_max: int = VALUES_BYTES_MAX
+    ) -> None:
+        """How many changes are kept for those who watch, and how many bytes of large values; the
+        same on every node."""
+        self._changes = ChangeWindow(changes_max=changes_max, values_bytes_max=values_bytes_max)
         self._items: dict[str, tuple[bytes, int]] = {}
         """Value and modification index by key."""
         self._order: list[str] = []
@@ -99,7 +119,12 @@ class Kv(StateMachine):
             _check_key(key)
         if key not in self._items:
             self._note_added(key)
-        self._items[key] = (value, self.context.index)
+        index = self.context.index
+        self._items[key] = (value, index)
+        # ChangeWindow.note, spelled out: the call would cost more than all that it does.
+        self._changes.noted.append((index, key, value))
+        if len(value) > LARGE_BYTES:
+            self._changes.count_large(index, len(value))
 
     @query
     def get(self, key: str) -> bytes | None:
@@ -115,6 +140,7 @@ class Kv(StateMachine):
         if self._items.pop(key, None) is None:
             return False
         self._note_removed(key)
+        self._changes.note(self.context.index, key, None)
         return True
 
     @command
@@ -135,6 +161,9 @@ class Kv(StateMachine):
         elif item is not None:
             del self._items[key]
             self._note_removed(key)
+        else:
+            return True  # nothing was there, and nothing is
+        self._changes.note(self.context.index, key, value)
         return True
 
     @query
@@ -155,6 +184,15 @@ class Kv(StateMachine):
             items.append({"key": key, "value": value, "index": index})
         return {"items": items, "more": more}
 
+    @query
+    def changes(self, after: int | None, prefix: str = "", is_key: bool = False) -> ChangesPage:
+        """What was changed behind the index ``after``, of the keys that begin with ``prefix``, or
+        of that very key if it ``is_key``; ``client.watch`` asks this again and again.
+
+        ``after`` of None is an empty page as of now.  See :class:`~replog.changes.ChangesPage`.
+        """
+        return self._changes.page(after, prefix, is_key=is_key)
+
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:
         """A page of ``[key, value, index]`` in the order of the keys; the cursor is a key."""
         assert items_max >= 1
@@ -167,23 +205,34 @@ class Kv(StateMachine):
         return DumpPage(items=items, cursor=keys[-1].encode() if more else None)
 
     def freeze(self) -> Iterable[bytes]:
-        """All items in the order of the keys, as of now; see :mod:`replog.machine`."""
-        return pack_chunks(SNAPSHOT_FORM, _records(self._items.copy()))
+        """The last changes, and all items in the order of the keys, as of now; see
+        :mod:`replog.machine`."""
+        records = chain(self._changes.freeze(), _records(self._items.copy()))
+        return pack_chunks(SNAPSHOT_FORM, records)
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace all items by those of a snapshot.
+        """Replace all items, and what is known of changes, by those of a snapshot.
+
+        One of the form ``kv 1`` knows of no changes; they begin behind ``context.index``, as of
+        which it was taken.
 
         Raises :class:`~replog.errors.SnapshotDamaged` and :class:`~replog.errors.UnknownFormat`,
         and changes nothing then.
         """
         items: dict[str, tuple[bytes, int]] = {}
         last = ""
-        for content in unpack_chunks(SNAPSHOT_FORM, chunks):
+        form, records = unpack_forms((SNAPSHOT_FORM_1, SNAPSHOT_FORM), chunks)
+        changes = self._changes.restored(records) if form == SNAPSHOT_FORM else None
+        for content in records:
             for key, value, index in _unpack_items(content):
                 if key <= last:
                     raise _foreign("its keys do not ascend")
                 items[key] = (value, index)
                 last = key
+        if changes is None:
+            indexes = (index for _, index in items.values())
+            changes = self._changes.emptied(max(self.context.index, max(indexes, default=0)))
+        self._changes = changes
         self._items = items
         self._order = list(items)
         self._added.clear()

@@ -14,10 +14,11 @@ import trio
 
 import replog
 from replog import aio, blocking
+from replog.changes import ChangesPage
 from replog.client_logic import ClientLogic
 from replog.client_surface import CommandOutcome, NodeDump
 from replog.statemachine import Call
-from replog.types import Applied, LogEntry, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, NodeId, ReadLevel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +57,14 @@ class AnyClient(Protocol):
     def entries(
         self, from_index: int = 1, *, follow: bool = True, node: NodeId | str | None = None
     ) -> AsyncIterator[LogEntry]: ...
+    def watch(
+        self,
+        call: Call[..., ChangesPage],
+        /,
+        *args: object,
+        after: int | None = None,
+        node: NodeId | str | None = None,
+    ) -> AsyncIterator[Change]: ...
     async def open_session(self, *, deadline_seconds: float | None = None) -> AnySession: ...
     async def status(self, node: NodeId | str | None = None) -> Mapping[str, object]: ...
     async def dump(
@@ -100,16 +109,23 @@ class _Face:
         session = await self._run(partial(self.client.open_session, **kwargs))
         return _Face(session, self.logic, self._run)
 
-    async def entries(self, *args: Any, **kwargs: Any) -> AsyncIterator[LogEntry]:
-        """One after the other, each in the library's own way."""
-        iterator = self.client.entries(*args, **kwargs)
+    def entries(self, *args: Any, **kwargs: Any) -> AsyncIterator[LogEntry]:
+        """See :meth:`_pulled`."""
+        return self._pulled(self.client.entries(*args, **kwargs))
 
-        async def pull() -> LogEntry | None:
+    def watch(self, *args: Any, **kwargs: Any) -> AsyncIterator[Change]:
+        """See :meth:`_pulled`."""
+        return self._pulled(self.client.watch(*args, **kwargs))
+
+    async def _pulled(self, iterator: Any) -> AsyncIterator[Any]:
+        """One after the other, each in the library's own way."""
+
+        async def pull() -> object:
             return await anext(iterator, None)
 
         is_blocking = hasattr(iterator, "__next__")
-        while entry := await self._run(partial(next, iterator, None) if is_blocking else pull):
-            yield entry
+        while item := await self._run(partial(next, iterator, None) if is_blocking else pull):
+            yield item
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def ask(*args: Any, **kwargs: Any) -> Any:

@@ -60,6 +60,7 @@ LADDER = (
             "replog.entries",
             "replog.machine",
             "replog.chunks",
+            "replog.changes",
             "replog.formation",
         ),
         pure=True,
@@ -234,7 +235,9 @@ IMPURE = frozenset(
 )  # fmt: skip
 """Standard modules that read a clock, roll dice, do I/O or start threads."""
 
-MACHINE_IMPORTS = frozenset({"replog", "replog.chunks", "replog.statemachine", "replog.errors"})
+MACHINE_IMPORTS = frozenset(
+    {"replog", "replog.changes", "replog.chunks", "replog.statemachine", "replog.errors"}
+)
 """All of ours that a state machine needs; its part of the command line is a rung of its own."""
 
 ENGINE_NAMES_ALLOWED = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replog.chunks import pack_chunks, unpack_chunks
+from replog.chunks import pack_chunks, unpack_chunks, unpack_forms
 from replog.errors import SnapshotDamaged, UnknownFormat
 
 RECORDS = [b"one", b"", b"three" * 100, b"\xff" * 5]
@@ -76,3 +76,12 @@ def test_large_record_refused() -> None:
     """A record beyond what the reader holds is refused before it is read."""
     with pytest.raises(SnapshotDamaged, match="500 bytes"):
         list(unpack_chunks("things 1", [packed()], record_bytes_max=499))
+
+
+def test_forms_of_earlier_releases() -> None:
+    """Whoever reads several forms is told which one it is, and refuses what is none of them."""
+    for form in ("things 1", "things 2"):
+        found, records = unpack_forms(("things 1", "things 2"), pack_chunks(form, [b"a", b"b"]))
+        assert (found, list(records)) == (form, [b"a", b"b"])
+    with pytest.raises(UnknownFormat, match="reads 'things 1' and 'things 2'"):
+        unpack_forms(("things 1", "things 2"), pack_chunks("things 3", []))

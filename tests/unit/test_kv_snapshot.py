@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from replog.changes import ChangeWindow
 from replog.chunks import CHUNK_BYTES, pack_chunks
 from replog.errors import SnapshotDamaged, UnknownFormat
 from replog.machine import ApplyContext, MachineKind, machine_kind
@@ -63,14 +64,15 @@ def test_frozen_view_stands_still() -> None:
 
 
 def test_chunks_bounded_and_ordered() -> None:
-    """Chunks are of about a quarter of a MiB, and the same for the same items in another order."""
+    """Chunks are of about a quarter of a MiB, and the same for the same changes, and for the same
+    items in another order."""
     kv = filled(9000, b"v" * 200)
     assert len(kv._items) > _RUN_KEYS
     chunks = list(kv.freeze())
-    assert 9 < len(chunks) < 12
+    assert 18 < len(chunks) < 24
     assert max(map(len, chunks)) < CHUNK_BYTES + 2000
     other = Kv()
-    other._items = dict(reversed(kv._items.items()))
+    other._items, other._changes = dict(reversed(kv._items.items())), kv._changes
     assert list(other.freeze()) == chunks
     other.restore(chunks)
     assert list(other._items) == sorted(kv._items)
@@ -110,8 +112,8 @@ def test_ranges_after_restore() -> None:
 def test_foreign_records_refused(records: list[bytes]) -> None:
     """Records that are intact and no items are refused, and nothing is changed."""
     kv = filled(3)
-    with pytest.raises(SnapshotDamaged, match="kv 1"):
-        kv.restore(pack_chunks(SNAPSHOT_FORM, records))
+    with pytest.raises(SnapshotDamaged, match="kv 2"):
+        kv.restore(pack_chunks(SNAPSHOT_FORM, [*ChangeWindow().freeze(), *records]))
     assert len(kv.range()["items"]) == 3
 
 
@@ -123,5 +125,5 @@ def test_incomplete_refused() -> None:
         with pytest.raises(SnapshotDamaged):
             kv.restore(chunks[:count])
     with pytest.raises(UnknownFormat):
-        kv.restore(pack_chunks("kv 2", []))
+        kv.restore(pack_chunks("kv 3", []))
     assert len(kv.range()["items"]) == 3
