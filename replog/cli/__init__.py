@@ -39,8 +39,10 @@ from replog.cli.shared import (
 )
 from replog.errors import (
     CallerError,
+    Compacted,
     DumpUnavailable,
     EntryReplaced,
+    FellBehind,
     NotLeader,
     OutcomeUnknown,
     Overloaded,
@@ -93,6 +95,8 @@ _FAILURES: Final = (
     NotLeader,
     Overloaded,
     EntryReplaced,
+    Compacted,
+    FellBehind,
     DumpUnavailable,
     SnapshotFailed,
     SnapshotGone,

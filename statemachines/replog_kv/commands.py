@@ -1,4 +1,4 @@
-"""``replog kv``: put, get, delete, range and compare-and-set from the command line.
+"""``replog kv``: put, get, delete, range, compare-and-set and watch from the command line.
 
 Keys and values are texts.  A value that is not UTF-8 is shown with escapes; with ``--base64``
 values are given and shown in base64, which loses nothing.  In JSON every value stands beside its
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -30,8 +31,9 @@ from replog.errors import BadCommand
 from replog_kv.machine import RANGE_ITEMS_MAX, ItemRange, Kv
 
 if TYPE_CHECKING:
+    from replog.client import Client
     from replog.statemachine import Call
-    from replog.types import Applied
+    from replog.types import Applied, Change
 
 _EXAMPLES: Final = """
 replog kv put colour green --connect 127.0.0.1:8001
@@ -39,6 +41,7 @@ replog kv get colour --config cluster.toml
 replog kv put photo --stdin --config cluster.toml < photo.jpeg
 replog kv cas colour red --expected green --config cluster.toml
 replog kv range a c --limit 10 --json --config cluster.toml
+replog kv watch user/ --from 1200 --config cluster.toml
 """
 
 _EXIT_NOT_SO: Final = 1
@@ -51,15 +54,15 @@ class KvCommand:
     """The word ``kv`` of the command line."""
 
     name = "kv"
-    title = "put, get, delete and range over the replicated key-value store"
+    title = "put, get, delete, list and watch keys of the replicated key-value store"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments behind the word."""
         parser.description = (
             "Work with the replicated key-value store.  Whatever changes it goes through the log;\n"
-            "get and range are read linearizably, and make no entry.\n"
-            "Exit code 1: there is no such key, the value was not the expected one, or the\n"
-            "cluster did not answer."
+            "get, range and watch are read linearizably, and make no entry.\n"
+            "Exit code 1: there is no such key, the value was not the expected one, what is to be\n"
+            "watched is not remembered any more, or the cluster did not answer."
         )
         parser.epilog = examples(_EXAMPLES)
         actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -97,6 +100,9 @@ def _add_positions(name: str, action: argparse.ArgumentParser) -> None:
             help=f"at most so many items, 1 to {RANGE_ITEMS_MAX} (default: %(default)s)",
         )
         return
+    if name == "watch":
+        _add_watch_options(action)
+        return
     action.add_argument("key", metavar="KEY")
     if name in ("put", "cas"):
         action.add_argument("value", metavar="VALUE", nargs="?")
@@ -107,6 +113,21 @@ def _add_positions(name: str, action: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--expected", metavar="VALUE", help="what the key must hold; without it: nothing"
         )
+
+
+def _add_watch_options(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "prefix", metavar="PREFIX", nargs="?", default="", help="of keys that begin so; all keys"
+    )
+    action.add_argument("--key", action="store_true", help="of the key PREFIX alone")
+    action.add_argument(
+        "--from",
+        dest="from_index",
+        metavar="INDEX",
+        type=int,
+        help="the first index; without it: what is changed from now on",
+    )
+    action.add_argument("--node", metavar="ID", type=int, help="watch at this node")
 
 
 def _put(arguments: argparse.Namespace) -> int:
@@ -181,6 +202,36 @@ def _range(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _watch(arguments: argparse.Namespace) -> int:
+    first: int | None = arguments.from_index
+    if first is not None and first < 1:
+        raise BadCommand(f"--from names an index, and the first one is 1, not {first}")
+    if arguments.key and not arguments.prefix:
+        raise BadCommand("--key watches one key, and no key is given")
+
+    async def watch(client: Client) -> None:
+        after = None if first is None else first - 1
+        changes = client.watch(
+            Kv.changes, arguments.prefix, arguments.key, after=after, node=arguments.node
+        )
+        async for change in changes:
+            print(_shown_change(arguments, change), flush=True)
+
+    run_with_client(arguments, watch)
+    return 0
+
+
+def _shown_change(arguments: argparse.Namespace, change: Change) -> str:
+    """A change as a line: in JSON, or its index, what was done, the key and the value."""
+    if arguments.json:
+        shown = _value_document(arguments, change.value)
+        return json.dumps({"index": change.index, "key": change.key, **shown})
+    key = printable(change.key)
+    if change.value is None:
+        return f"{change.index}\tgone\t{key}"
+    return f"{change.index}\tset\t{key}\t{printable(_value_text(arguments, change.value))}"
+
+
 def _propose(arguments: argparse.Namespace, payload: bytes) -> Applied:
     return run_with_client(arguments, lambda client: client.propose(payload))
 
@@ -247,6 +298,11 @@ _ACTIONS: Final[Mapping[str, tuple[str, str, Callable[[argparse.Namespace], int]
         "set a key only if it holds the expected value, or nothing",
         "cas colour red --expected green",
         _cas,
+    ),
+    "watch": (
+        "print each change of some keys, one in a line, without end",
+        "watch user/ --from 1200",
+        _watch,
     ),
 }
 """What can be done: its title, an example, and the function that does it."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import trio
@@ -24,6 +28,8 @@ from libraries import LIBRARIES, OPENERS, OpenClient
 from running import running_cluster
 
 pytestmark = pytest.mark.net
+
+Started: TypeAlias = "trio.TaskStatus[None]"
 
 
 async def first_of(changes: AsyncIterator[Change], count: int) -> list[Change]:
@@ -321,3 +327,56 @@ class Counted(Kv):
         """Count, and answer."""
         self.runs += 1
         return super().answer(payload)
+
+
+async def test_command_line(tmp_path: Path) -> None:
+    """``replog kv watch`` prints each change as it comes; who fell behind is told so in one
+    sentence, with exit code 1."""
+    config = forgetful_config(tmp_path)
+    with trio.fail_after(40):
+        async with (
+            open_node(config, node=1, machine=Kv(changes_max=5), bootstrap=True) as node,
+            trio.open_nursery() as nursery,
+        ):
+            await node.wait_leader()
+            await node.call(Kv.put, "a/1", b"one")
+            words = [sys.executable, "-m", "replog", "kv", "watch"]
+            connect = ["--connect", str(config.nodes[0].client)]
+            lines: dict[str, list[str]] = {}
+
+            async def watch(*options: str, task_status: Started = trio.TASK_STATUS_IGNORED) -> None:
+                process = await trio.lowlevel.open_process(
+                    [*words, *options, *connect], stdout=subprocess.PIPE
+                )
+                assert process.stdout is not None
+                told = b""
+                while told.count(b"\n") < 3:
+                    told += await process.stdout.receive_some()
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                process.kill()
+                await process.wait()
+                lines[options[-1]] = told.decode().splitlines()
+
+            await nursery.start(watch, "--from", "1", "a/")
+            nursery.start_soon(watch, "--json", "--from", "1")
+            await node.call(Kv.put, "b", b"")
+            await node.call(Kv.put, "a/1", b"\xff")
+            await node.call(Kv.delete, "a/1")
+            while len(lines) < 2:
+                await trio.sleep(0.05)
+            rows = [line.split("\t")[1:] for line in lines["a/"][:3]]
+            assert rows == [["set", "a/1", "one"], ["set", "a/1", r"\xff"], ["gone", "a/1"]]
+            documents = [json.loads(line) for line in lines["1"][:3]]
+            assert [(each["key"], each["value"]) for each in documents] == [
+                ("a/1", "one"),
+                ("b", ""),
+                ("a/1", "/w=="),
+            ]
+            for at in range(9):
+                await node.call(Kv.put, f"{at}", b"")
+            ended = await trio.run_process(
+                [*words, "--from", "1", *connect], capture_stderr=True, check=False
+            )
+            assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 1)
+            assert b"are not known any more" in ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import os
@@ -29,7 +30,9 @@ from replog.errors import (
     CallerError,
     CommandFailed,
     CommandTooLarge,
+    Compacted,
     DirectoryError,
+    FellBehind,
     LogDamaged,
     NotLeader,
     OutcomeUnknown,
@@ -40,7 +43,7 @@ from replog.errors import (
 from replog.machine import ApplyContext
 from replog.plugins import engine_names
 from replog.statemachine import Call
-from replog.types import Applied
+from replog.types import Applied, Change
 from replog_kv import Kv, commands
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
@@ -159,7 +162,7 @@ def test_interrupt_while_loading_is_silent() -> None:
         ["snapshot", "list"],
         ["config", "example"],
         ["config", "check"],
-        *(["kv", action] for action in ("put", "get", "delete", "range", "cas")),
+        *(["kv", action] for action in ("put", "get", "delete", "range", "cas", "watch")),
         ["log"],
         ["log", "append"],
         ["log", "read"],
@@ -772,6 +775,51 @@ def test_kv_bytes(store: Kv, capsys: pytest.CaptureFixture[str]) -> None:
     assert kv(capsys, "get", "k", "--base64") == f"{text}\n"
     assert kv(capsys, "get", "k") == "\\xff\0\n"
     assert "is not base64" in complaint(capsys, "kv", "put", "k", "!", "--base64")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--from", "0"], "the first one is 1, not 0"),
+        (["--from", "soon"], "invalid int value: 'soon'"),
+        (["--key"], "no key is given"),
+        (["a", "b"], "unrecognized arguments: b"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_kv_watch_bad_input(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be watched is bad input, and is said in one sentence before anybody is asked."""
+    assert main(["kv", "watch", *words, "--connect", "127.0.0.1:1"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert sentence in said.err
+
+
+@pytest.mark.parametrize("error", [Compacted(5), FellBehind(5)], ids=["log", "changes"])
+def test_what_is_gone_is_no_bad_input(
+    error: replog.CallerError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who asks for what was cut off, or is not remembered, has asked for nothing wrong: exit code 1
+    and a sentence."""
+    assert replog.cli._explain(error) == 1
+    assert capsys.readouterr().err == f"replog: {error}\n"
+
+
+def test_kv_watch_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A change is a line of its index, what was done, the key and the value, or an object with the
+    documented keys; a key that is gone has no value."""
+    arguments = argparse.Namespace(json=False, base64=False)
+    changes = (Change(7, "a\tb", b"x\ny"), Change(8, "a", b""), Change(9, "a", None))
+    shown = [commands._shown_change(arguments, change) for change in changes]
+    assert shown == ["7\tset\ta\\tb\tx\\ny", "8\tset\ta\t", "9\tgone\ta"]
+    arguments.json = True
+    documents = [json.loads(commands._shown_change(arguments, change)) for change in changes]
+    assert documents[0] == {"index": 7, "key": "a\tb", "value": "x\ny", "encoding": "utf-8"}
+    assert documents[2] == {"index": 9, "key": "a", "value": None, "encoding": None}
+    [line] = [line for line in DOCS.read_text().splitlines() if line.startswith("| `watch` |")]
+    assert set(re.findall("`(.*?)`", line.split("|", 2)[2])) - {"null"} == set(documents[0])
 
 
 @pytest.mark.parametrize(
