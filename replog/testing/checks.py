@@ -25,7 +25,7 @@ are the reason why a random run proves anything:
 * **I15** A node holds no more bytes of commands to be proposed than its limit allows.
 * **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
-``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I24 are judged
+``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I25 are judged
 elsewhere.  What only one engine promises (log matching, for instance) comes as a :class:`Check`
 from outside.
 """

@@ -31,6 +31,8 @@ COMMON: Final[dict[str, str]] = {
     ),
     "log_followed_over_a_crash": "a reader of the log went on at a node that had crashed meanwhile",
     "log_reader_fell_behind": "a reader of the log was told that it begins later by now",
+    "watch_resumed": "a watcher whose node had crashed was told what was changed since",
+    "watch_fell_behind": "a watcher was told that what it asks for is not remembered any more",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "full_disk_refused": "a leader refused a command, because its disk was full",
     "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",

@@ -112,6 +112,11 @@ class Results:
         """Whether a machine was given the command at ``index``."""
         return index in self._by_index
 
+    def result_of(self, index: LogIndex) -> object:
+        """What the command at ``index`` came to, which was applied; of a declared error None."""
+        result, _ = self._by_index[index]
+        return strict_loads(result)
+
     def digest(self) -> str:
         """One short text for all of it."""
         whole = blake2b(digest_size=8)

@@ -5,7 +5,7 @@ of its own.  Readers go to whoever takes itself for the leader, deposed or not, 
 process that has just been let go on after a pause, before it hears or counts anything.
 
 What must hold is stronger than that no reader is told the past (I22): when somebody is seen to
-lead, no lease of a lower term may run any more, by its holder's own clock (I24).
+lead, no lease of a lower term may run any more, by its holder's own clock (I25).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _leads(node: ClusterNode) -> bool:
 
 
 class LeaseWatch(Check):
-    """I24, and the goal that a lease ended by the clock before a rival led."""
+    """I25, and the goal that a lease ended by the clock before a rival led."""
 
     def __init__(self, goals: Goals, clock_ns: Callable[[ClusterNode], int]) -> None:
         self._goals = goals
@@ -122,7 +122,7 @@ class LeaseWatch(Check):
             now_ns = self._clock_ns(other)
             if now_ns < until_ns:
                 return (
-                    f"I24: node {node.node_id} leads in term {status.term}, and the lease of node "
+                    f"I25: node {node.node_id} leads in term {status.term}, and the lease of node "
                     f"{other.node_id} in term {other.status_seen.term} runs for "
                     f"{until_ns - now_ns} ns more by its own clock"
                 )

@@ -118,7 +118,7 @@ class RegisterWorkload:
 
     def draw(self, random: Random, number: int) -> bytes:
         """See :class:`Workload`; each value is the number of its command."""
-        key = _key_of(random, number)
+        key = key_of(random, number)
         kind = random.random()
         if kind < 0.4:
             return b"get " + key
@@ -130,7 +130,7 @@ class RegisterWorkload:
 
     def draw_query(self, random: Random, number: int) -> bytes:
         """See :class:`Workload`; a key that is written just now."""
-        return b"get " + _key_of(random, number)
+        return b"get " + key_of(random, number)
 
     def model(self) -> Model | None:
         """See :class:`Workload`."""
@@ -167,7 +167,8 @@ class RegisterWorkload:
         )
 
 
-def _key_of(random: Random, number: int) -> bytes:
+def key_of(random: Random, number: int) -> bytes:
+    """A key that serves while the ``number``-th command is drawn."""
     generation = number // (OPERATIONS_PER_KEY * KEYS_AT_A_TIME)
     return b"k%d" % (generation * KEYS_AT_A_TIME + random.randrange(KEYS_AT_A_TIME))
 

@@ -47,9 +47,10 @@ from replog.testing.lease_trials import LeaseReaders, LeaseWatch
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
 from replog.testing.queries import ANY_NODE_LEVELS, STRICT_LEVELS, Query
-from replog.testing.registers import RegisterWorkload, Workload
+from replog.testing.registers import Workload
 from replog.testing.session_clients import SessionClients
 from replog.testing.trials import EngineTrial, find_trial
+from replog.testing.watchers import Watchers, drawn_workload
 from replog.types import LogIndex, NodeId, Role, record
 
 NODES_MAX: Final = 9
@@ -166,7 +167,9 @@ class Simulation:
         """Raises :class:`~replog.errors.PluginError` when the engine is not installed, and
         :class:`~replog.errors.CallerError` for options and workloads that cannot be run."""
         self.options = options
-        self.workload: Workload = workload or RegisterWorkload()
+        self._reads_max = self._source("reads").choice((1, 2, 65_536))
+        watched = self._source("watched")
+        self.workload: Workload = workload or drawn_workload(watched, self._reads_max)
         plugin = find_engine(options.engine)
         _check_options(options)
         _check_workload(self.workload)
@@ -230,6 +233,8 @@ class Simulation:
         count, reads_max = followers.choice((0, 1, 2)), self.limits.reads_max
         driver, nodes = self.cluster.driver, self.cluster.nodes
         self._followers = Followers(driver, nodes, followers, count, reads_max)
+        source = self._source("watchers")
+        self._watchers = Watchers(driver, nodes, source, results, self.workload)
 
     def _made_checks(self, voters: tuple[NodeId, ...]) -> Sequence[Check]:
         leases = LeaseWatch(self.goals, lambda node: self.cluster.driver.clock_ns(node))
@@ -285,8 +290,9 @@ class Simulation:
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
             apply_entries_max=random.choice((1, 3, 4096)),
-            reads_max=self._source("reads").choice((1, 2, 65_536)),
+            reads_max=self._reads_max,
             read_wait_ms=self._source("read wait").choice((500, 5000)),
+            query_reruns_max=self._source("reruns").choice((1, 128)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
             sessions_max=(sessions := self._source("session limits")).choice((2, 4096)),
             session_idle_ms_max=sessions.choice((300, 3000, 1 << 30)),
@@ -357,6 +363,7 @@ class Simulation:
         self._ask_queries()
         self._lease_readers.tick()
         self._followers.tick()
+        self._watchers.tick()
 
     def _draw_in_session(self) -> bytes:
         return self.workload.draw(self._sessions_random, len(self.cluster.proposals) + 1)

@@ -1,7 +1,7 @@
 """Leases on whole clusters, the same scenarios for each engine (:mod:`replog.leases`).
 
 Every answer is judged where it is given (I22), and so is every lease when somebody else is elected
-(I24).
+(I25).
 """
 
 from __future__ import annotations
