@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +15,7 @@ import trio
 
 import replog
 from replog import BadCommand, FellBehind, SchemaError
+from replog.chunks import pack_chunks
 from replog.config import Config, local_config
 from replog.limits import Limits
 from replog.node import Node
@@ -23,6 +24,7 @@ from replog.queries import Queries
 from replog.running import open_node
 from replog.types import Change, NodeId, Role
 from replog_kv import Kv
+from replog_kv.machine import SNAPSHOT_FORM_1, _records
 
 from libraries import LIBRARIES, OPENERS, OpenClient
 from running import running_cluster
@@ -380,3 +382,37 @@ async def test_command_line(tmp_path: Path) -> None:
             )
             assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 1)
             assert b"are not known any more" in ended.stderr
+
+
+class OldKv(Kv):
+    """A store as an earlier release had it, whose snapshots know of no changes."""
+
+    def freeze(self) -> Iterable[bytes]:
+        """The items alone."""
+        return pack_chunks(SNAPSHOT_FORM_1, _records(self._items.copy()))
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """As of the present release."""
+        super().restore(chunks)
+
+
+async def test_snapshot_of_an_earlier_release(tmp_path: Path) -> None:
+    """A node that begins with a snapshot without changes knows them from its index on: who asks for
+    one in front of it, also for the removal that left no trace in the items, is told so."""
+    config = forgetful_config(tmp_path)
+    with trio.fail_after(20):
+        async with open_node(config, node=1, machine=OldKv(), bootstrap=True) as node:
+            await node.wait_leader()
+            await node.call(Kv.put, "a", b"")
+            await node.call(Kv.put, "b", b"")
+            before = (await node.query(Kv.range)).index
+            await node.call(Kv.delete, "b")
+            info = await node.take_snapshot()
+            await node.call(Kv.put, "c", b"")
+        async with open_node(config, node=1, machine=Kv()) as node:
+            await node.wait_leader()
+            with pytest.raises(FellBehind) as caught:
+                await anext(node.watch(Kv.changes, after=before))
+            assert caught.value.first_available == info.meta.last.index + 1
+            changes = node.watch(Kv.changes, after=info.meta.last.index)
+            assert (await anext(changes)).key == "c"
