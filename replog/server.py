@@ -78,6 +78,9 @@ if TYPE_CHECKING:
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
 _LEVELS: Final = {level.value: level for level in ReadLevel}
+_TOO_MUCH_AT_ONCE: Final = (
+    "too much was asked for at once over this connection, and has not left yet; ask again"
+)
 
 
 class _Caller:
@@ -288,8 +291,15 @@ class ClientServer:
         level, at_least, payload = _query_in(request)
         # Whether it is a query at all the machine says when it answers.
         check_size(payload, self._limits.command_bytes_max)
-        waiter = self._waiter(caller, request.request_id)
-        self._node.submit_query(payload, level, at_least, waiter)
+        reply = self._waiter(caller, request.request_id)
+
+        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
+            if error is None and self._is_behind(caller):
+                # Pages of changes that came due together must not fill up the queue, either.
+                index, error = 0, Overloaded(_TOO_MUCH_AT_ONCE)
+            reply(index, result, error)
+
+        self._node.submit_query(payload, level, at_least, end_wait)
 
     def _read_log(self, caller: _Caller, request: Request) -> None:
         """Send a page of the log, as far as it is applied on this node, whoever leads."""
@@ -304,7 +314,7 @@ class ClientServer:
                 self._reply_error(caller, request.request_id, index, error)
             elif self._is_behind(caller):
                 # Pages that came due together must not fill up the queue: that ends the connection.
-                refusal = Overloaded("too much of the log was asked for at once; ask again")
+                refusal = Overloaded(_TOO_MUCH_AT_ONCE)
                 self._reply_error(caller, request.request_id, 0, refusal)
             else:
                 page = cast(LogPage, result)

@@ -243,6 +243,33 @@ async def test_watch_of_no_changes(tmp_path: Path) -> None:
                 await anext(node.watch(Odd.changes))  # type: ignore[arg-type]
 
 
+async def test_many_watchers_do_not_end_the_connection(tmp_path: Path) -> None:
+    """Watchers of large values that share a connection wait for each other; commands go on."""
+    limits = Limits(
+        client_queue_bytes_max=1 << 20,
+        frame_bytes_max=1 << 20,
+        command_bytes_max=1 << 18,
+        message_bytes_max=1 << 18,
+        snapshot_chunk_bytes=1 << 18,
+    )
+    config = replace(local_config(tmp_path, nodes=1), limits=limits)
+    async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
+        await leading_of(nodes)
+        await client.propose_many([Kv.put.encode(f"{at}", bytes(1 << 17)) for at in range(8)])
+        found: list[list[str]] = []
+
+        async def watch() -> None:
+            changes = await first_of(client.watch(Kv.changes, after=0), 8)
+            found.append([change.key for change in changes])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(watch)
+            for _ in range(20):
+                await client.call(Kv.put, "small", b"")
+        assert found == [[f"{at}" for at in range(8)]] * 20
+
+
 @pytest.mark.parametrize("engine", engine_names())
 async def test_watcher_leaves_a_leader_that_is_cut_off(tmp_path: Path, engine: str) -> None:
     """Who watches at whoever leads does not stay at a node that leads no more and hears nothing."""
