@@ -93,8 +93,13 @@ async def test_clients_watch(open_client: OpenClient, tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("engine", engine_names())
-async def test_watched_over_transfers_and_restarts(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "library"),
+    [(engine, LIBRARIES[at % 3]) for at, engine in enumerate(engine_names() * 2)],
+)
+async def test_watched_over_transfers_and_restarts(
+    tmp_path: Path, engine: str, library: str
+) -> None:
     """Who watches goes on by itself while leaders change and a leader ends and comes back, and is
     told each change once."""
     config = local_config(tmp_path, engine=engine)
@@ -118,7 +123,7 @@ async def test_watched_over_transfers_and_restarts(tmp_path: Path, engine: str) 
         found: list[Change] = []
 
         async def watch() -> None:
-            async with replog.Client(config) as client:
+            async with OPENERS[library](config) as client:
                 found.extend(await first_of(client.watch(Kv.changes, after=0), count))
 
         with trio.fail_after(40):
