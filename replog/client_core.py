@@ -64,6 +64,7 @@ from replog.frames import (
     Reply,
     Request,
     ServerHello,
+    retry_after_in,
 )
 from replog.quick_cbor import NULL
 from replog.types import NodeId, record
@@ -323,11 +324,16 @@ HANDLERS: Final[Mapping[ConnectionState, Mapping[int, _Handler]]] = {
 _NOT_DONE: Final[Mapping[str, type[CallerError]]] = {
     made.__name__: made
     for made in (
-        *(BadCommand, DiskFull, EntryReplaced, Overloaded, QueryFailed, Unavailable),
+        *(BadCommand, EntryReplaced, QueryFailed, Unavailable),
         *(DumpUnavailable, SnapshotFailed, SnapshotUnavailable),
     )
 }
 """The errors that are made of a sentence alone, by the code in a reply."""
+
+_BUSY: Final[Mapping[str, type[Overloaded]]] = {
+    made.__name__: made for made in (Overloaded, DiskFull)
+}
+"""Those that also say when to come back."""
 
 
 def failure_of(reply: Reply, node_id: NodeId, body_bytes: int) -> Exception:
@@ -346,6 +352,8 @@ def failure_of(reply: Reply, node_id: NodeId, body_bytes: int) -> Exception:
         return NotLeader(node_id, reply.leader_id)
     if reply.code == CommandTooLarge.__name__:
         return _too_large(reply.message, body_bytes)
+    if reply.code in _BUSY:
+        return _BUSY[reply.code](reply.message, retry_after_in(reply.value))
     return _NOT_DONE.get(reply.code, NotDone)(reply.message)
 
 

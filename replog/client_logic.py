@@ -20,6 +20,8 @@ this module keeps:
   unknown as soon as any of its copies is (:attr:`~replog.client_actions.Command.may_be_done`).
 * **Nothing waits behind its deadline**, whatever else is going on: back-off, search and busy
   leaders all end there.
+* **Nothing is sent before its time**: what a leader had no room for, and what it would have none
+  for by its own word, waits as long as it said (:mod:`replog.client_pauses`).
 * **Bounded.**  There is one line to the leader, one attempt to find one, one line that drains, and
   one for each question; requests in flight and bytes on their way have their limits.
 
@@ -43,6 +45,7 @@ from replog.client_actions import NEVER, Action, Command, Line
 from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failure_of
 from replog.client_lines import Lines
 from replog.client_outcomes import of_closing, of_deadline, of_loss, of_vain_copies
+from replog.client_pauses import Pauses
 from replog.client_questions import Questions
 from replog.client_queue import GRAIN_SECONDS, CommandQueue
 from replog.client_search import LeaderSearch
@@ -75,10 +78,6 @@ W = TypeVar("W")
 _DRAIN_SECONDS: Final = 1.0
 """How long a node that lost its leadership may take to answer what is still in flight there."""
 
-_BACKOFF_SECONDS_MIN: Final = 0.02
-_BACKOFF_SECONDS_MAX: Final = 0.5
-"""Of a search, and of a command that the leader was too busy for."""
-
 _ENDED: Final = "the connection ended"
 _ENDED_EARLY: Final = "the connection ended before the answer"
 
@@ -97,7 +96,7 @@ class ClientLogic(Generic[W]):
         """The highest index of any answer: what a read at the level ``timeline`` must not be older
         than."""
         self._limits = limits
-        self._dice = dice
+        self._pauses = Pauses[W](dice)
         self._lines = Lines[W](limits)
         self._actions = self._lines.actions
         self._questions = Questions(self._lines, search, self._end)
@@ -372,7 +371,7 @@ class ClientLogic(Generic[W]):
         if self._leading is None:
             self._look_further(now)
         elif not self._leading.is_retired and not self._leading.is_closing:
-            self._send_queued(self._leading)
+            self._send_queued(now, self._leading)
 
     def time_passed(self, now: float) -> None:
         """Do what is due at this time."""
@@ -436,24 +435,20 @@ class ClientLogic(Generic[W]):
     def _pause(self, now: float, command: Command[W], failure: NotDone) -> None:
         """The leader is too busy for a command, or has no room: it is sent again a little later."""
         command.line = None
-        command.failure = failure
-        command.backoff_seconds = min(
-            max(2 * command.backoff_seconds, _BACKOFF_SECONDS_MIN), _BACKOFF_SECONDS_MAX
-        )
-        self._queue.pause(now, command, self._jittered(command.backoff_seconds))
+        self._queue.pause(now, command, self._pauses.after_refusal(now, command, failure))
 
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (0.5 + 0.5 * self._dice())
-
-    def _send_queued(self, line: Line[W]) -> None:
-        """Let everything that is queued leave together, within the limits."""
+    def _send_queued(self, now: float, line: Line[W]) -> None:
+        """Let everything that is queued leave together, within the limits; commands for which the
+        leader has no room wait as those do that it has refused."""
         core = line.core
         frames: list[bytes] = []
         room_bytes = self._limits.client_queue_bytes_max - line.unsent_bytes
-        for _ in range(core.room):
-            command = self._queue.first()
-            if command is None:
-                break
+        room = core.room
+        while len(frames) < room and (command := self._queue.first()) is not None:
+            if seconds := self._pauses.before_room(now, command):
+                self._queue.remove(command)
+                self._queue.pause(now, command, seconds)
+                continue
             body = command.request_body
             room_bytes -= len(body) + REQUEST_OVERHEAD_BYTES
             if room_bytes < 0:
@@ -536,6 +531,8 @@ class ClientLogic(Generic[W]):
                     self._requeue(command)
             self._lines.close_if_drained(doubted)
         self._attempt, self._leading = None, line
+        if line.hello is not None and self._pauses.is_new_leader(line.hello.node_id):
+            self._queue.resume_all(now)
         self._fruitless_count += 1  # until a reply shows that the way was not in vain
         self._lines.begin_leading(now, line)
         self.is_turn_due = True
@@ -580,8 +577,7 @@ class ClientLogic(Generic[W]):
 
     def _pause_search(self, now: float) -> None:
         self._fruitless_count += 1
-        backoff = _BACKOFF_SECONDS_MIN * 2.0 ** min(self._fruitless_count - 1, 10)
-        self._search_at = now + self._jittered(min(backoff, _BACKOFF_SECONDS_MAX))
+        self._search_at = now + self._pauses.after_round(self._fruitless_count)
 
     def _give_up(self) -> None:
         """No address will ever do: tell so at once, not when the deadline has passed."""

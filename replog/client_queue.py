@@ -1,7 +1,7 @@
 """The commands of a client that have not left: in their order, paused, or held back.
 
 * *Queued* commands leave in their order as soon as there is a leader with room for them.
-* A *paused* one was too much for the leader, and is queued again a little later.
+* A *paused* one was too much for the leader, or would be, and is queued again a little later.
 * A *held* one is so far ahead of the first unanswered command of its session that the cluster might
   keep no answer for it: it waits until that one is answered.  Else later commands could take the
   room of earlier ones that are sent again, and none of them would ever be answered.
@@ -104,5 +104,14 @@ class CommandQueue(Generic[W]):
             # One that would be sent at its deadline only ends there, with what the leader said.
             if command.deadline > now:
                 self.add(command)
+        self._look_later(now)
+
+    def resume_all(self, now: float) -> None:
+        """Queue all of them: another leader may have room."""
+        self._queued.update(dict.fromkeys(self._paused))
+        self._paused.clear()
+        self._look_later(now)
+
+    def _look_later(self, now: float) -> None:
         earliest = min(self._paused.values(), default=NEVER)
         self.resume_at = max(earliest, now + GRAIN_SECONDS)

@@ -100,6 +100,10 @@ class Engine(Protocol):
     def learners(self) -> Sequence[Voter]:
         """Who counts in no quorum; see :meth:`set_learners`."""
 
+    @property
+    def commit_index(self) -> LogIndex:
+        """Everything up to here is known to be committed, handed out to be applied or not."""
+
     def step(self, message: object) -> None:
         """Take one message from a peer.  Stale ones are answered or ignored, never an error."""
 

@@ -66,7 +66,15 @@ class NotLeader(NotDone):
 
 
 class Overloaded(NotDone):
-    """The leader's limits are reached; try again a little later."""
+    """A limit of the node is reached, so nothing was proposed; try again a little later.
+
+    ``retry_after_ms``: before so many milliseconds have passed, asking again is of no use; 0: the
+    node does not say.
+    """
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        self.retry_after_ms = retry_after_ms
+        super().__init__(message)
 
 
 class DiskFull(Overloaded):

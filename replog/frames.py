@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import cbor2
 
-from replog.cbor import strict_loads
+from replog.cbor import strict_dumps, strict_loads
 from replog.errors import CallerError, SchemaError
 from replog.formation import Meeting
 from replog.limits import KIB, Limits
@@ -140,7 +140,8 @@ class Reply:
     outcome: Outcome
     index: LogIndex
     value: bytes
-    """The result as CBOR; empty unless the outcome is ``DONE``."""
+    """The result as CBOR when the outcome is ``DONE``; of an error what its code and its sentence
+    do not say (:func:`pack_more`), mostly nothing."""
     code: str
     """The name of the error; empty when there is none."""
     message: str
@@ -359,6 +360,36 @@ class FrameCodec:
         if layout is None:
             raise SchemaError(f"a frame of type {frame_type} came, which holds no record")
         return layout.unpack(content)
+
+
+RETRY_AFTER_MS: Final = "retry_after_ms"
+"""What a refusal may say: before so many milliseconds have passed, asking again is of no use."""
+
+RETRY_AFTER_MS_MAX: Final = 60_000
+"""A client takes nobody's word for longer."""
+
+
+def pack_more(retry_after_ms: int) -> bytes:
+    """The ``value`` of a refusal: a map, so that later releases can say more.
+
+    A client of an earlier release looks at the ``value`` of what is done alone.
+    """
+    return strict_dumps({RETRY_AFTER_MS: retry_after_ms}) if retry_after_ms > 0 else b""
+
+
+def retry_after_in(value: bytes) -> int:
+    """What :func:`pack_more` was told, cut to :data:`RETRY_AFTER_MS_MAX`; 0 where it is not said.
+
+    It is advice, so what says it in another way says nothing.
+    """
+    if not value:
+        return 0
+    try:
+        told = strict_loads(value)
+    except SchemaError:
+        return 0
+    found = told.get(RETRY_AFTER_MS) if isinstance(told, dict) else None
+    return min(found, RETRY_AFTER_MS_MAX) if type(found) is int and found > 0 else 0
 
 
 def _tells_more(reply: Reply) -> bool:

@@ -56,6 +56,7 @@ from replog.frames import (
     Reply,
     Request,
     ServerHello,
+    pack_more,
     refusal_of_first,
 )
 from replog.quick_cbor import NULL, unpack_query
@@ -253,17 +254,33 @@ class ClientServer:
             if len(caller.in_flight) > self._limits.client_requests_max:
                 raise Overloaded(
                     f"the connection has {len(caller.in_flight)} requests in flight, above "
-                    f"limits.client_requests_max = {self._limits.client_requests_max}"
+                    f"limits.client_requests_max = {self._limits.client_requests_max}; send fewer "
+                    "at once, or raise it on every node and client",
+                    self._limits.tick_ms,
                 )
             handle(caller, request)
         except CallerError as error:
             self._reply_error(caller, request_id, 0, error)
 
     def _propose(self, caller: _Caller, request: Request) -> None:
+        self._check_takes_replies(caller)
         self._node.check_command(request.body)
         self._node.submit(request.body, self._waiter(caller, request.request_id))
 
+    def _check_takes_replies(self, caller: _Caller) -> None:
+        """Refuse a command while its answer might find no room: a full queue ends the connection,
+        and with it every command that is on its way would be unknown."""
+        limit_bytes = self._limits.client_queue_bytes_max
+        if caller.connection.queued_bytes > limit_bytes // 2:
+            raise Overloaded(
+                f"{caller.connection.queued_bytes} bytes of replies have not left over the "
+                f"connection, more than half of limits.client_queue_bytes_max = {limit_bytes}; "
+                "read them before sending more",
+                self._limits.tick_ms,
+            )
+
     def _propose_in_session(self, caller: _Caller, request: Request) -> None:
+        self._check_takes_replies(caller)
         marked = SessionCommand(request.body)
         if len(marked) < SESSION_BLOCK.size:
             raise SchemaError(
@@ -404,7 +421,7 @@ class ClientServer:
             request_id,
             outcome,
             index,
-            b"",
+            pack_more(error.retry_after_ms) if isinstance(error, Overloaded) else b"",
             error.name if isinstance(error, CommandFailed) else type(error).__name__,
             str(error),
             leader_id,

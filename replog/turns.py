@@ -40,6 +40,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
+from replog.admission import RETRY_MS_MAX, Admission
 from replog.control import pack_closing, pack_learner, pack_opening
 from replog.engine import MessageSpec, entries_fields
 from replog.envelope import SESSION_BLOCK, SessionCommand
@@ -109,6 +110,7 @@ class Turns:
     """Takes the turns of one replica; see the module."""
 
     __slots__ = (
+        "_admission",
         "_entries_fields",
         "_full_ticks",
         "_groups",
@@ -175,7 +177,9 @@ class Turns:
         """What the disk said of itself at the last turn; with it change the next two, so that a
         node with room asks nothing more than before."""
         self._submitted_bytes_max = limits.uncommitted_bytes_max
-        """What may be submitted between two turns; below 0 while the disk is full."""
+        """What may be submitted between two turns; below 0 while nothing is taken, as the disk is
+        full or the machine cannot follow: so each command is held against one number."""
+        self._admission = Admission(node_id, limits)
         self._set_apart = TRANSFER_TYPES
         """The messages that do not simply go to the replica."""
         self._full_ticks = 0
@@ -212,6 +216,7 @@ class Turns:
             return
         self._observe_time()
         self.replica.tick()
+        self._admission.tick(self.replica.applied_index)
         self.snapshots.tick()
         if self._is_full:
             self._tick_full()
@@ -237,13 +242,7 @@ class Turns:
             check_size(payload, self._limits.command_bytes_max)
         self._submitted_bytes += size_bytes
         if self._submitted_bytes > self._submitted_bytes_max:
-            self._submitted_bytes -= size_bytes
-            if self._is_full:
-                raise self._refusal_of_full()
-            raise Overloaded(
-                f"node {self._node_id} holds {self._submitted_bytes} bytes of commands that were "
-                "submitted and not proposed yet; try again a little later"
-            )
+            self._maybe_refuse(size_bytes)
         self._payloads.append(payload)
         self._waiters.append(waiter)
         if not self._is_turning:
@@ -285,7 +284,7 @@ class Turns:
             raise NodeActive(learner.node_id)
         if self._is_full:
             raise self._refusal_of_full()
-        replica.propose_control(pack_learner(learner), waiter)
+        self._propose_control(pack_learner(learner), waiter)
 
     def open_session(self, waiter: Waiter) -> None:
         """Have a session opened, as this node's limits have it; a turn must follow.
@@ -302,18 +301,26 @@ class Turns:
             limits.sessions_max,
         )
         data = pack_opening(terms, self._surroundings.time_ms())
-        self.replica.propose_control(data, waiter)
+        self._propose_control(data, waiter)
 
     def close_session(self, session_id: SessionId, waiter: Waiter) -> None:
         """Have a session closed; as :meth:`open_session`, with the result None."""
         self._check_leads_with_room()
-        self.replica.propose_control(pack_closing(session_id), waiter)
+        self._propose_control(pack_closing(session_id), waiter)
+
+    def _propose_control(self, data: bytes, waiter: Waiter) -> None:
+        try:
+            self.replica.propose_control(data, waiter)
+        except Overloaded as refusal:
+            self._say_when(refusal)
+            raise
 
     def _check_leads_with_room(self) -> None:
+        """Raise why a session is neither opened nor closed here."""
         if self.waits_for:
             raise Unavailable(apart_sentence(self._node_id, self.waits_for))
-        if self._is_full:
-            raise self._refusal_of_full()
+        if refusal := self._refusal_of_all():
+            raise refusal
 
     def handle_synced(self) -> None:
         """The oldest group on its way is durable; a turn must follow."""
@@ -362,6 +369,7 @@ class Turns:
                 # There may be a long backlog: heartbeats go out and come in between.
                 self._surroundings.wake()
                 break
+        self._limit_submitted()
         self._is_turning = False
         if not self.snapshots.is_installing:
             self.replica.serve_reads()
@@ -373,13 +381,18 @@ class Turns:
         """Propose everything that was submitted, as one batch."""
         if not self._payloads:
             return
-        payloads, waiters = self._payloads, self._waiters
+        payloads, waiters, size_bytes = self._payloads, self._waiters, self._submitted_bytes
         self._payloads, self._waiters, self._submitted_bytes = [], [], 0
         try:
-            if self._is_full:
-                raise self._refusal_of_full()
-            self.replica.propose_batch(payloads, self._surroundings.time_ms(), waiters)
+            if refusal := self._refusal_of_all():
+                raise refusal
+            first_index = self.replica.propose_batch(
+                payloads, self._surroundings.time_ms(), waiters
+            )
+            self._admission.note_proposed(first_index + len(payloads) - 1, size_bytes)
         except NotDone as refusal:
+            if isinstance(refusal, Overloaded):
+                self._say_when(refusal)
             for waiter in waiters:
                 waiter(0, None, refusal)
             # Who submits again at once is heard in another turn, or this one might never end.
@@ -404,6 +417,8 @@ class Turns:
             # Now, and not when its turn to be applied comes: a backlog may last into a later
             # leadership, whose waits are none of this change's business.
             self.replica.follow_role(ready.soft_state)
+            if ready.soft_state.role is not Role.LEADER:
+                self._admission.forget()
             if self._unapplied and self._unapplied[-1] is ready:
                 self._unapplied[-1] = replace(ready, soft_state=None)
             surroundings.report_role(ready.soft_state)
@@ -422,13 +437,60 @@ class Turns:
         if self._unapplied:
             self._surroundings.wake()
 
+    # -- overload --
+
+    def _is_behind(self) -> bool:
+        """Whether this node leads and its machine is too far behind to take more."""
+        engine = self.replica.engine
+        is_exceeded = self._admission.is_exceeded(engine.commit_index, self.replica.applied_index)
+        return is_exceeded and engine.soft_state.role is Role.LEADER
+
+    def _limit_submitted(self) -> None:
+        """Say for the time until the next turn what may be submitted."""
+        takes_nothing = self._is_full or self._is_behind()
+        self._submitted_bytes_max = -1 if takes_nothing else self._limits.uncommitted_bytes_max
+
+    def _refusal_of_all(self) -> NotDone | None:
+        """Why this node takes no command now; ``None``: it may do."""
+        if self._is_full:
+            return self._refusal_of_full()
+        if self._is_behind():
+            replica = self.replica
+            return self._admission.refusal(
+                replica.engine.commit_index, replica.applied_index, replica.waiting_count
+            )
+        return None
+
+    def _say_when(self, refusal: Overloaded) -> None:
+        """Add when to come back, unless that is said: an engine knows its limits and no pace."""
+        if not refusal.retry_after_ms:
+            waiting_count = self.replica.waiting_count
+            refusal.retry_after_ms = self._admission.retry_after_ms(waiting_count)
+
+    def _maybe_refuse(self, size_bytes: int) -> None:
+        """Refuse what was counted as submitted and is too much, unless there is room by now: the
+        machine may have caught up since the last turn.  What is refused counts no more."""
+        self._submitted_bytes -= size_bytes
+        if refusal := self._refusal_of_all():
+            raise refusal
+        self._limit_submitted()
+        if self._submitted_bytes + size_bytes > self._submitted_bytes_max:
+            raise Overloaded(
+                f"node {self._node_id} holds {self._submitted_bytes} bytes of commands that were "
+                "submitted and not proposed yet, and limits.uncommitted_bytes_max = "
+                f"{self._submitted_bytes_max} has no room for {size_bytes} more; try again a "
+                "little later",
+                self._limits.tick_ms,
+            )
+        self._submitted_bytes += size_bytes
+
     # -- a full disk --
 
     def _handle_fullness(self, is_full: bool) -> None:
         """The disk is full, or has room again."""
         self._is_full = is_full
         self._full_ticks = self._hand_over_count = 0
-        self._submitted_bytes_max = -1 if is_full else self._limits.uncommitted_bytes_max
+        self._limit_submitted()
         self._set_apart = TRANSFER_TYPES.union(self._entries_fields if is_full else ())
         self._surroundings.report_full(is_full)
 
@@ -439,7 +501,9 @@ class Turns:
             return NotLeader(self._node_id, soft_state.leader_id)
         return DiskFull(
             f"node {self._node_id} leads and its disk is full, so nothing was proposed; free some "
-            "space on the disk of its directory, or try again when a node with room leads"
+            "space on the disk of its directory, or try again when a node with room leads",
+            # It looks for room, and first hands over, after about so long.
+            max(self._limits.tick_ms, min(HAND_OVER_MS, RETRY_MS_MAX)),
         )
 
     def _tick_full(self) -> None:

@@ -38,6 +38,7 @@ def end_faults(cluster: Cluster) -> None:
     """Make a cluster calm; see :meth:`replog.testing.cluster.Cluster.calm`."""
     cluster.heal()
     cluster.release()
+    cluster.driver.crowd.end()
     for node_id in cluster.nodes:
         cluster.end_fade(node_id)
     for node_id, node in cluster.nodes.items():

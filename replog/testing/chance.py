@@ -42,6 +42,7 @@ KINDS: Final[dict[str, str]] = {
     "crash_in_recovery": "a node crashes again while it recovers its log, or soon after",
     "disk_error": "a write or a sync fails (EIO, ENOSPC), and the node stops",
     "full": "a node's disk has no room for a while; the node must go on, and recover by itself",
+    "overload": "a rush of commands, while the leader's machine is slow to apply what is committed",
     "damage": "a bit of a stopped node's log flips; the node must refuse it or lose nothing",
     "wipe": "a node loses its disk for ever; the others refuse what is made in its place",
     "rejoin": "a node loses its disk, and comes back as a learner under another incarnation",

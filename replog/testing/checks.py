@@ -22,7 +22,8 @@ are the reason why a random run proves anything:
 * **I16** A snapshot stands for committed entries alone, and a log begins behind nothing that is not
   in a durable snapshot.
 * **I14** No proposal is committed at two indexes.
-* **I15** A node holds no more bytes of commands to be proposed than its limit allows.
+* **I15** A node holds no more bytes of commands to be proposed than its limit allows, and a leader
+  proposes none that its machine is too far behind for (judged in ``overload``).
 * **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
 ``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I25 are judged

@@ -22,14 +22,7 @@ from random import Random
 from typing import Final
 
 from replog.envelope import SessionCommand
-from replog.errors import (
-    DiskFull,
-    NotDone,
-    OutcomeUnknown,
-    Overloaded,
-    Replaced,
-    StorageFailed,
-)
+from replog.errors import NotDone, OutcomeUnknown, Replaced, StorageFailed
 from replog.limits import Limits
 from replog.storage.protocol import Write
 from replog.testing.agenda import Agenda
@@ -43,6 +36,7 @@ from replog.testing.goals import Goals
 from replog.testing.members import Members
 from replog.testing.network import Flight, Network, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
+from replog.testing.overload import Crowd
 from replog.testing.queries import Query
 from replog.testing.snapshot_disk import JobRunner
 from replog.testing.trace import Trace, hard_state_pairs, node_text
@@ -118,6 +112,8 @@ class Driver:
         which they did."""
         self._codec = codec
         self._nodes = invariants.nodes
+        self.crowd = Crowd(self, self._nodes, limits)
+        """The rushes of commands, and the judge of what is refused."""
         self._limits = limits
         self._disk_model = disk_model
         self.handle_crash: Callable[[ClusterNode, str], None] = _hear_nothing
@@ -184,7 +180,8 @@ class Driver:
             self.handle_failure(node)
             return
         if node.wants_turn:
-            self.agenda.plan(self.agenda.now, partial(self._turn_again, node, node.run))
+            due = self.agenda.now + self.crowd.lags.get(node.node_id, 0)
+            self.agenda.plan(due, partial(self._turn_again, node, node.run))
         self.invariants.check_event(node)
         self.members.check_event(node)
 
@@ -458,9 +455,7 @@ class Driver:
             limit = self._limits.uncommitted_bytes_max
             self.invariants.check_submitted(node, proposal, limit)
         except NotDone as error:
-            self._note_refusal(error)
-            if isinstance(error, Overloaded) and not isinstance(error, DiskFull):
-                self.goals.reach("crowd_refused")
+            self.crowd.judge_refusal(proposal, error)
             self.end(proposal, 0, None, error)
 
     def _hear_end(
@@ -473,7 +468,7 @@ class Driver:
             # It may have been refused before it was proposed, and is not held any more.
             node = self._nodes[proposal.node_id]
             node.unproposed = [each for each in node.unproposed if each is not proposal]
-            self._note_refusal(error)
+            self.crowd.judge_refusal(proposal, error)
         self.end(proposal, index, result, error)
 
     # -- queries --
@@ -540,10 +535,6 @@ class Driver:
             for query in self.queries
             if query.node_id == node.node_id and query.outcome is Outcome.PENDING
         ]
-
-    def _note_refusal(self, refusal: NotDone) -> None:
-        if isinstance(refusal, DiskFull):
-            self.goals.reach("full_disk_refused")
 
     def end(
         self, proposal: Proposal, index: LogIndex, result: object, error: Exception | None

@@ -95,6 +95,9 @@ class Faults:
     full_chance: float = 0.0
     """Per node and tick: its disk has no room any more."""
     full_ticks_max: int = 50
+    overload_chance: float = 0.0
+    """Per tick: a rush of commands, and the leader's machine is slow."""
+    overload_ticks_max: int = 50
     damage_chance: float = 0.0
     """Per restart: a bit of the node's log has flipped, if it has files."""
     wipe_chance: float = 0.0
@@ -120,9 +123,8 @@ class Faults:
 def drawn_faults(random: Random, ticks_scale: int) -> Faults:
     """A mixture for one run: each fault is on or off, and as strong as drawn (swarm testing).
 
-    Runs with few faults reach far into the protocol, runs with many reach its corners.  A third of
-    the runs is about nothing but leaders that come and go, with old messages about: there logs
-    part.  ``ticks_scale`` is the longest election timeout: what lasts is drawn around it.
+    Few faults let a run reach far, many lead it into corners.  A third of the runs is about leaders
+    that come and go, with old messages about.  What lasts is drawn around ``ticks_scale`` ticks.
     """
 
     def chance(most: float, is_on_chance: float = 0.4) -> float:
@@ -186,6 +188,7 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         replace_chance=chance(0.3 / ticks_scale, 0.2),
         crash_in_job_chance=chance(0.05, 0.3),
         lost_call_chance=LOST_CALL_CHANCE,
+        overload_chance=chance(0.5 / ticks_scale, 0.4),
     )
 
 
@@ -262,6 +265,11 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
         is_able = leader_id != NO_NODE and cluster.nodes[leader_id].is_running
         if is_able and cluster.is_voter(to, leader_id):
             cluster.transfer(leader_id, to)
+    if chance.strikes("overload", faults.overload_chance):
+        random, leader_id = chance.details("overload"), cluster.leader()
+        if leader_id != NO_NODE:
+            ticks = _drawn_lasting(random, faults.overload_ticks_max)
+            cluster.driver.crowd.begin(leader_id, random, ticks)
     if chance.strikes("replace", faults.replace_chance):
         _begin_replacing(cluster, faults, chance.details("replace"))
 

@@ -282,10 +282,13 @@ class Simulation:
         largest = self.workload.command_bytes_max
         much = max(UNCOMMITTED_BYTES_MAX, 64 * largest)
         uncommitted = self._source("uncommitted").choice((2 * largest, much, much))
+        unapplied = self._source("unapplied")
         is_crowded = self._source("crowded").random() < CROWDED_CHANCE
         limits = Limits(
             command_bytes_max=largest,
             uncommitted_bytes_max=largest if is_crowded else uncommitted,
+            unapplied_entries_max=unapplied.choice((1, 2, 6, 65_536)),
+            unapplied_bytes_max=unapplied.choice((4 * largest, much, much)),
             message_bytes_max=random.choice((1, 1, 100, MIB)),
             in_flight_messages_max=random.choice((1, 2, 8, 64)),
             in_flight_bytes_max=random.choice((1, 200, MIB)),
@@ -360,6 +363,8 @@ class Simulation:
                 self._clients[client] = cluster.propose(node_id, payload, client + 1)
         is_open = len(cluster.proposals) < self.options.operations_max
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
+        operations_max = self.options.operations_max
+        cluster.driver.crowd.ask(self._node_for, self.workload.draw, operations_max)
         self._ask_queries()
         self._lease_readers.tick()
         self._followers.tick()
@@ -397,7 +402,9 @@ class Simulation:
         elif proposal.outcome is Outcome.UNKNOWN:
             return
         client = proposal.client - 1
-        if not self._is_eager or client < 0 or self._clients[client] is not proposal:
+        if not self._is_eager or not 0 <= client < len(self._clients):
+            return
+        if self._clients[client] is not proposal:
             return
         if not self.cluster.nodes[proposal.node_id].is_running:
             return  # it stops

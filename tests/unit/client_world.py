@@ -29,6 +29,7 @@ from replog.frames import (
     Reply,
     Request,
     ServerHello,
+    pack_more,
 )
 from replog.limits import Limits
 from replog.wire import FrameReader, pack_frame
@@ -120,9 +121,10 @@ class Peer:
         code: str = "",
         leader_id: int = 0,
         value: object = None,
+        retry_after_ms: int = 0,
     ) -> Reply:
         """The reply to a request."""
-        packed = cbor2.dumps(value) if outcome is Outcome.DONE else b""
+        packed = cbor2.dumps(value) if outcome is Outcome.DONE else pack_more(retry_after_ms)
         message = f"because of {code}" if code else ""
         address = ADDRESSES.get(leader_id, "")
         return Reply(request.request_id, outcome, 1, packed, code, message, leader_id, address)

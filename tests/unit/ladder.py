@@ -107,7 +107,7 @@ LADDER = (
     Rung("loading", ("replog.loading",), never=("engines",)),
     Rung(
         "turns",
-        ("replog.turns", "replog.snapshots"),
+        ("replog.turns", "replog.admission", "replog.snapshots"),
         pure=True,
         never=("engines",),
     ),
@@ -135,6 +135,7 @@ LADDER = (
             "replog.client_questions",
             "replog.client_queue",
             "replog.client_search",
+            "replog.client_pauses",
             "replog.client_session",
         ),
         pure=True,

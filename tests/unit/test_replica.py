@@ -98,6 +98,7 @@ class ScriptedEngine:
 
     term: Term = 3
     soft_state = SoftState(Role.LEADER, 1)
+    commit_index: LogIndex = 0
 
     def step(self, message: object) -> None:
         """Note the call."""
