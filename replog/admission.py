@@ -2,17 +2,15 @@
 come back.
 
 Commits can outrun the state machine: peers and disks acknowledge thousands of entries while it
-applies one slow command.  What is committed and not applied is held in memory and makes everybody
-wait, so a leader refuses new commands above ``limits.unapplied_entries_max``, and above
-``limits.unapplied_bytes_max`` of what it has proposed itself.
+applies one slow command.  And commands can outrun the whole node: what came during one turn is the
+batch of the next, which takes longer, so more comes meanwhile, and in the end no heartbeat leaves
+in time.  All of it is held in memory and makes everybody wait.  So a leader refuses new commands
+above ``limits.unapplied_entries_max`` of what it has taken and not applied, or of what is committed
+and not applied, whoever took it; and above ``limits.unapplied_bytes_max`` of what it has taken.
 
 The rules this module keeps: what is refused was not proposed, and nothing of it is held or counted;
-both limits are looked at once for each batch and once for each turn, so a command costs nothing
-here; no clock: the pace is what was applied in the last ticks, so a run that is repeated says the
-same.
-
-What is above a limit already goes on: with everything that was uncommitted when the gap came to its
-limit, the gap may become so much larger, and that has limits of its own.
+the room is worked out once a turn, so that a command is only held against two numbers; no clock:
+the pace is what was applied in the last ticks, so a run that is repeated says the same.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from replog.errors import Overloaded
 from replog.limits import Limits
 from replog.types import LogIndex, NodeId
 
 PACE_TICKS: Final = 8
 """The pace is that of the last so many ticks."""
 
+RETRY_MS_MIN: Final = 10
 RETRY_MS_MAX: Final = 1000
-"""No refusal asks anybody to stay away for longer, unless one tick is longer."""
+"""A refusal asks nobody to stay away for less or for longer."""
 
 
 class Admission:
@@ -69,41 +67,48 @@ class Admission:
         self._held.clear()
         self._held_bytes = 0
 
-    def is_exceeded(self, commit_index: LogIndex, applied_index: LogIndex) -> bool:
-        """Whether the machine is so far behind that a leader takes nothing more."""
+    def room_bytes(self, applied_index: LogIndex) -> int:
+        """How many bytes of commands more may be proposed."""
         held = self._held
         while held and held[0][0] <= applied_index:
             self._held_bytes -= held.popleft()[1]
-        is_late = commit_index - applied_index > self._entries_max
-        return is_late or self._held_bytes > self._bytes_max
+        return self._bytes_max - self._held_bytes
+
+    def room_count(self, waiting_count: int) -> int:
+        """How many commands more may be proposed, when so many have no outcome."""
+        return self._entries_max - waiting_count
+
+    def is_behind(self, gap: int, waiting_count: int) -> bool:
+        """Whether so many entries are committed and not applied, or so many commands have no
+        outcome, that a leader takes nothing."""
+        return gap > self._entries_max or waiting_count >= self._entries_max
 
     def retry_after_ms(self, waiting_count: int) -> int:
         """When a half of so many waiting entries is applied, at the pace of the last ticks."""
         applied_at = self._applied_at
         applied_count = applied_at[-1] - applied_at[0] if applied_at else 0
         if applied_count:
-            half_ticks = (len(applied_at) - 1) * waiting_count // (2 * applied_count)
-            milliseconds = half_ticks * self._tick_ms
+            elapsed_ms = (len(applied_at) - 1) * self._tick_ms
+            milliseconds = elapsed_ms * waiting_count // (2 * applied_count)
         else:
             milliseconds = RETRY_MS_MAX if waiting_count else 0
-        return max(self._tick_ms, min(milliseconds, RETRY_MS_MAX))
+        return max(RETRY_MS_MIN, min(milliseconds, RETRY_MS_MAX))
 
-    def refusal(
-        self, commit_index: LogIndex, applied_index: LogIndex, waiting_count: int
-    ) -> Overloaded:
-        """Why nothing is taken while :meth:`is_exceeded`; ``waiting_count``: so many commands were
-        proposed and have no outcome."""
-        gap = commit_index - applied_index
-        remedy = "try again a little later; if this goes on, send less or make its commands quicker"
-        if gap > self._entries_max:
+    def sentence(self, gap: int, waiting_count: int) -> str:
+        """Why a command is refused: ``gap`` entries are committed and not applied, and so many
+        commands were taken and have no outcome."""
+        if max(gap, waiting_count) >= self._entries_max:
             what = (
-                f"{gap} entries are committed on node {self._node_id} and not applied, above "
-                f"limits.unapplied_entries_max = {self._entries_max}"
+                f"{waiting_count} commands are taken on node {self._node_id}, and {gap} entries "
+                f"committed, that are not applied; limits.unapplied_entries_max = "
+                f"{self._entries_max}"
             )
         else:
             what = (
                 f"node {self._node_id} holds {self._held_bytes} bytes of commands that are not "
-                f"applied, above limits.unapplied_bytes_max = {self._bytes_max}"
+                f"applied; limits.unapplied_bytes_max = {self._bytes_max}"
             )
-        sentence = f"{what}, because its state machine cannot follow; {remedy}"
-        return Overloaded(sentence, self.retry_after_ms(max(gap, waiting_count)))
+        return (
+            f"{what}; try again a little later, and if this goes on, send less or make the state "
+            "machine quicker"
+        )

@@ -35,12 +35,12 @@ class Limits:
     """Unanswered bytes of entries per peer."""
     uncommitted_bytes_max: int = 64 * MIB
     """Bytes of proposed but uncommitted entries above which a leader refuses proposals."""
-    unapplied_entries_max: int = 65_536
-    """Entries that are committed and not applied above which a leader refuses proposals: its state
-    machine cannot follow."""
+    unapplied_entries_max: int = 16_384
+    """Commands that a leader has taken and not applied, and entries that are committed and not
+    applied there, above which it refuses commands: it cannot follow."""
     unapplied_bytes_max: int = 128 * MIB
-    """Bytes of the commands that a leader has proposed and not applied above which it refuses more:
-    it holds all of them in memory."""
+    """Bytes of the commands that a leader has taken and not applied above which it refuses more: it
+    holds all of them in memory."""
     reads_max: int = 65_536
     """Reads that wait at a node for the index to read at, or for that to be applied; above it they
     are refused, and a leader lets its peers ask again."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 import structlog
 import trio
 
+from replog.admission import RETRY_MS_MIN
 from replog.cbor import strict_dumps, strict_loads
 from replog.client_session import (
     CLOSE_SESSION,
@@ -256,7 +257,7 @@ class ClientServer:
                     f"the connection has {len(caller.in_flight)} requests in flight, above "
                     f"limits.client_requests_max = {self._limits.client_requests_max}; send fewer "
                     "at once, or raise it on every node and client",
-                    self._limits.tick_ms,
+                    RETRY_MS_MIN,
                 )
             handle(caller, request)
         except CallerError as error:
@@ -276,7 +277,7 @@ class ClientServer:
                 f"{caller.connection.queued_bytes} bytes of replies have not left over the "
                 f"connection, more than half of limits.client_queue_bytes_max = {limit_bytes}; "
                 "read them before sending more",
-                self._limits.tick_ms,
+                RETRY_MS_MIN,
             )
 
     def _propose_in_session(self, caller: _Caller, request: Request) -> None:

@@ -40,7 +40,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
-from replog.admission import RETRY_MS_MAX, Admission
+from replog.admission import RETRY_MS_MIN, Admission
 from replog.control import pack_closing, pack_learner, pack_opening
 from replog.engine import MessageSpec, entries_fields
 from replog.envelope import SESSION_BLOCK, SessionCommand
@@ -126,7 +126,9 @@ class Turns:
         "_set_apart",
         "_submitted_bytes",
         "_submitted_bytes_max",
+        "_submitted_count_max",
         "_surroundings",
+        "_told",
         "_unapplied",
         "_unsynced",
         "_unwritten",
@@ -178,7 +180,11 @@ class Turns:
         node with room asks nothing more than before."""
         self._submitted_bytes_max = limits.uncommitted_bytes_max
         """What may be submitted between two turns; below 0 while nothing is taken, as the disk is
-        full or the machine cannot follow: so each command is held against one number."""
+        full or the machine cannot follow.  So each command is held against this number and ..."""
+        self._submitted_count_max = limits.unapplied_entries_max
+        """... this one alone."""
+        self._told: tuple[str, int] | None = None
+        """What those are told who are refused until the next turn, if anybody was."""
         self._admission = Admission(node_id, limits)
         self._set_apart = TRANSFER_TYPES
         """The messages that do not simply go to the replica."""
@@ -241,7 +247,8 @@ class Turns:
         if size_bytes > self._limits.command_bytes_max:
             check_size(payload, self._limits.command_bytes_max)
         self._submitted_bytes += size_bytes
-        if self._submitted_bytes > self._submitted_bytes_max:
+        is_room = len(self._payloads) < self._submitted_count_max
+        if self._submitted_bytes > self._submitted_bytes_max or not is_room:
             self._maybe_refuse(size_bytes)
         self._payloads.append(payload)
         self._waiters.append(waiter)
@@ -439,27 +446,41 @@ class Turns:
 
     # -- overload --
 
+    @property
+    def _gap(self) -> int:
+        """How many entries are committed and not applied."""
+        return self.replica.engine.commit_index - self.replica.applied_index
+
     def _is_behind(self) -> bool:
-        """Whether this node leads and its machine is too far behind to take more."""
-        engine = self.replica.engine
-        is_exceeded = self._admission.is_exceeded(engine.commit_index, self.replica.applied_index)
-        return is_exceeded and engine.soft_state.role is Role.LEADER
+        """Whether this node leads and is too far behind to take anything."""
+        is_behind = self._admission.is_behind(self._gap, self.replica.waiting_count)
+        return is_behind and self.replica.engine.soft_state.role is Role.LEADER
 
     def _limit_submitted(self) -> None:
-        """Say for the time until the next turn what may be submitted."""
-        takes_nothing = self._is_full or self._is_behind()
-        self._submitted_bytes_max = -1 if takes_nothing else self._limits.uncommitted_bytes_max
+        """Say what may be submitted until this is called again, at the end of the next turn."""
+        replica, admission = self.replica, self._admission
+        self._told = None
+        self._submitted_count_max = admission.room_count(replica.waiting_count)
+        if self._is_full or self._is_behind():
+            self._submitted_bytes_max = -1
+        else:
+            room_bytes = admission.room_bytes(replica.applied_index)
+            self._submitted_bytes_max = min(self._limits.uncommitted_bytes_max, room_bytes)
 
     def _refusal_of_all(self) -> NotDone | None:
         """Why this node takes no command now; ``None``: it may do."""
         if self._is_full:
             return self._refusal_of_full()
-        if self._is_behind():
-            replica = self.replica
-            return self._admission.refusal(
-                replica.engine.commit_index, replica.applied_index, replica.waiting_count
-            )
-        return None
+        return self._overloaded() if self._is_behind() else None
+
+    def _overloaded(self) -> Overloaded:
+        """The word of a leader that is behind.  A sentence costs more than a command should that is
+        not done: so it is made once a turn."""
+        if self._told is None:
+            gap, waiting_count = self._gap, self.replica.waiting_count + len(self._payloads)
+            sentence = self._admission.sentence(gap, waiting_count)
+            self._told = sentence, self._admission.retry_after_ms(max(gap, waiting_count))
+        return Overloaded(*self._told)
 
     def _say_when(self, refusal: Overloaded) -> None:
         """Add when to come back, unless that is said: an engine knows its limits and no pace."""
@@ -469,10 +490,18 @@ class Turns:
 
     def _maybe_refuse(self, size_bytes: int) -> None:
         """Refuse what was counted as submitted and is too much, unless there is room by now: the
-        machine may have caught up since the last turn.  What is refused counts no more."""
+        machine may have caught up since the turn.  What is refused counts no more."""
         self._submitted_bytes -= size_bytes
         if refusal := self._refusal_of_all():
             raise refusal
+        count, replica = len(self._payloads), self.replica
+        soft_state = replica.engine.soft_state
+        if soft_state.role is not Role.LEADER:
+            raise NotLeader(self._node_id, soft_state.leader_id)
+        room_bytes = self._admission.room_bytes(replica.applied_index) - self._submitted_bytes
+        room_count = self._admission.room_count(replica.waiting_count) - count
+        if size_bytes > room_bytes or room_count < 1:
+            raise self._overloaded()
         self._limit_submitted()
         if self._submitted_bytes + size_bytes > self._submitted_bytes_max:
             raise Overloaded(
@@ -480,7 +509,7 @@ class Turns:
                 "submitted and not proposed yet, and limits.uncommitted_bytes_max = "
                 f"{self._submitted_bytes_max} has no room for {size_bytes} more; try again a "
                 "little later",
-                self._limits.tick_ms,
+                RETRY_MS_MIN,
             )
         self._submitted_bytes += size_bytes
 
@@ -503,7 +532,7 @@ class Turns:
             f"node {self._node_id} leads and its disk is full, so nothing was proposed; free some "
             "space on the disk of its directory, or try again when a node with room leads",
             # It looks for room, and first hands over, after about so long.
-            max(self._limits.tick_ms, min(HAND_OVER_MS, RETRY_MS_MAX)),
+            HAND_OVER_MS,
         )
 
     def _tick_full(self) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import math
 import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias
 
 from replog import plugins
 from replog.config import SYNC_LEVELS
 from replog.config_text import default_engine
 from replog.errors import PluginError, ReplogError
-from replog.limits import MIB
+from replog_bench.arguments import (
+    Commands,
+    OneLineParser,
+    counts,
+    directory,
+    names,
+    new_file,
+    positive,
+    seconds,
+    show_progress,
+    value_bytes,
+)
 from replog_bench.clients import ClientsPlan, run_clients_plan
 from replog_bench.etcd import ETCD, EtcdPlan, find_systems, run_etcd_plan
 from replog_bench.etcd_tools import (
@@ -24,8 +33,8 @@ from replog_bench.etcd_tools import (
     missing_sentence,
     server_version,
 )
-from replog_bench.load import VALUE_BYTES_MIN
 from replog_bench.micro import find_measures, run_micro
+from replog_bench.overload_command import add_overload
 from replog_bench.protocol import run_protocol
 from replog_bench.recovery import SCENARIOS, RecoveryPlan, run_recovery
 from replog_bench.report import (
@@ -45,10 +54,6 @@ from replog_bench.storage import StoragePlan, run_storage
 from replog_bench.throughput import Plan, explain, find_contestants, run_throughput
 
 DESCRIPTION = "Measure replog beside the bare pipeline, which does the same work without consensus."
-
-SECONDS_MAX = 3600
-
-Commands: TypeAlias = "argparse._SubParsersAction[OneLineParser]"
 
 DISK_SYNC_US_MIN = 10
 """The fastest drives that keep what they promise take longer; a file system in memory does not."""
@@ -105,52 +110,6 @@ example:
 The disk below --directory needs about six times the snapshot. Scenarios: {scenarios}."""
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
-        self.exit(2, f"replog_bench: {message}; see `{self.prog} --help`\n")
-
-
-def whole(text: str, least: int, most: int) -> int:
-    """A whole number within bounds."""
-    if not text.strip().isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A count."""
-    return whole(text, 1, 1_000_000)
-
-
-def value_bytes(text: str) -> int:
-    """The size of a command."""
-    return whole(text, VALUE_BYTES_MIN, MIB)
-
-
-def seconds(text: str) -> float:
-    """A duration."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= SECONDS_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time from 0 to {SECONDS_MAX} s")
-    return number
-
-
-def counts(text: str) -> list[int]:
-    """Whole numbers above 0, separated by commas."""
-    return [positive(part) for part in text.split(",")]
-
-
-def names(text: str) -> list[str]:
-    """Names, separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def scenarios(text: str) -> list[str]:
     """Names of scenarios, separated by commas."""
     for name in names(text):
@@ -159,26 +118,6 @@ def scenarios(text: str) -> list[str]:
                 f"there is no scenario {name!r}; choose from {', '.join(SCENARIOS)}"
             )
     return names(text)
-
-
-def directory(text: str) -> Path:
-    """A directory that exists."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a directory; make it first")
-    return path
-
-
-def new_file(text: str) -> Path:
-    """A file that can be written."""
-    path = Path(text)
-    try:
-        path.write_text("", encoding="utf-8")
-    except OSError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text} cannot be written: {error.strerror or error}"
-        ) from error
-    return path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -204,6 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_protocol(commands, common)
     add_storage(commands, common)
     add_recovery(commands, common)
+    add_overload(commands, common)
     return parser
 
 
@@ -405,12 +345,6 @@ def add_recovery(commands: Commands, common: OneLineParser) -> None:
         help="separated by commas (default: all)",
     )
     recovery.set_defaults(run=run_recovery_command)
-
-
-def show_progress(text: str) -> None:
-    """One line on a terminal, replaced by the next; nothing elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def warn_no_disk(sync_us: float) -> None:

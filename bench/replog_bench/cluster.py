@@ -8,7 +8,7 @@ load then goes to whoever leads.  What is said of durability is what every node 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -17,6 +17,7 @@ from typing import Final
 from replog.config import Config, local_config
 from replog.config_text import config_toml
 from replog.founding import found_cluster, founding_path
+from replog.limits import Limits
 from replog.types import NO_NODE, NodeId, Term
 from replog_bench.load import LoadResult
 from replog_bench.network import LEASE_READ, PUT
@@ -40,7 +41,7 @@ class RunningCluster:
 
 def run_embedded(engine: str, trial: Trial) -> LoadResult:
     """One trial with the load inside the leader's process."""
-    with _running(engine, trial) as cluster:
+    with running(engine, trial) as cluster:
         return load_result(_load_line(cluster, trial, profile=False)[0])
 
 
@@ -59,7 +60,7 @@ def run_network(engine: str, trial: Trial, kind: str = PUT) -> LoadResult:
             ),
         )
         lease_ms = LEASE_MS if kind == LEASE_READ else 0
-        with _running(engine, trial, lease_ms=lease_ms) as cluster:
+        with running(engine, trial, lease_ms=lease_ms) as cluster:
             client.line(READY_SECONDS)
             client.tell(address=str(cluster.config.node(cluster.leader_id).client))
             return load_result(client.line(trial.load_seconds))
@@ -67,7 +68,7 @@ def run_network(engine: str, trial: Trial, kind: str = PUT) -> LoadResult:
 
 def explain_embedded(engine: str, trial: Trial, *, timeline: bool) -> str:
     """The leader's profile, or its timeline, under the load of :func:`run_embedded`."""
-    with _running(engine, trial, timeline=timeline) as cluster:
+    with running(engine, trial, more=("--timeline",) if timeline else ()) as cluster:
         line, text = _load_line(cluster, trial, profile=not timeline)
         load_result(line)
         return text
@@ -92,16 +93,27 @@ def _load_line(cluster: RunningCluster, trial: Trial, *, profile: bool) -> tuple
 
 
 @contextmanager
-def _running(
-    engine: str, trial: Trial, *, timeline: bool = False, lease_ms: int = 0
+def running(
+    engine: str,
+    trial: Trial,
+    *,
+    limits: Limits | None = None,
+    module: str = "replog_bench.member",
+    more: Sequence[str] = (),
+    lease_ms: int = 0,
 ) -> Iterator[RunningCluster]:
-    """Found a cluster in the trial's directory and run it until all nodes know one leader."""
+    """Found a cluster in the trial's directory and run it until all nodes know one leader.
+
+    ``limits`` of ``None`` are the defaults, and with ``lease_ms`` there are leases; ``module`` is what the nodes run, and ``more`` what
+    they are told beyond which node they are.
+    """
     config = local_config(
         trial.directory,
         engine=engine,
         state_machine=STATE_MACHINE,
         storage=STORAGE,
         sync=trial.sync,
+        limits=limits,
     )
     if lease_ms:
         options = replace(config.engine_options, lease_ms=lease_ms)  # type: ignore[type-var]
@@ -113,11 +125,11 @@ def _running(
         members = {
             node.id: processes.start(
                 f"{engine} node {node.id}",
-                "replog_bench.member",
+                module,
                 (
                     *("--config", str(path), "--node", str(node.id)),
                     *("--lifetime-seconds", str(trial.lifetime_seconds + READY_SECONDS)),
-                    *(("--timeline",) if timeline else ()),
+                    *more,
                 ),
             )
             for node in config.nodes

@@ -158,6 +158,80 @@ class ClientsRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OverloadRow:
+    """What one engine's leader did when it was offered a multiple of what it can do."""
+
+    engine: str
+    machine: str
+    gap_limit: int | None
+    """How many entries may be committed and not applied; ``None``: any number."""
+    clients: int
+    """In flight in the closed loops."""
+    peak_per_second: float
+    """Of the closed loops before and after; the mean."""
+    peak_p99_ms: float
+    offered_to_peak: float
+    done_per_second: float
+    ratio_to_peak: float
+    """Of what was done under overload; the medians of the repeats, ..."""
+    ratio_min: float
+    ratio_max: float
+    """... with the lowest and the highest."""
+    refused_share: float
+    """Of how often a command was submitted."""
+    given_up_share: float
+    """Of the commands that came."""
+    p50_ms: float
+    """Of those that were done, from when they came."""
+    p99_ms: float
+    gap_max: int
+    """The most entries that were seen committed and not applied."""
+    grown_mib: float
+    """How much more was resident in the leader's process, with the load in it."""
+    memory_bound_mib: float | None
+    """What the limits let a leader hold, in bytes of commands; ``None``: there is no bound."""
+    repeats: int
+
+    HEADINGS = (
+        "engine",
+        "machine",
+        "gap limit",
+        "peak/s",
+        "offered",
+        "done/peak",
+        "min..max",
+        "refused",
+        "given up",
+        "peak p99 ms",
+        "p50 ms",
+        "p99 ms",
+        "gap",
+        "grown MiB",
+        "bound",
+    )
+
+    def cells(self) -> Sequence[str]:
+        """The row as people read it."""
+        return (
+            self.engine,
+            self.machine,
+            "none" if self.gap_limit is None else str(self.gap_limit),
+            f"{self.peak_per_second:,.0f}",
+            f"{self.offered_to_peak:.2f}",
+            f"{self.ratio_to_peak:.2f}",
+            f"{self.ratio_min:.2f}..{self.ratio_max:.2f}",
+            f"{self.refused_share:.0%}",
+            f"{self.given_up_share:.0%}",
+            f"{self.peak_p99_ms:.0f}",
+            f"{self.p50_ms:.0f}",
+            f"{self.p99_ms:.0f}",
+            str(self.gap_max),
+            f"{self.grown_mib:.1f}",
+            "none" if self.memory_bound_mib is None else f"{self.memory_bound_mib:.0f}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EtcdRow:
     """What network clients of one system are served with, beside those of etcd."""
 
@@ -376,6 +450,7 @@ def _median(values: Sequence[float]) -> float | None:
 def to_json(
     rows: Sequence[ThroughputRow]
     | Sequence[ClientsRow]
+    | Sequence[OverloadRow]
     | Sequence[EtcdRow]
     | Sequence[MicroRow]
     | Sequence[ProtocolRow]

@@ -34,7 +34,7 @@ COMMON: Final[dict[str, str]] = {
     "watch_resumed": "a watcher whose node had crashed was told what was changed since",
     "watch_fell_behind": "a watcher was told that what it asks for is not remembered any more",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
-    "overload_refused": "a leader refused a command, because its machine could not follow",
+    "overload_refused": "a leader refused a command, because too much was taken and not applied",
     "full_disk_refused": "a leader refused a command, because its disk was full",
     "full_disk_recovered": "a node whose disk was full wrote to it again, without a restart",
     "deaf_node_disturbed_nobody": "in calm the leader alone could not reach a node, and led on",

@@ -7,27 +7,26 @@ of these commands is a client of its own, who asks once.
 What is judged of every node at any time (I15, I6):
 
 * A leader proposes no command while more than ``unapplied_entries_max`` entries are committed and
-  not applied there, or while what it has proposed and not applied has more than
-  ``unapplied_bytes_max`` bytes.
-* Whoever refuses for ``unapplied_entries_max`` has a gap above it.
-* Who is refused is told when to come back: after a tick at least, and no later than the longest
-  time that a refusal may name.
+  not applied there; and of the commands that it has taken and not applied there are no more than
+  that, with no more than ``unapplied_bytes_max`` bytes.
+* Whoever refuses for ``unapplied_entries_max`` leads, and has so many of the one or of the other.
+* Who is refused is told when to come back, within the bounds of what a refusal may name.
 * A command that was refused was not proposed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from replog.admission import RETRY_MS_MAX
+from replog.admission import RETRY_MS_MAX, RETRY_MS_MIN
 from replog.errors import DiskFull, NotDone, Overloaded
 from replog.limits import Limits
 from replog.testing.checks import Broken
 from replog.testing.nodes import ClusterNode, Proposal
-from replog.types import NodeId, Role
+from replog.types import NodeId, Role, Waiter
 
 if TYPE_CHECKING:
     from replog.testing.driver import Driver
@@ -98,7 +97,7 @@ class Crowd:
 
     # -- what is judged --
 
-    def check_offered(self, node: ClusterNode) -> None:
+    def check_offered(self, node: ClusterNode, waiters: Sequence[Waiter]) -> None:
         """A node is about to propose commands; whoever does not lead is refused by its engine."""
         replica, limits = node.replica, self._limits
         if replica.engine.soft_state.role is not Role.LEADER:
@@ -109,11 +108,17 @@ class Crowd:
                 f"I15: node {node.node_id} proposes commands while {gap} entries are committed and "
                 f"not applied, above unapplied_entries_max = {limits.unapplied_entries_max}"
             )
-        held_bytes = sum([each.size_bytes for each in self._unapplied(node)])
-        if held_bytes > limits.unapplied_bytes_max:
+        taken = self._unapplied(node) + [each for each in waiters if isinstance(each, Proposal)]
+        if len(taken) > limits.unapplied_entries_max:
             raise Broken(
-                f"I15: node {node.node_id} proposes commands while {held_bytes} bytes of those "
-                f"before are not applied, above unapplied_bytes_max = {limits.unapplied_bytes_max}"
+                f"I15: node {node.node_id} has taken {len(taken)} commands that are not applied, "
+                f"above unapplied_entries_max = {limits.unapplied_entries_max}"
+            )
+        taken_bytes = sum([each.size_bytes for each in taken])
+        if taken_bytes > limits.unapplied_bytes_max:
+            raise Broken(
+                f"I15: node {node.node_id} has taken {taken_bytes} bytes of commands that are not "
+                f"applied, above unapplied_bytes_max = {limits.unapplied_bytes_max}"
             )
 
     def _unapplied(self, node: ClusterNode) -> list[Proposal]:
@@ -150,16 +155,22 @@ class Crowd:
             return
         self._driver.goals.reach("overload_refused")
         replica = self._nodes[node_id].replica
-        gap = replica.engine.commit_index - replica.applied_index
-        if gap <= self._limits.unapplied_entries_max:
+        if replica.engine.soft_state.role is not Role.LEADER:
             raise Broken(
-                f"I15: node {node_id} refuses a command although no more than {gap} entries are "
-                "committed and not applied"
+                f"I15: node {node_id} refuses a command for what it has not applied, and does not "
+                "lead: it takes none at any rate, and others might"
+            )
+        gap = replica.engine.commit_index - replica.applied_index
+        taken_count = replica.waiting_count + len(self._nodes[node_id].unproposed)
+        limit = self._limits.unapplied_entries_max
+        if gap <= limit and taken_count < limit:
+            raise Broken(
+                f"I15: node {node_id} refuses a command, and no more than {gap} entries are "
+                f"committed and not applied, and {taken_count} commands taken"
             )
 
     def _judge_hint(self, proposal: Proposal, retry_after_ms: int) -> None:
-        tick_ms = self._limits.tick_ms
-        if not tick_ms <= retry_after_ms <= max(tick_ms, RETRY_MS_MAX):
+        if not RETRY_MS_MIN <= retry_after_ms <= RETRY_MS_MAX:
             raise Broken(
                 f"I15: node {proposal.node_id} refuses p{proposal.number} and has it come back "
                 f"after {retry_after_ms} ms"

@@ -69,7 +69,7 @@ class RunWatcher:
         """They are not held any more, whatever becomes of them."""
         node = self._node
         self._driver.invariants.check_offered(node)
-        self._driver.crowd.check_offered(node)
+        self._driver.crowd.check_offered(node, waiters)
         node.unproposed = [each for each in node.unproposed if each not in waiters]
 
     def handle_proposed(self, waiters: Sequence[Waiter], first_index: LogIndex) -> None:

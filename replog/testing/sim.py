@@ -287,7 +287,7 @@ class Simulation:
         limits = Limits(
             command_bytes_max=largest,
             uncommitted_bytes_max=largest if is_crowded else uncommitted,
-            unapplied_entries_max=unapplied.choice((1, 2, 6, 65_536)),
+            unapplied_entries_max=unapplied.choice((3, 12, 65_536, 65_536)),
             unapplied_bytes_max=unapplied.choice((4 * largest, much, much)),
             message_bytes_max=random.choice((1, 1, 100, MIB)),
             in_flight_messages_max=random.choice((1, 2, 8, 64)),

@@ -57,6 +57,33 @@ def test_throughput_engine_rows(
     assert not any(tmp_path.iterdir())
 
 
+def test_overload_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each way to be overloaded gets a row; a slow store refuses, with no more than its limit not
+    applied, and nothing is left."""
+    arguments = ["overload", "--engines", ENGINES[0], "--clients", "16", "--closed-seconds", "0.3"]
+    arguments += [
+        "--seconds",
+        "1",
+        "--warm-up-seconds",
+        "0.1",
+        "--apply-us",
+        "500",
+        "--factor",
+        "9",
+    ]
+    assert main([*arguments, "--json", "--directory", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["machine"] for row in rows] == ["kv", "slow kv", "slow kv"]
+    for row in rows:
+        assert row["engine"] == ENGINES[0]
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert row["ratio_to_peak"] > 0
+    assert rows[1]["refused_share"] > 0
+    assert rows[1]["gap_max"] <= rows[1]["gap_limit"]
+    assert rows[2]["gap_limit"] is rows[2]["memory_bound_mib"] is None
+    assert not any(tmp_path.iterdir())
+
+
 def test_clients_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each kind of request of a network client gets a row, compared with the puts."""
     arguments = ["clients", "--engines", ENGINES[0], "--clients", "8", "--repeats", "1"]
@@ -110,7 +137,7 @@ def _trial(directory: Path) -> Trial:
 
 def test_network_over_one_connection(tmp_path: Path) -> None:
     """The commands of all network clients travel over a single connection."""
-    with cluster._running(ENGINES[0], _trial(tmp_path)) as running:
+    with cluster.running(ENGINES[0], _trial(tmp_path)) as running:
         port = running.config.node(running.leader_id).client.port
         with Processes() as processes:
             arguments = "--clients 8 --value-bytes 64 --warm-up-seconds 0.1 --seconds 60"
@@ -138,7 +165,7 @@ def _connections_to(port: int) -> int:
 
 def test_leader_killed_reported(tmp_path: Path) -> None:
     """A trial whose leader dies ends with a sentence that names the process, not with a figure."""
-    with cluster._running(ENGINES[0], _trial(tmp_path)) as running:
+    with cluster.running(ENGINES[0], _trial(tmp_path)) as running:
         running.leader.process.kill()
         with pytest.raises(ChildFailed, match=rf"node {running.leader_id} ended"):
             cluster._load_line(running, _trial(tmp_path), profile=False)

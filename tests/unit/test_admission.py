@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from replog.admission import PACE_TICKS, RETRY_MS_MAX, Admission
+from replog.admission import PACE_TICKS, RETRY_MS_MAX, RETRY_MS_MIN, Admission
 from replog.errors import DiskFull, NotDone, NotLeader, Overloaded
 from replog.limits import Limits
 from replog.plugins import engine_names, find_engine
 from replog.testing import Cluster, Outcome
 from replog.testing.nodes import Proposal
+from replog.types import Voter
 
 TICK_MS = 50
 
@@ -38,39 +39,46 @@ def paced(per_tick: int, ticks: int = PACE_TICKS + 3) -> Admission:
 def test_gap_at_its_limit_is_no_excess() -> None:
     """So many entries may be committed and not applied, and not one more."""
     made = admission(entries_max=100)
-    assert not made.is_exceeded(150, 50)
-    assert made.is_exceeded(151, 50)
-    assert not made.is_exceeded(151, 51)
+    assert not made.is_behind(100, 99)
+    assert made.is_behind(101, 0)
+    assert made.is_behind(0, 100)
+
+
+def test_room_is_what_waits_short_of_the_limit() -> None:
+    """What waits for its outcome takes the room of what is to come."""
+    made = admission(entries_max=100)
+    assert [made.room_count(waiting_count) for waiting_count in (0, 99, 100)] == [100, 1, 0]
 
 
 def test_bytes_are_released_by_what_is_applied() -> None:
     """The bytes of a batch count until all of it is applied, and those of a lost leadership not."""
     made = admission(bytes_max=100)
     made.note_proposed(10, 60)
-    assert not made.is_exceeded(0, 0)
-    made.note_proposed(20, 60)
-    assert made.is_exceeded(0, 9)
-    assert not made.is_exceeded(10, 10)
+    assert made.room_bytes(0) == 40
+    made.note_proposed(20, 30)
+    assert made.room_bytes(9) == 10
+    assert made.room_bytes(10) == 70
     made.note_proposed(30, 60)
-    assert made.is_exceeded(10, 10)
+    assert made.room_bytes(19) == 10
     made.forget()
-    assert not made.is_exceeded(10, 10)
+    assert made.room_bytes(19) == 100
 
 
 @pytest.mark.parametrize(
     ("per_tick", "waiting_count", "expected"),
     [
         (10, 200, 10 * TICK_MS),
-        (10, 1, TICK_MS),
+        (10, 1, RETRY_MS_MIN),
+        (1000, 1000, TICK_MS // 2),
         (10, 10**6, RETRY_MS_MAX),
-        (1000, 200, TICK_MS),
+        (1000, 200, RETRY_MS_MIN),
         (0, 200, RETRY_MS_MAX),
-        (0, 0, TICK_MS),
+        (0, 0, RETRY_MS_MIN),
     ],
 )
 def test_hint_is_the_time_for_a_half(per_tick: int, waiting_count: int, expected: int) -> None:
     """Whoever is refused is to come back when half of what waits is applied, at the latest pace,
-    within a tick and a second."""
+    within 10 ms and a second."""
     assert paced(per_tick).retry_after_ms(waiting_count) == expected
 
 
@@ -87,24 +95,24 @@ def test_hint_goes_by_the_last_ticks() -> None:
     assert made.retry_after_ms(200) == RETRY_MS_MAX
 
 
-def test_hint_with_ticks_longer_than_any_hint() -> None:
-    """A tick is the least that a node can speak of."""
-    made = Admission(1, Limits(tick_ms=3 * RETRY_MS_MAX))
-    assert made.retry_after_ms(5) == 3 * RETRY_MS_MAX
-
-
-@pytest.mark.parametrize("name", ["unapplied_entries_max", "unapplied_bytes_max"])
-def test_refusal_names_the_limit_and_the_remedy(name: str) -> None:
+@pytest.mark.parametrize(
+    ("gap", "waiting_count", "name", "number"),
+    [
+        (101, 5, "unapplied_entries_max", "101 entries"),
+        (0, 100, "unapplied_entries_max", "100 commands"),
+        (5, 5, "unapplied_bytes_max", "170 bytes"),
+    ],
+)
+def test_sentence_names_the_limit_and_the_remedy(
+    gap: int, waiting_count: int, name: str, number: str
+) -> None:
     """The sentence says which limit it was, how much there is, and what to do."""
     made = admission(entries_max=100, bytes_max=100)
     made.note_proposed(500, 170)
-    commit_index = 300 if name == "unapplied_entries_max" else 20
-    assert made.is_exceeded(commit_index, 10)
-    refusal = made.refusal(commit_index, 10, 0)
-    assert f"limits.{name} = 100" in str(refusal)
-    assert ("290 entries" if commit_index == 300 else "170 bytes") in str(refusal)
-    assert "try again a little later" in str(refusal)
-    assert refusal.retry_after_ms == RETRY_MS_MAX
+    sentence = made.sentence(gap, waiting_count)
+    assert f"limits.{name} = 100" in sentence
+    assert number in sentence
+    assert "try again a little later" in sentence
 
 
 def test_limit_of_less_than_one_command_is_a_problem() -> None:
@@ -142,43 +150,70 @@ def asked(cluster: Cluster, count: int, node_id: int = 1) -> Sequence[Proposal]:
 
 
 def overloaded(engine: str) -> tuple[Cluster, Sequence[Proposal]]:
-    """A leader that is so far behind that it takes nothing, and what it has taken before."""
+    """A leader that has taken all that it may, and what that is."""
     cluster = led(engine)
-    taken = asked(cluster, 20)
-    for _ in range(3):
-        if gap_of(cluster) > SLOW.unapplied_entries_max:
-            break
-        cluster.tick()
-    assert gap_of(cluster) > SLOW.unapplied_entries_max + 2
+    taken = [cluster.propose(1, b"%d" % number) for number in range(SLOW.unapplied_entries_max)]
+    assert {each.outcome for each in taken} == {Outcome.PENDING}
     return cluster, taken
 
 
-def gap_of(cluster: Cluster) -> int:
-    """What is committed at node 1 and not applied."""
-    replica = cluster.nodes[1].replica
+def behind(engine: str) -> Cluster:
+    """A cluster led by node 2, which has taken nothing, and whose machine has more to apply of what
+    node 1 took than it may."""
+    cluster = led(engine)
+    cluster.driver.crowd.lags.clear()
+    cluster.driver.crowd.lags[2] = 1000
+    for _ in range(20):
+        asked(cluster, SLOW.unapplied_entries_max)
+    cluster.transfer(1, 2)
+    assert cluster.run_until(lambda: cluster.leader() == 2, ticks_max=10)
+    assert gap_of(cluster, 2) > SLOW.unapplied_entries_max
+    assert cluster.nodes[2].replica.waiting_count == 0
+    return cluster
+
+
+def gap_of(cluster: Cluster, node_id: int) -> int:
+    """What is committed at a node and not applied."""
+    replica = cluster.nodes[node_id].replica
     return replica.engine.commit_index - replica.applied_index
 
 
-def held(cluster: Cluster) -> tuple[int, ...]:
-    """All that node 1 holds for somebody who waits, in counts and bytes."""
-    turns = cluster.nodes[1].turns
+def held(cluster: Cluster, node_id: int = 1) -> tuple[int, ...]:
+    """All that a node holds for somebody who waits, in counts and bytes."""
+    turns = cluster.nodes[node_id].turns
     admission = turns._admission
     counts = (turns.replica.waiting_count, len(turns._payloads), len(turns._waiters))
     return (*counts, turns._submitted_bytes, len(admission._held), admission._held_bytes)
 
 
-def test_slow_machine_refuses(engine: str) -> None:
-    """A leader whose machine cannot follow refuses commands, and takes them when it has caught up;
+def test_no_more_is_taken_than_may_wait(engine: str) -> None:
+    """A leader that has taken so many commands refuses the next, and takes it when one is done;
     what it had taken is done."""
     cluster, taken = overloaded(engine)
-    (refused,) = asked(cluster, 1)
+    refused = cluster.propose(1, b"refused")
     assert refused.outcome is Outcome.NOT_DONE
     assert isinstance(refused.error, Overloaded)
+    assert "3 commands" in str(refused.error)
     assert "limits.unapplied_entries_max = 3" in str(refused.error)
-    assert TICK_MS <= refused.error.retry_after_ms <= RETRY_MS_MAX
-    assert cluster.run_until(lambda: gap_of(cluster) == 0, ticks_max=200)
-    assert {each.outcome for each in taken} == {Outcome.DONE}
-    (later,) = asked(cluster, 1)
+    assert RETRY_MS_MIN <= refused.error.retry_after_ms <= RETRY_MS_MAX
+    done = [Outcome.DONE] * len(taken)
+    assert cluster.run_until(lambda: [each.outcome for each in taken] == done, ticks_max=50)
+    later = cluster.propose(1, b"later")
+    assert cluster.run_until(lambda: later.outcome is Outcome.DONE, ticks_max=50)
+    cluster.check_committed()
+
+
+def test_machine_that_cannot_follow_refuses(engine: str) -> None:
+    """A leader refuses commands while too much is committed and not applied, whoever took that; it
+    takes them when it has caught up."""
+    cluster = behind(engine)
+    refused = cluster.propose(2, b"refused")
+    cluster.tick()
+    assert isinstance(refused.error, Overloaded)
+    assert "limits.unapplied_entries_max = 3" in str(refused.error)
+    assert RETRY_MS_MIN <= refused.error.retry_after_ms <= RETRY_MS_MAX
+    assert cluster.run_until(lambda: gap_of(cluster, 2) == 0, ticks_max=200)
+    later = cluster.propose(2, b"later")
     assert cluster.run_until(lambda: later.outcome is Outcome.DONE, ticks_max=50)
     cluster.check_committed()
 
@@ -188,26 +223,29 @@ def test_refused_leaves_nothing(engine: str) -> None:
     cluster, _ = overloaded(engine)
     node = cluster.nodes[1]
     before, last_index = held(cluster), node.replica.status().last_index
-    errors: list[Exception | None] = []
+    told: list[object] = []
     for _ in range(100):
         with pytest.raises(Overloaded):
-            node.turns.submit(bytes(1000), lambda *_: errors.append(None))
+            node.turns.submit(bytes(1000), lambda *outcome: told.append(outcome))
     assert held(cluster) == before
-    assert node.replica.status().last_index == last_index
-    assert errors == [], "who is refused by an error is not told a second time"
+    cluster.tick(50)
+    assert held(cluster) == (0, 0, 0, 0, *held(cluster)[4:])
+    assert node.turns._admission.room_bytes(node.replica.applied_index) == SLOW.unapplied_bytes_max
+    assert node.replica.status().last_index == last_index + SLOW.unapplied_entries_max
+    assert told == [], "who is refused by an error is not told a second time"
 
 
 def test_refused_batch_leaves_nothing(engine: str) -> None:
     """Commands that were held for a turn, and came too late for it, are refused and let go."""
-    cluster, _ = overloaded(engine)
-    turns = cluster.nodes[1].turns
-    before = held(cluster)
+    cluster = behind(engine)
+    turns = cluster.nodes[2].turns
+    before = held(cluster, 2)
     told: list[Exception | None] = []
     turns._submitted_bytes_max = 1 << 20  # as it was before the entries were committed
     for _ in range(3):
         turns.submit(b"x", lambda index, result, error: told.append(error))  # noqa: ARG005
     turns._propose_submitted()
-    assert held(cluster) == before
+    assert held(cluster, 2) == before
     assert len(told) == 3
     for refusal in told:
         assert isinstance(refusal, Overloaded)
@@ -235,37 +273,34 @@ def test_bytes_of_unapplied_commands_are_bounded(engine: str) -> None:
 
 
 def test_follower_behind_names_the_leader(engine: str) -> None:
-    """A node that does not lead says who does, however far its machine is behind."""
-    cluster = led(engine)
-    cluster.driver.crowd.lags[1] = 0
-    cluster.driver.crowd.lags[2] = 5
-    asked(cluster, 20)
-    replica = cluster.nodes[2].replica
-    for _ in range(3):
-        if replica.engine.commit_index - replica.applied_index > 3:
-            break
-        cluster.tick()
-    assert replica.engine.commit_index - replica.applied_index > 3
-    (refused,) = asked(cluster, 1, node_id=2)
-    assert isinstance(refused.error, NotLeader)
-    assert refused.error.leader_id == 1
+    """A node that does not lead says who does, however far its machine is behind, and however much
+    it is asked."""
+    cluster = behind(engine)
+    cluster.transfer(2, 1)
+    assert cluster.run_until(lambda: cluster.leader() == 1, ticks_max=10)
+    cluster.tick(2)
+    assert gap_of(cluster, 2) > SLOW.unapplied_entries_max
+    refused = [cluster.propose(2, b"%d" % number) for number in range(9)]
+    cluster.tick()
+    for each in refused:
+        assert isinstance(each.error, NotLeader)
+        assert each.error.leader_id == 1
 
 
 def test_sessions_are_refused_and_learners_are_not(engine: str) -> None:
     """A leader that is behind opens and closes no session, says when to come back, and goes on
     taking in who lost its disk."""
-    cluster, _ = overloaded(engine)
-    turns = cluster.nodes[1].turns
-    before = held(cluster)
+    cluster = behind(engine)
+    turns = cluster.nodes[2].turns
+    before = held(cluster, 2)
     with pytest.raises(Overloaded, match="unapplied_entries_max") as opening:
         turns.open_session(lambda *_: None)
     with pytest.raises(Overloaded, match="unapplied_entries_max"):
         turns.close_session(1, lambda *_: None)
-    assert opening.value.retry_after_ms >= TICK_MS
-    assert held(cluster) == before
-    learner = type(cluster.nodes[3].own)(3, 77)
-    turns.admit(learner, lambda *_: None)
-    assert held(cluster)[0] == before[0] + 1
+    assert opening.value.retry_after_ms >= RETRY_MS_MIN
+    assert held(cluster, 2) == before
+    turns.admit(Voter(3, 77), lambda *_: None)
+    assert held(cluster, 2)[0] == before[0] + 1
 
 
 def test_engine_that_refuses_is_given_a_hint(engine: str) -> None:
@@ -279,10 +314,10 @@ def test_engine_that_refuses_is_given_a_hint(engine: str) -> None:
     refused = [each.error for each in cluster.proposals if isinstance(each.error, Overloaded)]
     assert refused
     for error in refused:
-        assert TICK_MS <= error.retry_after_ms <= RETRY_MS_MAX
+        assert RETRY_MS_MIN <= error.retry_after_ms <= RETRY_MS_MAX
     with pytest.raises(Overloaded) as opening:
         cluster.nodes[1].turns.open_session(lambda *_: None)
-    assert opening.value.retry_after_ms >= TICK_MS
+    assert opening.value.retry_after_ms >= RETRY_MS_MIN
 
 
 def test_full_disk_says_a_second(engine: str) -> None:
@@ -296,7 +331,7 @@ def test_full_disk_says_a_second(engine: str) -> None:
 
 
 def test_waiting_for_a_turn_is_bounded() -> None:
-    """Above the bytes that may be submitted between two turns the limit is named, and a tick."""
+    """Above the bytes that may be submitted between two turns the limit is named."""
     limits = Limits(uncommitted_bytes_max=500, command_bytes_max=500)
     cluster = led(engine_names()[0], limits)
     turns = cluster.nodes[1].turns
@@ -307,8 +342,8 @@ def test_waiting_for_a_turn_is_bounded() -> None:
         except Overloaded as refusal:
             told.append(refusal)
     assert [refusal.retry_after_ms for refusal in told if isinstance(refusal, Overloaded)] == [
-        TICK_MS,
-        TICK_MS,
+        RETRY_MS_MIN,
+        RETRY_MS_MIN,
     ]
     assert "limits.uncommitted_bytes_max = 500" in str(told[0])
     assert turns._submitted_bytes == 300
@@ -324,7 +359,8 @@ def test_leadership_lost_forgets_what_was_held(engine: str) -> None:
     for _ in range(4):
         cluster.propose(1, bytes(500))
         cluster.settle()
-    assert cluster.nodes[1].turns._admission._held_bytes > 1000
+    assert cluster.nodes[1].turns._admission._held_bytes == 1000
+    assert isinstance(cluster.proposals[-1].error, Overloaded)
     assert cluster.run_until(lambda: cluster.leader() not in (0, 1), ticks_max=200)
     cluster.mend(cut)
     cluster.tick(30)
