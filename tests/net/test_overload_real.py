@@ -139,9 +139,9 @@ async def test_machine_that_cannot_follow(
                     await client.call(Kv.put, f"taken-{number}", b"1")
                     taken.append(number)
 
-                for number in range(20):
+                for number in range(10):
                     nursery.start_soon(put, number)
-                await until(lambda: _gap(leader) >= 20)
+                await until(lambda: _gap(leader) >= 10)
                 waiting_count = leader._replica.waiting_count
                 with pytest.raises(Overloaded, match="unapplied_entries_max = 10") as refused:
                     await client.propose(Kv.put.encode("late", b"1"), deadline_seconds=0.3)
@@ -151,7 +151,7 @@ async def test_machine_that_cannot_follow(
                 nursery.start_soon(client.call, Kv.put, "later", b"1")
                 await trio.sleep(0.1)
                 go_on()
-            assert len(taken) == 20
+            assert len(taken) == 10
             assert await client.call(Kv.get, "later") == b"1"
             assert await client.call(Kv.get, "late") is None
             assert (client.logic.unsettled_count, client.logic.queued_count) == (0, 0)
