@@ -131,3 +131,12 @@ class Formation:
     def handle_saved(self, saved: MetRecord) -> None:
         """``saved`` is durable now."""
         self._durable = saved
+
+
+def apart_sentence(node_id: NodeId, waits_for: Sequence[NodeId]) -> str:
+    """Why a node does nothing yet."""
+    names = " and ".join(f"node {other}" for other in waits_for)
+    return (
+        f"node {node_id} takes no part yet: it has not heard from {names} that its directory is "
+        "known there; see that they run and reach each other"
+    )

@@ -34,6 +34,7 @@ from replog.errors import (
     Unavailable,
 )
 from replog.failures import main_error
+from replog.formation import apart_sentence
 from replog.jobs import Jobs
 from replog.machine import DumpPage, Machine
 from replog.opening import OpenedState
@@ -58,7 +59,7 @@ from replog.transfer_outlet import Job
 from replog.transport.meetings import Meetings
 from replog.transport.protocol import Transport
 from replog.transport.tcp import Member, TcpTransport
-from replog.turns import Surroundings, Turns, apart_sentence
+from replog.turns import Surroundings, Turns
 from replog.types import (
     Applied,
     Change,
@@ -401,8 +402,8 @@ class Node:
         self._wakeup.set()
 
     def campaign(self) -> None:
-        """Try to become leader now, without waiting for a timeout; nothing comes of it where another
-        node's lease may still run.
+        """Try to become leader now, without waiting for a timeout; nothing comes of it where the
+        lease of another node may still run.
 
         Raises :class:`~replog.errors.Unavailable` while the node takes no part.
         """

@@ -53,6 +53,7 @@ from replog.errors import (
     Overloaded,
     Unavailable,
 )
+from replog.formation import apart_sentence
 from replog.limits import Limits
 from replog.machine import MachineKind, machine_kind
 from replog.replica import Replica
@@ -596,12 +597,3 @@ def check_size(payload: bytes, bytes_max: int) -> None:
         size_bytes -= SESSION_BLOCK.size
     if size_bytes > bytes_max:
         raise CommandTooLarge(size_bytes, bytes_max)
-
-
-def apart_sentence(node_id: NodeId, waits_for: Sequence[NodeId]) -> str:
-    """Why a node does nothing yet."""
-    names = " and ".join(f"node {other}" for other in waits_for)
-    return (
-        f"node {node_id} takes no part yet: it has not heard from {names} that its directory is "
-        "known there; see that they run and reach each other"
-    )

@@ -104,8 +104,8 @@ def running(
 ) -> Iterator[RunningCluster]:
     """Found a cluster in the trial's directory and run it until all nodes know one leader.
 
-    ``limits`` of ``None`` are the defaults, and with ``lease_ms`` there are leases; ``module`` is what the nodes run, and ``more`` what
-    they are told beyond which node they are.
+    ``limits`` of ``None`` are the defaults; ``module`` is what the nodes run, and ``more`` what
+    they are told beyond which node they are; with ``lease_ms`` above 0 there are leases.
     """
     config = local_config(
         trial.directory,

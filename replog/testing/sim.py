@@ -46,12 +46,13 @@ from replog.testing.judged_machine import Results, dump_all, judged
 from replog.testing.lease_trials import LeaseReaders, LeaseWatch
 from replog.testing.linearizability import Finding, check_history
 from replog.testing.nodes import Outcome, Proposal
-from replog.testing.queries import ANY_NODE_LEVELS, STRICT_LEVELS, Query
+from replog.testing.queries import STRICT_LEVELS
+from replog.testing.readers import Readers
 from replog.testing.registers import Workload
 from replog.testing.session_clients import SessionClients
 from replog.testing.trials import EngineTrial, find_trial
 from replog.testing.watchers import Watchers, drawn_workload
-from replog.types import LogIndex, NodeId, Role, record
+from replog.types import NodeId, Role, record
 
 NODES_MAX: Final = 9
 """The largest cluster."""
@@ -218,20 +219,16 @@ class Simulation:
         )
         """What each client waits for."""
         self._asked_at: list[int] = [0] * len(self._clients)
-        self._readers_random = self._source("readers")
-        self._readers: list[Query | None] = [None] * self._readers_random.choice((0, 0, 1, 3))
-        """What each client waits for that only reads, at any node."""
-        self._seen: list[LogIndex] = [0] * len(self._readers)
-        """The highest index as of which it has read."""
-        first_client = len(self._clients) + len(self._readers) + 1
-        drift_percent = self.trial.clock_drift_percent(self.engine_options)
-        self._lease_readers = LeaseReaders(
-            self._source("leases"), self.cluster, self.workload, first_client, drift_percent
-        )
+        cluster, workload, first = self.cluster, self.workload, len(self._clients) + 1
+        source = self._source("readers")
+        self._readers = Readers(source, cluster, workload, first, self._ask_chance)
+        first += len(self._readers)
+        source, drift = self._source("leases"), self.trial.clock_drift_percent(self.engine_options)
+        self._lease_readers = LeaseReaders(source, cluster, workload, first, drift)
         self._sessions = self._made_session_clients()
         followers = self._source("followers")
         count, reads_max = followers.choice((0, 1, 2)), self.limits.reads_max
-        driver, nodes = self.cluster.driver, self.cluster.nodes
+        driver, nodes = cluster.driver, cluster.nodes
         self._followers = Followers(driver, nodes, followers, count, reads_max)
         source = self._source("watchers")
         self._watchers = Watchers(driver, nodes, source, results, self.workload)
@@ -365,32 +362,13 @@ class Simulation:
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
         operations_max = self.options.operations_max
         cluster.driver.crowd.ask(self._node_for, self.workload.draw, operations_max)
-        self._ask_queries()
+        self._readers.tick(self.options.operations_max)
         self._lease_readers.tick()
         self._followers.tick()
         self._watchers.tick()
 
     def _draw_in_session(self) -> bytes:
         return self.workload.draw(self._sessions_random, len(self.cluster.proposals) + 1)
-
-    def _ask_queries(self) -> None:
-        """Let each client that only reads ask any node, at a level that chance decides."""
-        random, cluster = self._readers_random, self.cluster
-        number = len(cluster.proposals) + 1
-        for reader, last in enumerate(self._readers):
-            if last is not None:
-                if last.outcome is Outcome.PENDING:
-                    continue
-                self._seen[reader] = max(self._seen[reader], last.index)
-            asks, guess = random.random() < self._ask_chance, random.random()
-            level = random.choice(ANY_NODE_LEVELS)
-            payload = self.workload.draw_query(random, number)
-            running = [node_id for node_id, node in cluster.nodes.items() if node.is_running]
-            if asks and running and payload and number <= self.options.operations_max:
-                node_id = running[int(guess * 1000) % len(running)]
-                client = len(self._clients) + reader + 1
-                seen = self._seen[reader]
-                self._readers[reader] = cluster.query(node_id, payload, level, seen, client)
 
     def _handle_ended(self, proposal: Proposal) -> None:
         """Judge what a client is told; whoever waits for an answer may ask again within it."""
