@@ -16,8 +16,7 @@ level of the read.  The rules:
 * **Who reads hands in the time**, read from the clock *after* it was asked.  So a process that
   was suspended between two lines of its program finds its lease run out.  For the same reason the
   clock must count the time for which a machine sleeps.
-* **There is none before a quorum answered** a round of this leadership; and none while leadership
-  is being handed over.
+* **There is none before a quorum answered** a round of this leadership.
 * **An order to take over ends leases for good**: the successor's requests name the term in which
   the order was given, and pass the faith that is kept with that term's leader or with an earlier
   one.  The order may arrive at any time, so in its term there is no lease any more.
@@ -73,17 +72,19 @@ class LeaseTerms:
             return []
         found = []
         lease_ms, least_ms = self.faith_ns // _MS, 2 * heartbeat_ticks * limits.tick_ms
-        election_ms = election_ticks_min * limits.tick_ms
-        if lease_ms > election_ms:
+        # The first tick after a leader's message may come at once.
+        most_ms = (election_ticks_min - 1) * limits.tick_ms
+        if lease_ms > most_ms:
             found.append(
-                f"{LEASE_NAME}: {lease_ms} must be at most election_ticks_min * limits.tick_ms = "
-                f"{election_ms}, or elections wait for leases that nobody holds any more"
+                f"{LEASE_NAME}: {lease_ms} must be at most (election_ticks_min - 1) * "
+                f"limits.tick_ms = {most_ms}, or elections wait for leases that nobody holds any "
+                "more"
             )
-        if self.lease_ns < least_ms * _MS:
+        if self.lease_ns <= least_ms * _MS:
             found.append(
                 f"{LEASE_NAME}: of {lease_ms} ms a leader may use {self.lease_ns // _MS}, by "
-                "clock_drift_percent, and that must be at least two heartbeats, "
-                f"2 * heartbeat_ticks * limits.tick_ms = {least_ms}"
+                "clock_drift_percent, and that must be more than two heartbeats, "
+                f"2 * heartbeat_ticks * limits.tick_ms = {least_ms}, or one that is lost ends it"
             )
         return found
 

@@ -207,8 +207,7 @@ class Turns:
         kind = type(message)
         if self.waits_for:
             return
-        if self._is_timed:
-            self.replica.engine.observe_time(self._surroundings.clock_ns())
+        self._observe_time()
         if kind not in self._set_apart:
             self.replica.step(message)
         elif kind in TRANSFER_TYPES:

@@ -26,8 +26,8 @@ from replog_bench.trial import READY_SECONDS, Trial, load_result
 
 STATE_MACHINE: Final = "kv"
 STORAGE: Final = "wal"
-LEASE_MS: Final = 500
-"""As long as the shortest election timeout, in the clusters that have leases."""
+LEASE_MS: Final = 450
+"""As long as it may be with the default timeouts, in the clusters that have leases."""
 
 
 @dataclass(frozen=True, slots=True)

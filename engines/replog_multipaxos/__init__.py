@@ -22,6 +22,8 @@ __all__ = ["PLUGIN", "MultiPaxos", "MultiPaxosOptions"]
 
 
 QUORUM_NAMES: Final = ("phase1_quorum", "phase2_quorum")
+"""The options that say how large the two quorums are."""
+
 AGREED_NAMES: Final = (*QUORUM_NAMES, LEASE_NAME)
 """What all nodes of a cluster must hold to alike."""
 

@@ -130,6 +130,7 @@ def tick(engine: MultiPaxos) -> None:
         engine.options.automatic_elections
         and engine.election_elapsed >= engine.election_ticks
         and not engine.hold_left
+        and not engine.faith.refuses(ordered_in=0)
     ):
         if engine.role is Role.CANDIDATE:
             # A quorum was willing, and its promises take longer than we waited: pages on a slow
@@ -151,15 +152,16 @@ def campaign(engine: MultiPaxos) -> None:
     """Begin an election; a leader has nothing to win.
 
     With a failure detector outside, who calls this knows better than the nodes' own timers: then
-    nobody is asked whether he hears a leader.  No leases are broken by that: who keeps faith does
-    not campaign, for its own promise counts like any other; and a candidate that hears a leader is
-    none any more.
+    nobody is asked whether he hears a leader.  Leases no detector breaks: there the round that
+    binds nobody comes first all the same, or a leader would give way to a candidate to whom nobody
+    else promises.  And who keeps faith does not campaign, for its own promise counts like any
+    other; a candidate that hears a leader is none any more.
     """
     if engine.role is Role.LEADER or is_own_promise_under_way(engine) or engine.is_learner:
         return
     if engine.faith.refuses(ordered_in=0):
         return
-    if not engine.options.automatic_elections:
+    if not engine.options.automatic_elections and not engine.faith.is_kept:
         start_election(engine, ordered_in=0)
         return
     engine.attempt += 1

@@ -56,14 +56,15 @@ def campaign(raft: Raft) -> None:
     """Begin an election with a pre-vote; a leader has nothing to win.
 
     With a failure detector outside, who calls this knows better than the nodes' own timers: then
-    nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).  No leases
-    are broken by that: who keeps faith does not campaign, for its own vote counts like any other;
-    and a candidate that hears a leader is none any more.
+    nobody is asked whether it hears a leader, as after a leader's order (thesis §3.10).  Leases no
+    detector breaks: there a pre-vote comes first all the same, or a leader would give way to a
+    candidate for whom nobody else votes.  And who keeps faith does not campaign, for its own vote
+    counts like any other; a candidate that hears a leader is none any more.
     """
     is_idle = raft.role is Role.LEADER or is_vote_under_way(raft) or raft.is_learner
     if is_idle or raft.faith.refuses(ordered_in=0):
         return
-    if not raft.options.automatic_elections:
+    if not raft.options.automatic_elections and not raft.faith.is_kept:
         start_election(raft, transfer=True, ordered_in=0)
         return
     check_not_in_last_term(raft)

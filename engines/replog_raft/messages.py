@@ -26,9 +26,10 @@ class RequestVote:
     pre: bool
     """Only asks whether an election could succeed; binds nobody."""
     transfer: bool
-    """The leader itself asked for this election, so stickiness does not apply (thesis §4.2.3)."""
+    """The leader, or a failure detector, asked for this election: stickiness does not apply (thesis
+    §4.2.3)."""
     ordered_in: Term
-    """The term in which that leader asked for it, without a lease from then on; 0: nobody did."""
+    """The term in which a leader asked for it, without a lease from then on; 0: none did."""
 
 
 @record

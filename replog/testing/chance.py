@@ -50,6 +50,7 @@ KINDS: Final[dict[str, str]] = {
     "pause": "a node stands still for a while",
     "clock": "a node's clock runs fast or slow, and its time of day jumps",
     "campaign": "a node campaigns unasked",
+    "coup": "the leader is cut off or stands still; the others forget it, and campaign at once",
     "transfer": "the leader is told to hand over",
     "overtake": "in calm the leader is cut off, and the others go on and trim what it lacks",
 }

@@ -98,9 +98,9 @@ class Driver:
         self.acknowledgements: tuple[str, ...] = ()
         """The kinds of the messages that acknowledge entries."""
         self.handle_ended: Callable[[Proposal], None] = _hear_nothing
+        """Is told of each proposal that ended, and may raise ``Broken``."""
         self.handle_resumed: Callable[[ClusterNode], None] = _hear_nothing
         """Is told by chance's faults of a node that goes on after a pause, ahead of what waited."""
-        """Is told of each proposal that ended, and may raise ``Broken``."""
         self.is_batched = False
         """Whether what arrives in a tick is dealt with in one turn."""
         self.transfer_asked: tuple[NodeId, Term] = (NO_NODE, 0)

@@ -15,6 +15,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from replog.testing.coups import begin_coup
 from replog.testing.log_disk import GROWING_OPERATIONS
 from replog.types import NO_NODE, NodeId, Role, record
 
@@ -116,6 +117,8 @@ class Faults:
     """Per node and tick: its clock goes at another rate from now on, and its time of day jumps."""
     campaign_chance: float = 0.0
     """Per tick: some node campaigns unasked."""
+    coup_chance: float = 0.0
+    """Per tick: the leader is cut off or stands still, and the others forget it and campaign."""
     transfer_chance: float = 0.0
     """Per tick: the leader is told to hand over to some node."""
 
@@ -259,6 +262,8 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
         node = chance.details("campaign").choice(list(cluster.nodes.values()))
         if node.is_running:
             cluster.campaign(node.node_id)
+    if chance.strikes("coup", faults.coup_chance):
+        begin_coup(cluster, chance.details("coup"))
     if chance.strikes("transfer", faults.transfer_chance):
         leader_id = cluster.leader()
         to = chance.details("transfer").choice(list(cluster.nodes))

@@ -21,7 +21,7 @@ from replog.testing.checks import Check, Nodes
 from replog.testing.goals import Goals
 from replog.testing.nodes import ClusterNode, Outcome
 from replog.testing.queries import Query
-from replog.types import ReadLevel, Role, Term
+from replog.types import NodeId, ReadLevel, Role, Term
 
 if TYPE_CHECKING:
     from replog.testing.cluster import Cluster
@@ -39,7 +39,7 @@ def draw_lease(source: Source, heartbeat_ticks: int, election_ticks_min: int) ->
     the runs in which heartbeats are frequent enough, with clocks that drift as far as that lets."""
     is_wanted, drift_percent = source.random() < LEASES_CHANCE, source.choice((0, 10, 30))
     limits = Limits()
-    lease_ms = election_ticks_min * limits.tick_ms
+    lease_ms = (election_ticks_min - 1) * limits.tick_ms
     terms = LeaseTerms.of(lease_ms, drift_percent)
     fits = not terms.problems(heartbeat_ticks, election_ticks_min, limits)
     return (lease_ms if is_wanted and fits else 0), drift_percent
@@ -106,25 +106,36 @@ class LeaseWatch(Check):
         self._goals = goals
         self._clock_ns = clock_ns
         self._led_term: Term = 0
+        self._led_by: NodeId = 0
 
     def check_event(self, nodes: Nodes, node: ClusterNode) -> str:
-        """Look at the leases of all others when somebody leads in a new term."""
+        """Look at the node's own lease, which an answer may just have extended; and at those of all
+        others when it is the first that is seen to lead in a new term."""
         status = node.status_seen
-        if status.role is not Role.LEADER or status.term <= self._led_term:
+        if status.role is not Role.LEADER:
             return ""
-        self._led_term = status.term
+        if status.term <= self._led_term:
+            return self._problem(node)
+        self._led_term, self._led_by = status.term, node.node_id
+        found = ""
         for other in nodes.values():
-            if other is node or not other.is_up or other.status_seen.term >= status.term:
-                continue
-            until_ns = other.replica.engine.status().lease_until_ns
-            if until_ns is None:
-                continue
-            now_ns = self._clock_ns(other)
-            if now_ns < until_ns:
-                return (
-                    f"I25: node {node.node_id} leads in term {status.term}, and the lease of node "
-                    f"{other.node_id} in term {other.status_seen.term} runs for "
-                    f"{until_ns - now_ns} ns more by its own clock"
-                )
+            if other.is_up:
+                found = found or self._problem(other)
+        return found
+
+    def _problem(self, node: ClusterNode) -> str:
+        """What is wrong with the lease of a node, if that is of a lower term."""
+        term = node.status_seen.term
+        if term >= self._led_term:
+            return ""
+        until_ns = node.replica.engine.status().lease_until_ns
+        if until_ns is None:
+            return ""
+        left_ns = until_ns - self._clock_ns(node)
+        if left_ns <= 0:
             self._goals.reach("lease_expired_before_rival_led")
-        return ""
+            return ""
+        return (
+            f"I25: node {self._led_by} leads in term {self._led_term}, and the lease of node "
+            f"{node.node_id} in term {term} runs for {left_ns} ns more by its own clock"
+        )

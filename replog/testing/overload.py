@@ -123,12 +123,11 @@ class Crowd:
 
     def _unapplied(self, node: ClusterNode) -> list[Proposal]:
         """What a leader has proposed in its term and not applied."""
-        replica = node.replica
+        applied_index, term = node.replica.applied_index, node.replica.engine.term
         return [
             each
             for each in self._driver.proposals
-            if (each.node_id, each.term) == (node.node_id, replica.engine.term)
-            and each.index > replica.applied_index
+            if each.index > applied_index and each.term == term and each.node_id == node.node_id
         ]
 
     def judge_refusal(self, proposal: Proposal, refusal: NotDone) -> None:

@@ -39,7 +39,7 @@ from replog.testing.chance import ALL, Chance, Selection
 from replog.testing.checks import Check
 from replog.testing.cluster import Cluster
 from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
-from replog.testing.faults import drawn_faults
+from replog.testing.faults import Faults, drawn_faults
 from replog.testing.followers import Followers
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.judged_machine import Results, dump_all, judged
@@ -111,6 +111,9 @@ ASKS_AGAIN_CHANCE: Final = 0.5
 
 SESSIONS_CHANCE: Final = 0.5
 """How many of the seeds have clients with sessions."""
+
+COUP_CHANCE: Final = 0.01
+"""How likely a coup is in a tick, where there are leases."""
 
 PROCESS_CRASHES_CHANCE: Final = 0.2
 """How likely it is that the real log runs at the sync level ``os``, where processes crash and the
@@ -212,7 +215,7 @@ class Simulation:
             handle_ended=self._handle_ended,
             formed=self._source("formed").random() >= FORMING_CHANCE,
         )
-        self.faults = drawn_faults(self._source("faults"), self.election_ticks)
+        self.faults = self._drawn_faults()
         self._ask_chance = self._source("asking").choice((0.6, 0.9, 0.95))
         self._clients: list[Proposal | None] = [None] * self._source("client count").choice(
             (4, 6, 8)
@@ -232,6 +235,11 @@ class Simulation:
         self._followers = Followers(driver, nodes, followers, count, reads_max)
         source = self._source("watchers")
         self._watchers = Watchers(driver, nodes, source, results, self.workload)
+
+    def _drawn_faults(self) -> Faults:
+        faults = drawn_faults(self._source("faults"), self.election_ticks)
+        has_leases = self.trial.clock_drift_percent(self.engine_options) is not None
+        return replace(faults, coup_chance=COUP_CHANCE) if has_leases else faults
 
     def _made_checks(self, voters: tuple[NodeId, ...]) -> Sequence[Check]:
         leases = LeaseWatch(self.goals, lambda node: self.cluster.driver.clock_ns(node))

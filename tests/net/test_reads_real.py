@@ -219,7 +219,7 @@ async def test_lease_read_asks_nobody(tmp_path: Path, engine: str) -> None:
     """A leader with a lease serves the level ``lease`` while nobody can answer it, to its program
     and to clients; when the lease is over, it serves it no more."""
     config = local_config(tmp_path, nodes=3, engine=engine)
-    options = replace(config.engine_options, lease_ms=500)  # type: ignore[type-var]
+    options = replace(config.engine_options, lease_ms=450)  # type: ignore[type-var]
     config = replace(config, engine_options=options, limits=Limits(read_wait_ms=2000))
     async with running_cluster(tmp_path, config=config) as nodes:
         await until(lambda: any(node.status().lease_until_ns for node in nodes.values()))
