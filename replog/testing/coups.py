@@ -1,6 +1,6 @@
 """A fault of its own: all that can be done at once to have another node elected too early.
 
-A leader is cut off, or stands still, or hears its answers late; the others are started again at
+A leader is cut off, from all or from one, or stands still, or hears its answers late; the others are started again at
 once or count their ticks too fast, so that they have forgotten it; and they campaign, tick after
 tick.  Whatever a leader believes of itself meanwhile, by a lease above all, is put to the test.
 """
@@ -26,9 +26,13 @@ FAST_RATE: Final = 500
 def begin_coup(cluster: Cluster, random: Random) -> None:
     """Turn the others against the leader, if there is one; each part plans its own end."""
     leader_id = cluster.leader()
-    kind, ticks = random.choice(("cut", "deaf", "late", "pause")), random.randint(4, TICKS_MAX)
+    kind = random.choice(("cut", "deaf", "late", "pause", "one", "one"))
+    ticks = random.randint(4, TICKS_MAX)
     others = [node_id for node_id in cluster.nodes if node_id != leader_id]
     measures = [random.choice(("none", "fast", "restart", "restart")) for _ in others]
+    if kind == "one":
+        # Whoever hears the leader no more gets others to vote who hear it all the time.
+        ticks, measures = 2 * TICKS_MAX, [random.choice(("none", "fast")) for _ in others]
     rivals = [random.choice(others) for _ in range(ticks)]
     if leader_id == NO_NODE or not cluster.nodes[leader_id].is_running:
         return
@@ -53,6 +57,8 @@ def _turn_off(cluster: Cluster, leader_id: NodeId, kind: str, ticks: int) -> Non
         # What was answered already comes later, when it proves nothing any more.
         cluster.hold(lambda flight: flight.to == leader_id)
         cluster.plan(ticks // 2, cluster.release)
+    elif kind == "one":
+        links = [link for pair in links[:1] for link in (pair, pair[::-1])]
     elif kind == "cut":
         links += [(other, leader_id) for other in others]
     cluster.plan(ticks, partial(cluster.mend, cluster.cut(links)))
