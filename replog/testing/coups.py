@@ -1,8 +1,9 @@
 """A fault of its own: all that can be done at once to have another node elected too early.
 
-A leader is cut off, from all or from one, or stands still, or hears its answers late; the others are started again at
-once or count their ticks too fast, so that they have forgotten it; and they campaign, tick after
-tick.  Whatever a leader believes of itself meanwhile, by a lease above all, is put to the test.
+A leader is cut off, from all or from one, or stands still, or hears its answers late; the others
+are started again at once or count their ticks too fast, so that they have forgotten it; and they
+campaign, tick after tick.  Whatever a leader believes of itself meanwhile, by a lease above all, is
+put to the test.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TICKS_MAX: Final = 16
 """How long a coup lasts at most."""
 
-FAST_RATE: Final = 500
+FAST_RATE: Final = 1000
 """So many ticks count those whose clocks run fast in a hundred of the cluster's."""
 
 

@@ -77,3 +77,17 @@ def test_vote_refused_in_faith() -> None:
     raft.observe_time(2 * LEASE_NS)
     raft.step(RequestVote(1, 4, 3, 1, 9, 3, False, False, ordered_in=0))
     assert Vote(1, 4, 1, 3, granted=True, pre=False) in said(raft)
+
+
+def test_no_campaign_in_faith() -> None:
+    """Who keeps faith asks for no vote and no pre-vote, and gives itself none; when the time is
+    over it does."""
+    raft = node()
+    raft.step(Heartbeat(1, 3, 2, 1, 0, 1))
+    said(raft)
+    raft.observe_time(2 * LEASE_NS - 1)
+    raft.campaign()
+    assert said(raft) == []
+    raft.observe_time(2 * LEASE_NS)
+    raft.campaign()
+    assert [each.pre for each in said(raft) if isinstance(each, RequestVote)] == [True, True]
