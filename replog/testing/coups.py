@@ -27,6 +27,8 @@ FAST_RATE: Final = 1000
 def begin_coup(cluster: Cluster, random: Random) -> None:
     """Turn the others against the leader, if there is one; each part plans its own end."""
     leader_id = cluster.leader()
+    if len(cluster.nodes) < 2:
+        return
     kind = random.choice(("cut", "deaf", "late", "pause", "one", "one"))
     ticks = random.randint(4, TICKS_MAX)
     others = [node_id for node_id in cluster.nodes if node_id != leader_id]

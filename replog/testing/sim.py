@@ -82,7 +82,7 @@ CALM_MESSAGES_PER_LINK: Final = 2
 BATCHED_CHANCE: Final = 0.4
 """How likely it is that nodes deal with all that arrives in a tick in one turn."""
 
-ON_DISK_CHANCE: Final = 0.3
+ON_DISK_CHANCE: Final = 0.45
 """How likely it is that the machines are on disks of their own."""
 
 KEPT_ANSWERS_CHANCE: Final = 0.7
@@ -112,7 +112,7 @@ ASKS_AGAIN_CHANCE: Final = 0.5
 SESSIONS_CHANCE: Final = 0.5
 """How many of the seeds have clients with sessions."""
 
-COUP_CHANCE: Final = 0.01
+COUP_CHANCE: Final = 0.004
 """How likely a coup is in a tick, where there are leases."""
 
 PROCESS_CRASHES_CHANCE: Final = 0.2
@@ -292,7 +292,7 @@ class Simulation:
         limits = Limits(
             command_bytes_max=largest,
             uncommitted_bytes_max=largest if is_crowded else uncommitted,
-            unapplied_entries_max=unapplied.choice((3, 12, 65_536, 65_536)),
+            unapplied_entries_max=unapplied.choice((3, 12, *[65_536] * 6)),
             unapplied_bytes_max=unapplied.choice((4 * largest, much, much)),
             message_bytes_max=random.choice((1, 1, 100, MIB)),
             in_flight_messages_max=random.choice((1, 2, 8, 64)),

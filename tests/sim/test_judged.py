@@ -121,7 +121,7 @@ def test_refused_yet_committed_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def submit(turns: Turns, payload: bytes, waiter: Waiter) -> None:
         right(turns, payload, lambda *_: None)
-        raise Overloaded("too much")
+        raise Overloaded("too much", 10)
 
     monkeypatch.setattr(Turns, "submit", submit)
     assert cluster.propose(1, b"x").outcome is Outcome.NOT_DONE

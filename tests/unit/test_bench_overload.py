@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from replog.errors import NotLeader, Overloaded
+from replog.plugins import engine_names
 from replog.types import Waiter
 from replog_bench import overload
 from replog_bench.__main__ import main
@@ -83,10 +84,13 @@ async def test_open_loop_tells_what_else_failed() -> None:
     assert result.first_error.startswith("NotLeader: ")
 
 
+ENGINE = engine_names()[0]
+
+
 def plan(**changes: object) -> OverloadPlan:
     """A plan for one engine."""
     values: dict[str, object] = {
-        "engines": ["raft"],
+        "engines": [ENGINE],
         "clients": 8,
         "value_bytes": 64,
         "warm_up_seconds": 0.1,
@@ -151,7 +155,7 @@ def test_json_has_a_row_for_each_kind(
         return told(150.0)
 
     monkeypatch.setattr(overload, "_run_trial", run_trial)
-    arguments = f"overload --engines raft --factor 3 --repeats 1 --directory {tmp_path} --json"
+    arguments = f"overload --engines {ENGINE} --factor 3 --repeats 1 --directory {tmp_path} --json"
     assert main(arguments.split()) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["ratio_to_peak"] for row in rows] == [0.75] * 3
