@@ -70,8 +70,6 @@ def test_overload_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "500",
         "--factor",
         "9",
-        "--repeats",
-        "1",
     ]
     assert main([*arguments, "--json", "--directory", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out)
