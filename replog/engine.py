@@ -130,7 +130,7 @@ class Engine(Protocol):
         arrived.  It counts the time for which the process or the machine was suspended, and never
         goes back while the process lives."""
 
-    def read(self, read_id: int, lease_ns: int | None = None) -> None:
+    def read(self, read_id: int, now_ns: int | None = None) -> None:
         """Up to which index must whoever reads now have applied?  Asked at any node.
 
         Answered once, in ``Ready.reads`` (Raft §8, thesis §6.4): with an index that is not below
@@ -138,7 +138,7 @@ class Engine(Protocol):
         loses its leadership, where ``limits.read_wait_ms`` have passed without a leader's answer,
         and above ``limits.reads_max``.  ``read_id`` is the caller's, and not in use.
 
-        ``lease_ns``: a lease will do, if this node holds one at that time, which was read from its
+        ``now_ns``: a lease will do, if this node holds one at that time, which was read from its
         clock after whoever reads had asked.  Then nobody is asked; else all is as without it.
         """
 

@@ -98,7 +98,7 @@ class Queries:
         level: ReadLevel,
         at_least: LogIndex,
         waiter: Waiter,
-        lease_ns: int | None = None,
+        now_ns: int | None = None,
     ) -> None:
         """Take a query, which is carried out by ``run()``; see
         :meth:`replog.replica.Replica.query`."""
@@ -112,7 +112,7 @@ class Queries:
         if level is ReadLevel.LINEARIZABLE:
             self._engine.read(self._last_id)
         elif level is ReadLevel.LEASE:
-            self._engine.read(self._last_id, lease_ns)
+            self._engine.read(self._last_id, now_ns)
         else:
             index = at_least if level is ReadLevel.TIMELINE else 0
             heappush(self._due, (index, self._last_id))

@@ -219,11 +219,11 @@ class Replica:
         level: ReadLevel,
         at_least: LogIndex,
         waiter: Waiter,
-        lease_ns: int | None = None,
+        now_ns: int | None = None,
     ) -> None:
         """Run a query on this replica's own state once that is new enough; no entry is made.
 
-        ``at_least`` is the index that must be applied at the level ``timeline``, ``lease_ns`` the
+        ``at_least`` is the index that must be applied at the level ``timeline``, ``now_ns`` the
         time at the level ``lease`` (:meth:`replog.engine.Engine.read`).  The waiter is called once,
         later: with the index as of which was read and a result or a declared
         :class:`~replog.errors.StateMachineError`; or with a :class:`~replog.errors.NotDone`.
@@ -232,7 +232,7 @@ class Replica:
         called then.
         """
         run = partial(self.machine.answer, payload)
-        self._queries.ask(run, level, at_least, waiter, lease_ns)
+        self._queries.ask(run, level, at_least, waiter, now_ns)
 
     def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:
         """Read the commands in the log from ``from_index`` on, as far as they are applied here; as

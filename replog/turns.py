@@ -260,8 +260,8 @@ class Turns:
         :meth:`replog.replica.Replica.query`."""
         if self.waits_for:
             raise Unavailable(apart_sentence(self._node_id, self.waits_for))
-        lease_ns = self._surroundings.clock_ns() if level is ReadLevel.LEASE else None
-        self.replica.query(payload, level, at_least, waiter, lease_ns)
+        now_ns = self._surroundings.clock_ns() if level is ReadLevel.LEASE else None
+        self.replica.query(payload, level, at_least, waiter, now_ns)
         self._surroundings.wake()
 
     def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:

@@ -15,6 +15,7 @@ from replog.errors import PluginError, ReplogError
 from replog_bench.arguments import (
     Commands,
     OneLineParser,
+    chosen_engines,
     counts,
     directory,
     names,
@@ -392,9 +393,7 @@ def run_throughput_command(given: argparse.Namespace) -> None:
 
 def run_clients_command(given: argparse.Namespace) -> None:
     """Carry out ``clients``."""
-    engines = plugins.engine_names() if given.engines is None else given.engines
-    for engine in engines:
-        plugins.find_engine(engine)
+    engines = chosen_engines(given)
     plan = ClientsPlan(
         engines=engines,
         clients=given.clients,
@@ -411,9 +410,7 @@ def run_clients_command(given: argparse.Namespace) -> None:
 
 def run_etcd_command(given: argparse.Namespace) -> None:
     """Carry out ``etcd``."""
-    engines = plugins.engine_names() if given.engines is None else given.engines
-    for engine in engines:
-        plugins.find_engine(engine)
+    engines = chosen_engines(given)
     plan = EtcdPlan(
         clients=given.clients,
         value_bytes=given.value_bytes,
@@ -453,7 +450,7 @@ def explain_all(
 
 def run_micro_command(given: argparse.Namespace) -> None:
     """Carry out ``micro``."""
-    engines = plugins.engine_names() if given.engines is None else given.engines
+    engines = chosen_engines(given)
     measures = {
         name: measure for name, measure in find_measures(engines).items() if given.only in name
     }
@@ -464,7 +461,7 @@ def run_micro_command(given: argparse.Namespace) -> None:
 
 def run_protocol_command(given: argparse.Namespace) -> None:
     """Carry out ``protocol``."""
-    engines = plugins.engine_names() if given.engines is None else given.engines
+    engines = chosen_engines(given)
     rows = run_protocol(engines, show_progress)
     show_progress("")
     print(to_json(rows) if given.json else to_table(ProtocolRow.HEADINGS, rows))

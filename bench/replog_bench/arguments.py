@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from replog import plugins
 from replog.limits import MIB
 from replog_bench.load import VALUE_BYTES_MIN
 
@@ -55,6 +57,15 @@ def seconds(text: str) -> float:
 def counts(text: str) -> list[int]:
     """Whole numbers above 0, separated by commas."""
     return [positive(part) for part in text.split(",")]
+
+
+def chosen_engines(given: argparse.Namespace) -> Sequence[str]:
+    """The engines that ``--engines`` names, all that are installed without it; raises
+    :class:`~replog.errors.PluginError` for one that is not."""
+    engines: Sequence[str] = plugins.engine_names() if given.engines is None else given.engines
+    for engine in engines:
+        plugins.find_engine(engine)
+    return engines
 
 
 def names(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from replog import plugins
 from replog_bench.arguments import (
     Commands,
     OneLineParser,
+    chosen_engines,
     names,
     positive,
     seconds,
@@ -78,9 +79,7 @@ def add_overload(commands: Commands, common: OneLineParser) -> None:
 
 def run_overload_command(given: argparse.Namespace) -> None:
     """Carry out ``overload``."""
-    engines = plugins.engine_names() if given.engines is None else given.engines
-    for engine in engines:
-        plugins.find_engine(engine)
+    engines = chosen_engines(given)
     plan = OverloadPlan(
         engines=engines,
         clients=given.clients,

@@ -523,16 +523,19 @@ class PromiseTellsAll(Check):
         return ""
 
 
-def binds(flight: Flight) -> bool:
+def binds(_: ClusterNode, flight: Flight) -> bool:
     """Whether who receives this message must promise its ballot, if that is higher (P11): all but
     the trial of a phase 1."""
     message = flight.message
     return not (isinstance(message, Prepare | Promise) and message.pre)
 
 
-def binds_in_faith(flight: Flight) -> bool:
-    """The same where there are leases: then a Prepare may be refused for the sake of a leader."""
-    return binds(flight) and not isinstance(flight.message, Prepare)
+def binds_in_faith(node: ClusterNode, flight: Flight) -> bool:
+    """The same where there are leases: then a Prepare may be refused for the sake of a leader, but
+    not one that was ordered at the ballot that the node has promised, or at a later one."""
+    message = flight.message
+    may_refuse = isinstance(message, Prepare) and message.ordered_in < max(1, node.status_seen.term)
+    return binds(node, flight) and not may_refuse
 
 
 def slots_of(ranges: Iterable[Range]) -> Iterable[LogIndex]:

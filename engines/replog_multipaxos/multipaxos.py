@@ -311,9 +311,9 @@ class MultiPaxos:
 
     # -- proposals and reads --
 
-    def read(self, read_id: int, lease_ns: int | None = None) -> None:
+    def read(self, read_id: int, now_ns: int | None = None) -> None:
         """Find out where to read; begun at the next ``ready``.  See the contract."""
-        if lease_ns is None or not reading.read_by_lease(self, read_id, lease_ns):
+        if now_ns is None or not reading.read_by_lease(self, read_id, now_ns):
             self.reads.register(read_id)
 
     def propose(self, data: bytes, kind: EntryKind = EntryKind.COMMAND) -> Entry:

@@ -440,7 +440,7 @@ class Books(Check):
         return ""
 
 
-def binds(flight: Flight) -> bool:
+def binds(_: ClusterNode, flight: Flight) -> bool:
     """Whether who receives this message must enter its term, if that is higher (R10): all but a
     request for a vote and a pre-vote that was granted."""
     message = flight.message

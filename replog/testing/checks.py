@@ -111,7 +111,7 @@ class EntersHigherTerms(Check):
     """Whoever receives a message of a higher term that ``binds`` its receiver is in that term from
     then on; each engine says which of its messages do, and under which number it has this rule."""
 
-    def __init__(self, number: str, binds: Callable[[Flight], bool]) -> None:
+    def __init__(self, number: str, binds: Callable[[ClusterNode, Flight], bool]) -> None:
         self._number = number
         self._binds = binds
         self._told: dict[NodeId, tuple[int, Term]] = {}
@@ -121,7 +121,7 @@ class EntersHigherTerms(Check):
         """Note a higher term.  A message of a transfer binds only who takes what it offers."""
         if type(flight.message) in TRANSFER_TYPES:
             return ""
-        if flight.term > node.status_seen.term and self._binds(flight):
+        if flight.term > node.status_seen.term and self._binds(node, flight):
             self._told[node.node_id] = (node.run, flight.term)
         return ""
 

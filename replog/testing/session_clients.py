@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from replog.envelope import is_in_session, session_in
 from replog.errors import NotDone, SessionExpired, StaleSequence
 from replog.testing.checks import SESSION_REFUSALS, Broken
-from replog.testing.driver import Driver
+from replog.testing.driver import QUIET, Driver
 from replog.testing.judged_machine import JudgedKeeper, Results, is_lost, is_unkept
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
 from replog.types import EntryKind, LogIndex, NodeId
@@ -221,8 +221,9 @@ class SessionClients:
     def _arrive_late(
         self, node: ClusterNode, payload: bytes, number: int, mark: tuple[int, int, int]
     ) -> None:
-        """A copy was long on its way to a node; its client may be at another command by now."""
-        if node.is_running:
+        """A copy was long on its way to a node; its client may be at another command by now.  In
+        calm nothing comes late: who is asked then would have no time to answer."""
+        if node.is_running and self._driver.faults is not QUIET:
             self._driver.propose(node, payload, -number, mark=mark)
 
     def ask_again(self, cluster: Cluster, ticks_max: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -12,6 +14,8 @@ from replog.config import Config, local_config
 from replog.node import Node
 from replog.running import open_node
 from replog.types import NodeId, Role
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -44,3 +48,38 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait until ``holds()``; the test's own deadline bounds it."""
     while not holds():
         await trio.sleep(0.01)
+
+
+async def leading_of(nodes: dict[NodeId, Node]) -> Node:
+    """The node that leads, as soon as one does."""
+    while True:
+        for node in nodes.values():
+            if node.status().role is Role.LEADER:
+                return node
+        await trio.sleep(0.01)
+
+
+async def first_of(items: AsyncIterator[T], count: int) -> list[T]:
+    """The first of what has no end."""
+    found: list[T] = []
+    async for item in items:
+        found.append(item)
+        if len(found) == count:
+            break
+    return found
+
+
+def cut_off(nodes: dict[NodeId, Node], lone: Node) -> None:
+    """From now on nothing that a node sends reaches another, and nothing reaches it."""
+    for node in nodes.values():
+        surroundings, is_cut = node._turns._surroundings, node is lone
+
+        def send(
+            message: object,
+            send: Callable[[object], None] = surroundings.send,
+            is_cut: bool = is_cut,
+        ) -> None:
+            if not is_cut and message.to != lone.node_id:  # type: ignore[attr-defined]
+                send(message)
+
+        node._turns._surroundings = replace(surroundings, send=send)

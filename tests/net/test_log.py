@@ -18,12 +18,12 @@ from replog.limits import Limits
 from replog.node import Node
 from replog.plugins import engine_names
 from replog.running import open_node
-from replog.types import LogEntry, NodeId, Role
+from replog.types import LogEntry, NodeId
 from replog_kv import Kv
 from replog_log.commands import Lines
 
 from libraries import LIBRARIES, OPENERS, OpenClient
-from running import running_cluster
+from running import cut_off, first_of, leading_of, running_cluster
 
 pytestmark = pytest.mark.net
 
@@ -34,28 +34,9 @@ def log_config(directory: Path, nodes: int = 3, engine: str = "raft", **limits: 
     return replace(config, state_machine="log", limits=Limits(**limits))
 
 
-async def leading_of(nodes: dict[NodeId, Node]) -> Node:
-    """The node that leads, as soon as one does."""
-    while True:
-        for node in nodes.values():
-            if node.status().role is Role.LEADER:
-                return node
-        await trio.sleep(0.01)
-
-
 async def all_of(entries: AsyncIterator[LogEntry]) -> list[LogEntry]:
     """Every entry, of what ends."""
     return [entry async for entry in entries]
-
-
-async def first_of(entries: AsyncIterator[LogEntry], count: int) -> list[LogEntry]:
-    """The first entries of what has no end."""
-    found: list[LogEntry] = []
-    async for entry in entries:
-        found.append(entry)
-        if len(found) == count:
-            break
-    return found
 
 
 @pytest.mark.parametrize("engine", engine_names())
@@ -311,18 +292,7 @@ async def test_reader_leaves_a_leader_that_is_cut_off(tmp_path: Path, engine: st
     async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
         deposed = await leading_of(nodes)
         index = (await client.propose(b"before")).index
-        for node in nodes.values():
-            surroundings, is_cut = node._turns._surroundings, node is deposed
-
-            def send(
-                message: object,
-                send: Callable[[object], None] = surroundings.send,
-                is_cut: bool = is_cut,
-            ) -> None:
-                if not is_cut and message.to != deposed.node_id:  # type: ignore[attr-defined]
-                    send(message)
-
-            node._turns._surroundings = replace(surroundings, send=send)
+        cut_off(nodes, deposed)
         others = {node.node_id: node for node in nodes.values() if node is not deposed}
         async with trio.open_nursery() as nursery:
             found: list[bytes] = []

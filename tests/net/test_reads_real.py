@@ -31,7 +31,7 @@ from replog.wire import FrameReader
 from replog_kv import Kv
 from replog_kv.machine import KvError
 
-from running import leader_of, running_cluster, until
+from running import cut_off, leader_of, running_cluster, until
 
 pytestmark = pytest.mark.net
 
@@ -229,9 +229,7 @@ async def test_lease_read_asks_nobody(tmp_path: Path, engine: str) -> None:
         async with Client(address) as client:
             read = await client.query(Kv.get, "key", level=ReadLevel.LEASE)
             assert read.result == b"value"
-            for node in nodes.values():
-                if node is not leader:
-                    node._turns._surroundings = replace(node._turns._surroundings, send=leave_out)
+            cut_off(nodes, leader)
             rounds = leader._replica.engine.leader.round  # type: ignore[attr-defined]
             read = await leader.query(Kv.get, "key", level=ReadLevel.LEASE)
             assert read.result == b"value"
@@ -239,7 +237,3 @@ async def test_lease_read_asks_nobody(tmp_path: Path, engine: str) -> None:
         with pytest.raises(Unavailable):
             while True:
                 await leader.query(Kv.get, "key", level=ReadLevel.LEASE)
-
-
-def leave_out(message: object) -> None:
-    """A message is lost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -22,35 +22,16 @@ from replog.node import Node
 from replog.plugins import engine_names
 from replog.queries import Queries
 from replog.running import open_node
-from replog.types import Change, NodeId, Role
+from replog.types import Change, NodeId
 from replog_kv import Kv
 from replog_kv.machine import SNAPSHOT_FORM_1, _records
 
 from libraries import LIBRARIES, OPENERS, OpenClient
-from running import running_cluster
+from running import cut_off, first_of, leading_of, running_cluster
 
 pytestmark = pytest.mark.net
 
 Started: TypeAlias = "trio.TaskStatus[None]"
-
-
-async def first_of(changes: AsyncIterator[Change], count: int) -> list[Change]:
-    """The first of what has no end."""
-    found: list[Change] = []
-    async for change in changes:
-        found.append(change)
-        if len(found) == count:
-            break
-    return found
-
-
-async def leading_of(nodes: dict[NodeId, Node]) -> Node:
-    """The node that leads, as soon as one does."""
-    while True:
-        for node in nodes.values():
-            if node.status().role is Role.LEADER:
-                return node
-        await trio.sleep(0.01)
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -282,18 +263,7 @@ async def test_watcher_leaves_a_leader_that_is_cut_off(tmp_path: Path, engine: s
     async with running_cluster(tmp_path, config=config) as nodes, replog.Client(config) as client:
         deposed = await leading_of(nodes)
         index = (await client.propose(Kv.put.encode("before", b""))).index
-        for node in nodes.values():
-            surroundings, is_cut = node._turns._surroundings, node is deposed
-
-            def send(
-                message: object,
-                send: Callable[[object], None] = surroundings.send,
-                is_cut: bool = is_cut,
-            ) -> None:
-                if not is_cut and message.to != deposed.node_id:  # type: ignore[attr-defined]
-                    send(message)
-
-            node._turns._surroundings = replace(surroundings, send=send)
+        cut_off(nodes, deposed)
         others = {node.node_id: node for node in nodes.values() if node is not deposed}
         found: list[Change] = []
 

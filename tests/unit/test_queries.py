@@ -57,7 +57,7 @@ class Reading:
     def __init__(self) -> None:
         self.read_ids: list[int] = []
 
-    def read(self, read_id: int, lease_ns: int | None = None) -> None:
+    def read(self, read_id: int, now_ns: int | None = None) -> None:
         """Note the read."""
         self.read_ids.append(read_id)
 
