@@ -45,7 +45,10 @@ class Part:
     folders: tuple[str, ...]
     """Under ``tests/``; empty: every folder that no other part names."""
     processes: int = 2
-    """How many run the tests, each whole files of them; one where the tests use every core."""
+    """How many run the tests; one where the tests use every core, more than there are cores where
+    they mostly wait."""
+    by_file: bool = True
+    """Whether each of them runs whole files, so that what a file's tests share is made once."""
 
 
 PARTS = (
@@ -54,7 +57,7 @@ PARTS = (
     Part("simulation", 2.0, (), ("sim",)),
     Part("model check", 2.0, (), ("model", "mutants")),
     Part("storage crashes", 1.5, (), ("faults",)),
-    Part("real processes", 2.0, (), ("net", "demo")),
+    Part("real processes", 2.0, (), ("net", "demo"), processes=4, by_file=False),
 )
 
 
@@ -138,7 +141,10 @@ def run_part(part: Part, folders: Sequence[Path], scratch: Path) -> Outcome:
         paths = [str(folder.relative_to(ROOT)) for folder in folders]
         pytest = [str(VENV_PYTHON), "-m", "pytest", f"--junitxml={report}", *paths]
         if part.processes > 1:
-            pytest += [f"--numprocesses={part.processes}", "--dist=loadfile"]
+            pytest += [
+                f"--numprocesses={part.processes}",
+                f"--dist={'loadfile' if part.by_file else 'worksteal'}",
+            ]
         status = run(pytest, max(1.0, deadline - time.monotonic()))
         counts = count_tests(report, status)
         passed, failed, skipped = passed + counts[0], failed + counts[1], counts[2]

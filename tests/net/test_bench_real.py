@@ -76,6 +76,7 @@ def test_overload_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [row["machine"] for row in rows] == ["kv", "slow kv", "slow kv"]
     for row in rows:
         assert row["engine"] == ENGINES[0]
+    for row in rows[:2]:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["ratio_to_peak"] > 0
     assert rows[1]["refused_share"] > 0

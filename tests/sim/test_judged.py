@@ -153,7 +153,7 @@ def test_own_commands_of_any_size(size_bytes: int) -> None:
     """Limits are drawn to fit the commands of a workload, however large those are."""
     for seed in range(6):
         workload = DrawnWorkload(Recorder, (b"x" * size_bytes,))
-        simulation = Simulation(SimOptions(ENGINE, seed, ticks=200), workload)
+        simulation = Simulation(SimOptions(ENGINE, seed, ticks=80), workload)
         assert not simulation.limits.problems()
         simulation.run()
 
