@@ -22,7 +22,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from replog.errors import UnknownFormat
+from replog.errors import CommandTooLarge, UnknownFormat
 from replog.types import BODY_HEAD_BYTES, Entry
 
 ENVELOPE_VERSION: Final = 1
@@ -67,6 +67,16 @@ def pack_envelopes(payloads: Sequence[bytes], time_ms: int) -> list[bytes]:
     return [
         (in_session if type(payload) is SessionCommand else head) + payload for payload in payloads
     ]
+
+
+def check_size(payload: bytes, bytes_max: int) -> None:
+    """Raise :class:`~replog.errors.CommandTooLarge`, unless it is what stands around the command
+    that makes it so long."""
+    size_bytes = len(payload)
+    if type(payload) is SessionCommand:
+        size_bytes -= SESSION_BLOCK.size
+    if size_bytes > bytes_max:
+        raise CommandTooLarge(size_bytes, bytes_max)
 
 
 def open_envelope(entry: Entry) -> tuple[int, bytes]:

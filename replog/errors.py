@@ -12,6 +12,7 @@ Stale messages are not errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 REJOIN_REMEDY: Final = "move the node's directory away and bring it back with `replog rejoin`"
@@ -315,6 +316,26 @@ class Replaced(FatalError):
 
 class StateMachineCrashed(FatalError):
     """A state machine raised an error that it did not declare; no entry was skipped."""
+
+
+class ReplicaDiverged(FatalError):
+    """What this replica applied came to something else than at a majority: its answers may be
+    wrong."""
+
+    def __init__(self, node_id: int, index: int, where: str, others: Sequence[int]) -> None:
+        self.node_id = node_id
+        self.index = index
+        """The first entry that came to something else, of those that could be compared."""
+        self.others = tuple(others)
+        """The nodes that agree with one another."""
+        nodes = ", ".join(map(str, others))
+        super().__init__(
+            f"node {node_id} is not in the state that the nodes {nodes} agree on: {where}, it "
+            "came to something else, so what it answers may be wrong; find out why (a state "
+            "machine that uses a clock, chance or the order of a set? another version of it? a "
+            "broken memory?), and start it again, which makes its state anew from its snapshot and "
+            f"its log; if it stops again, {REJOIN_REMEDY}"
+        )
 
 
 class InvariantViolated(FatalError):

@@ -80,6 +80,8 @@ class Limits:
     snapshot_bytes_per_second_max: int = 256 * MIB
     """Bytes of snapshots that a node reads to send them, for all peers together; at least one chunk
     leaves in each tick."""
+    digest_compare_ms: int = 1_000
+    """How often a node compares what it applied with its peers."""
     handshake_ms: int = 5_000
     """How long a new connection may take to say who it is."""
     connection_idle_ms: int = 10_000

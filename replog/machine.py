@@ -36,7 +36,7 @@ a snapshot is taken and where it lies (the node, :mod:`replog.storage.snapshots`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
@@ -246,6 +246,21 @@ class KeepsAnswers(DurableMachine, Protocol):
         """
 
 
+@runtime_checkable
+class Digested(Machine, Protocol):
+    """A machine with a number for its state, by which replicas are compared after every command
+    (:mod:`replog.comparison`).  Without one, only what commands answer is compared."""
+
+    def state_digest(self) -> int:
+        """A number that is the same for equal states, and hardly ever for others; any int.
+
+        Called behind each command, so it must cost next to nothing: it is kept up to date by the
+        commands, as a sum over the items (:mod:`replog_kv.machine` shows how).  It depends on the
+        state alone and not on how that came about: what was restored from a snapshot has the same.
+        No ``hash()``, which differs from process to process.
+        """
+
+
 class MachineKind(Enum):
     """What a machine offers to snapshots, from nothing upwards."""
 
@@ -283,6 +298,13 @@ def answer_keeper(machine: Machine) -> KeepsAnswers | None:
     """The machine itself if it keeps answers; told by its methods, as the kind is."""
     is_keeper = machine_kind(machine) is MachineKind.DURABLE and _has_methods(machine, _KEEPING)
     return cast(KeepsAnswers, machine) if is_keeper else None
+
+
+def state_digest(machine: Machine) -> Callable[[], int] | None:
+    """The digest of a machine's state, if it has one; told by its method, as the kind is."""
+    return (
+        cast(Digested, machine).state_digest if _has_methods(machine, ("state_digest",)) else None
+    )
 
 
 def _has_methods(machine: Machine, names: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ Nothing here knows which engine decides, or what the state machine means.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, cast
 
@@ -23,6 +23,7 @@ import trio
 
 from replog.changes import ChangesPage
 from replog.client_surface import watch_cursor
+from replog.comparison import Difference
 from replog.config import Config
 from replog.errors import (
     BadCommand,
@@ -37,6 +38,7 @@ from replog.failures import main_error
 from replog.formation import apart_sentence
 from replog.jobs import Jobs
 from replog.machine import DumpPage, Machine
+from replog.node_messages import NODE_SPECS
 from replog.opening import OpenedState
 from replog.reports import Reports
 from replog.server import ClientServer
@@ -54,7 +56,6 @@ from replog.storage.identity import FoundingRecord, Identity
 from replog.storage.protocol import Storage, Write
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog.sync_thread import SyncThread
-from replog.transfer_messages import TRANSFER_SPECS
 from replog.transfer_outlet import Job
 from replog.transport.meetings import Meetings
 from replog.transport.protocol import Transport
@@ -121,7 +122,7 @@ class Node:
             _member_of(identity, state),
             config.node(self.node_id).peer_listen,
             {node.id: node.peer for node in config.nodes},
-            MessageCodec(state.messages, config.limits, TRANSFER_SPECS),
+            MessageCodec(state.messages, config.limits, NODE_SPECS),
             config.limits,
             self._step,
             self._turn,
@@ -152,6 +153,7 @@ class Node:
         )
         self._turns.waits_for = self._formation.waits_for
         self._replica.handle_learners = self._handle_learners
+        self._turns.comparison.handle_difference = self._reports.tell_difference
         self._syncs: SyncThread | None = None
         self._is_running = False
         self._role_changed = trio.Event()
@@ -299,6 +301,12 @@ class Node:
     def snapshots(self) -> SnapshotsPicture:
         """A read-only picture of the node's snapshots."""
         return self._turns.snapshots.picture
+
+    @property
+    def differences(self) -> Mapping[NodeId, Difference]:
+        """The peers that were seen to be in another state than this node, each with the entry that
+        came to something else there (``docs/comparison.md``)."""
+        return self._turns.comparison.differences
 
     @property
     def is_disk_full(self) -> bool:

@@ -35,6 +35,7 @@ from replog.control import (
     unpack_opening,
     with_learner,
 )
+from replog.digests import MARK_MASK, MARK_SPREAD, NONE_MARK, Digests, outcome_mark
 from replog.engine import Engine
 from replog.envelope import (
     ENVELOPE_HEAD,
@@ -59,7 +60,7 @@ from replog.errors import (
 )
 from replog.limits import Limits
 from replog.logpages import read_page
-from replog.machine import ApplyContext, KeepsAnswers, Machine, answer_keeper
+from replog.machine import ApplyContext, KeepsAnswers, Machine, answer_keeper, state_digest
 from replog.queries import Queries
 from replog.sessions import Answer, SessionId, Sessions
 from replog.types import (
@@ -97,6 +98,7 @@ class Replica:
     __slots__ = (
         "_command_bytes_max",
         "_context",
+        "_digest",
         "_is_voter",
         "_keeper",
         "_learners_index",
@@ -105,6 +107,7 @@ class Replica:
         "_queries",
         "_waits",
         "applied_index",
+        "digests",
         "engine",
         "handle_learners",
         "learners",
@@ -142,6 +145,9 @@ class Replica:
         self._learners_index = learners_index
         self._own = own
         self._is_voter = is_voter
+        self.digests = Digests(applied_index)
+        """What the last entries came to here."""
+        self._digest = state_digest(machine)
         self._keeper = answer_keeper(machine)
         self._context = ApplyContext(applied_index, time_ms)
         self._command_bytes_max = limits.command_bytes_max
@@ -259,6 +265,7 @@ class Replica:
             _, waiter = self._waits.popleft()
             waiter(0, None, OutcomeUnknown(_LOST_IN_SNAPSHOT))
         self.applied_index = self._context.index = meta.last.index
+        self.digests.forget(meta.last.index)
         self._context.time_ms = max(self._context.time_ms, meta.time_ms)
         self.engine.install(meta.last)
 
@@ -314,6 +321,7 @@ class Replica:
                 f"{len(entries)} up to {entries[-1].index}, after {index}"
             )
         apply, context, waits = self.machine.apply, self._context, self._waits
+        digest, sums, total = self._digest, self.digests.sums, self.digests.last_sum
         wait_index = waits[0][0].index if waits else 0
         for entry in entries:
             index += 1
@@ -340,9 +348,16 @@ class Replica:
                 try:
                     if answer is None:
                         context.index = index
-                        result = apply(context, body[payload_offset:])
-                except StateMachineError as declared:
-                    error = declared
+                        try:
+                            result = apply(context, body[payload_offset:])
+                        except StateMachineError as declared:
+                            error = declared
+                        came_to = NONE_MARK
+                        if result is not None or error is not None:
+                            came_to = outcome_mark(result, error)
+                        if digest is not None:
+                            came_to += digest()
+                        total = total + came_to * (index * MARK_SPREAD + 1) & MARK_MASK
                 except Exception as crash:
                     raise _crashed(crash, index) from crash
                 if mark is not None and answer is None:
@@ -357,6 +372,7 @@ class Replica:
                     f"entry {index} is of kind {body[0]}, which this release cannot apply; "
                     "upgrade this node"
                 )
+            sums.append(total)
             self.applied_index = index
             if wait_index == index:
                 proposed, waiter = waits.popleft()
@@ -365,6 +381,7 @@ class Replica:
                     waiter(*(answer or (index, result, error)))
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
+        self.digests.shorten()
 
     def _keep_answer(self, keeper: KeepsAnswers, session_id: SessionId, sequence: int) -> None:
         """Have the machine keep the answer of the command that it has just applied."""

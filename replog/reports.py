@@ -6,7 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from replog.types import LogIndex, Role, SoftState, Term
+from replog.comparison import Difference
+from replog.types import LogIndex, NodeId, Role, SoftState, Term
 
 
 class Reports:
@@ -29,6 +30,12 @@ class Reports:
             self._log.warning("disk_full", directory=self._directory)
         else:
             self._log.info("disk_has_room", directory=self._directory)
+
+    def tell_difference(self, peer: NodeId, difference: Difference) -> None:
+        """A peer is in another state than this node."""
+        self._log.error(
+            "replicas_differ", peer=peer, index=difference.index, is_first=difference.is_first
+        )
 
     def tell_role(self, soft_state: SoftState, term: Term) -> None:
         """The node leads, or follows somebody else."""

@@ -30,7 +30,7 @@ from replog.client_session import (
     SESSION_ID,
 )
 from replog.config import Config
-from replog.envelope import SESSION_BLOCK, SessionCommand
+from replog.envelope import SESSION_BLOCK, SessionCommand, check_size
 from replog.errors import (
     BadCommand,
     CallerError,
@@ -70,7 +70,6 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
-from replog.turns import check_size
 from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, LogPage, ReadLevel, Voter, Waiter
 from replog.wire import FrameReader, pack_frame
 
@@ -536,6 +535,10 @@ def status_map(node: Node) -> dict[str, object]:
             for sent in leaving
         ],
         "snapshot_problem": snapshots.problem or None,
+        "differs_from": [
+            {"node": peer, "index": found.index, "first": found.is_first}
+            for peer, found in sorted(node.differences.items())
+        ],
         "disk_full": node.is_disk_full,
         "waits_for": list(node.waits_for),
         "voter": node.is_voter,

@@ -118,6 +118,8 @@ class Snapshots:
         setup: SnapshotSetup,
         surroundings: SnapshotSurroundings,
     ) -> None:
+        self.epoch = setup.epoch
+        """The one in force."""
         self.newest = setup.newest
         """The newest snapshot that is durable here."""
         self.is_installing = False

@@ -41,11 +41,12 @@ from dataclasses import replace
 from typing import Final, cast
 
 from replog.admission import RETRY_MS_MIN, Admission
+from replog.comparison import Comparison
+from replog.comparison_messages import DigestCompare
 from replog.control import pack_closing, pack_learner, pack_opening
 from replog.engine import MessageSpec, entries_fields
-from replog.envelope import SESSION_BLOCK, SessionCommand
+from replog.envelope import check_size
 from replog.errors import (
-    CommandTooLarge,
     DiskFull,
     NodeActive,
     NotDone,
@@ -79,6 +80,8 @@ HAND_OVER_MS: Final = 1000
 """After so long a leader whose disk is full hands over, ..."""
 HAND_OVER_DOUBLINGS: Final = 6
 """... and if it leads then, after twice as long, so many times."""
+
+_SET_APART: Final = TRANSFER_TYPES | {DigestCompare}
 
 
 @record
@@ -134,6 +137,7 @@ class Turns:
         "_unsynced",
         "_unwritten",
         "_waiters",
+        "comparison",
         "replica",
         "snapshots",
         "waits_for",
@@ -151,6 +155,7 @@ class Turns:
     ) -> None:
         self.replica = replica
         self.snapshots = snapshots
+        self.comparison = Comparison(node_id, snapshots.epoch, replica, limits, surroundings.send)
         self.waits_for: Sequence[NodeId] = ()
         """The nodes of which the owner must hear before this one may take part."""
         self._is_sync_first = machine_kind(replica.machine) is MachineKind.DURABLE
@@ -187,7 +192,7 @@ class Turns:
         self._told: tuple[str, int] | None = None
         """What those are told who are refused until the next turn, if anybody was."""
         self._admission = Admission(node_id, limits)
-        self._set_apart = TRANSFER_TYPES
+        self._set_apart = _SET_APART
         """The messages that do not simply go to the replica."""
         self._full_ticks = 0
         """How long this node leads on a full disk, since it last tried to hand over, ..."""
@@ -212,6 +217,8 @@ class Turns:
             self.replica.step(message)
         elif kind in TRANSFER_TYPES:
             self.snapshots.transfer.step(cast(TransferMessage, message))
+        elif kind is DigestCompare:
+            self.comparison.step(cast(DigestCompare, message))
         elif not getattr(message, self._entries_fields[kind]):
             self.replica.step(message)
         # Else it brings entries to a full disk: as if it had been lost on the way.
@@ -224,6 +231,7 @@ class Turns:
         self.replica.tick()
         self._admission.tick(self.replica.applied_index)
         self.snapshots.tick()
+        self.comparison.tick()
         if self._is_full:
             self._tick_full()
 
@@ -361,7 +369,9 @@ class Turns:
     # -- the turn --
 
     def turn(self) -> None:
-        """Carry out everything that the replica is ready for."""
+        """Carry out everything that the replica is ready for; raises ``FatalError``."""
+        if self.comparison.diverged is not None:
+            raise self.comparison.diverged
         self._is_turning = True
         if self._surroundings.is_full() is not self._is_full:
             self._handle_fullness(not self._is_full)
@@ -520,7 +530,7 @@ class Turns:
         self._is_full = is_full
         self._full_ticks = self._hand_over_count = 0
         self._limit_submitted()
-        self._set_apart = TRANSFER_TYPES.union(self._entries_fields if is_full else ())
+        self._set_apart = _SET_APART.union(self._entries_fields if is_full else ())
         self._surroundings.report_full(is_full)
 
     def _refusal_of_full(self) -> NotDone:
@@ -586,13 +596,3 @@ class Turns:
 def _behind(entries: Sequence[Entry], index: LogIndex) -> Sequence[Entry]:
     """Those of some entries at contiguous indexes that are behind ``index``."""
     return entries[max(0, index + 1 - entries[0].index) :]
-
-
-def check_size(payload: bytes, bytes_max: int) -> None:
-    """Raise :class:`~replog.errors.CommandTooLarge`, unless it is what stands around the command
-    that makes it so long."""
-    size_bytes = len(payload)
-    if type(payload) is SessionCommand:
-        size_bytes -= SESSION_BLOCK.size
-    if size_bytes > bytes_max:
-        raise CommandTooLarge(size_bytes, bytes_max)

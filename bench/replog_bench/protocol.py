@@ -14,6 +14,7 @@ from typing import TypeAlias
 from replog import plugins
 from replog.engine import EnginePlugin
 from replog.limits import Limits
+from replog.node_messages import NODE_TYPES
 from replog.testing.checks import Check, Nodes
 from replog.testing.cluster import Cluster
 from replog.testing.faults import Faults
@@ -47,7 +48,9 @@ class Meter(Check):
         """The terms in which a node asked to lead."""
 
     def check_sent(self, nodes: Nodes, flight: Flight) -> str:
-        """Count a message."""
+        """Count a message, if it is the engine's."""
+        if type(flight.message) in NODE_TYPES:
+            return ""
         self.messages += 1
         self.size_bytes += len(self._codec.encode(flight.message))
         return ""

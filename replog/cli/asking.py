@@ -66,8 +66,12 @@ class NodeAnswer:
     @property
     def lost_voters(self) -> Sequence[NodeId]:
         """The voters in whose place learners are, as far as the node has applied."""
-        learners = (self.status or {}).get("learners")
-        found = [each.get("node") for each in learners] if isinstance(learners, list) else []
+        return self.nodes_of("learners")
+
+    def nodes_of(self, key: str) -> Sequence[NodeId]:
+        """The nodes that the objects of a list in the status name; empty if there is none."""
+        listed = (self.status or {}).get(key)
+        found = [each.get("node") for each in listed] if isinstance(listed, list) else []
         return [each for each in found if isinstance(each, int)]
 
     def flag(self, key: str) -> bool:

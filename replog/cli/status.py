@@ -54,6 +54,7 @@ STATUS_KEYS: Final = (
     "snapshot_arriving",
     "snapshots_leaving",
     "snapshot_problem",
+    "differs_from",
     "disk_full",
     "waits_for",
     "voter",
@@ -128,6 +129,11 @@ def _print(cluster: ClusterAnswer) -> None:
     for answer in cluster.answers:
         if problem := answer.text("snapshot_problem"):
             complain(f"{_name(answer)} has a problem with its snapshots: {problem}")
+        for other in answer.nodes_of("differs_from"):
+            complain(
+                f"{_name(answer)} and node {other} are not in the same state, and what one of them "
+                "answers may be wrong; as soon as a majority agrees, who differs from it stops"
+            )
         if answer.problem is not None:
             complain(f"{_name(answer)} does not answer: {answer.problem}")
         elif answer.flag("disk_full"):

@@ -51,6 +51,7 @@ KINDS: Final[dict[str, str]] = {
     "clock": "a node's clock runs fast or slow, and its time of day jumps",
     "campaign": "a node campaigns unasked",
     "coup": "the leader is cut off or stands still; the others forget it, and campaign at once",
+    "diverge": "a replica's state has another digest than it should, from a command on",
     "transfer": "the leader is told to hand over",
     "overtake": "in calm the leader is cut off, and the others go on and trim what it lacks",
 }

@@ -26,7 +26,7 @@ are the reason why a random run proves anything:
   proposes none that its machine is too far behind for (judged in ``overload``).
 * **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
-``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I25 are judged
+``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I26 are judged
 elsewhere.  What only one engine promises (log matching, for instance) comes as a :class:`Check`
 from outside.
 """
@@ -40,11 +40,11 @@ from typing import Final, TypeAlias
 from replog.control import LEARNER, sub_kind_of
 from replog.envelope import is_in_session, open_envelope, session_in
 from replog.errors import SessionExpired, StaleSequence
+from replog.node_messages import NODE_TYPES
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
 from replog.testing.network import Flight, kind_of
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
-from replog.transfer_messages import TRANSFER_TYPES
 from replog.types import (
     NO_NODE,
     Entry,
@@ -118,8 +118,8 @@ class EntersHigherTerms(Check):
         """By node, in its current run: a higher term that it was told of."""
 
     def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
-        """Note a higher term.  A message of a transfer binds only who takes what it offers."""
-        if type(flight.message) in TRANSFER_TYPES:
+        """Note a higher term.  A message of no engine binds only who takes what it offers."""
+        if type(flight.message) in NODE_TYPES:
             return ""
         if flight.term > node.status_seen.term and self._binds(node, flight):
             self._told[node.node_id] = (node.run, flight.term)

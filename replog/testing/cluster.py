@@ -34,6 +34,7 @@ from replog.engine import EnginePlugin
 from replog.errors import CallerError
 from replog.limits import Limits
 from replog.machine import Machine
+from replog.node_messages import NODE_SPECS
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Recovered
 from replog.stored_log import HeldLog
@@ -52,7 +53,6 @@ from replog.testing.rejoining import Rejoining
 from replog.testing.runs import Runs, founded_epoch, spare_count
 from replog.testing.trace import Trace, links_text, node_text
 from replog.testing.trials import find_trial
-from replog.transfer_messages import TRANSFER_SPECS
 from replog.types import NO_NODE, Entry, LogIndex, NodeId, ReadLevel, Role
 from replog.wire import MessageCodec
 
@@ -113,7 +113,7 @@ class Cluster:
             for node_id in node_ids
         }
         """All nodes by id, ascending, those that are down included."""
-        self.trace = Trace((*plugin.messages, *TRANSFER_SPECS))
+        self.trace = Trace((*plugin.messages, *NODE_SPECS))
         self.invariants = Invariants(self.nodes, quorum, checks)
         self.driver = Driver(
             seed,
@@ -121,7 +121,7 @@ class Cluster:
             disk_model,
             self.trace,
             self.invariants,
-            MessageCodec(plugin.messages, self._limits, TRANSFER_SPECS) if codec else None,
+            MessageCodec(plugin.messages, self._limits, NODE_SPECS) if codec else None,
             chance or Chance(seed),
             goals or Goals({**COMMON, **ON_FILES}),
         )

@@ -22,13 +22,14 @@ from random import Random
 from typing import Final
 
 from replog.envelope import SessionCommand
-from replog.errors import NotDone, OutcomeUnknown, Replaced, StorageFailed
+from replog.errors import NotDone, OutcomeUnknown, Replaced, ReplicaDiverged, StorageFailed
 from replog.limits import Limits
 from replog.storage.protocol import Write
 from replog.testing.agenda import Agenda
 from replog.testing.chance import Chance
 from replog.testing.checks import Broken, Invariants, Violation, brings_entries
 from replog.testing.disk import DiskModel
+from replog.testing.diverging import Diverging
 from replog.testing.faults import Faults, draw_delays, draw_priority
 from replog.testing.files import Crashed
 from replog.testing.full_disks import RoomSeeker
@@ -114,6 +115,8 @@ class Driver:
         self._nodes = invariants.nodes
         self.crowd = Crowd(self, self._nodes, limits)
         """The rushes of commands, and the judge of what is refused."""
+        self.diverging = Diverging(self._nodes, self.goals)
+        """Makes replicas differ, and judges who is found."""
         self._limits = limits
         self._disk_model = disk_model
         self.handle_crash: Callable[[ClusterNode, str], None] = _hear_nothing
@@ -122,6 +125,8 @@ class Driver:
         """Ends the run of a node whose disk failed."""
         self.end_replaced: Callable[[ClusterNode], None] = _hear_nothing
         """Ends the run of a node that was replaced."""
+        self.end_diverged: Callable[[ClusterNode], None] = _hear_nothing
+        """Ends the run of a node whose replica is in another state than the others."""
 
     # -- noting and judging --
 
@@ -173,6 +178,10 @@ class Driver:
         except Replaced:
             self.handle_replaced(node)
             self.end_replaced(node)
+            return
+        except ReplicaDiverged as error:
+            self.diverging.judge(node, error)
+            self.end_diverged(node)
             return
         except StorageFailed:
             if node.log_disk is None or node.log_disk.files.fault is None:

@@ -119,6 +119,8 @@ class Faults:
     """Per tick: some node campaigns unasked."""
     coup_chance: float = 0.0
     """Per tick: the leader is cut off or stands still, and the others forget it and campaign."""
+    diverge_chance: float = 0.0
+    """Per tick: some replica's state has a wrong digest from now on."""
     transfer_chance: float = 0.0
     """Per tick: the leader is told to hand over to some node."""
 
@@ -126,9 +128,8 @@ class Faults:
 def drawn_faults(random: Random, ticks_scale: int) -> Faults:
     """A mixture for one run: each fault is on or off, and as strong as drawn (swarm testing).
 
-    Few faults let a run reach far, many lead it into corners.  A third of the runs is about leaders
-    that come and go, with old messages about.  What lasts is drawn around ``ticks_scale`` ticks.
-    """
+    Few faults let a run reach far, many lead it into corners.  In a third of the runs leaders come
+    and go, with old messages about.  What lasts is drawn around ``ticks_scale`` ticks."""
 
     def chance(most: float, is_on_chance: float = 0.4) -> float:
         return random.uniform(most / 10, most) if random.random() < is_on_chance else 0.0
@@ -192,6 +193,7 @@ def drawn_faults(random: Random, ticks_scale: int) -> Faults:
         crash_in_job_chance=chance(0.05, 0.3),
         lost_call_chance=LOST_CALL_CHANCE,
         overload_chance=chance(0.5 / ticks_scale, 0.4),
+        diverge_chance=chance(0.5 / ticks_scale, 0.3),
     )
 
 
@@ -258,18 +260,7 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
             cluster.pause(node.node_id)
             ticks = _drawn_lasting(chance.details("pause"), faults.pause_ticks_max)
             cluster.plan(ticks, partial(_end_pause, cluster, node, node.run))
-    if chance.strikes("campaign", faults.campaign_chance):
-        node = chance.details("campaign").choice(list(cluster.nodes.values()))
-        if node.is_running:
-            cluster.campaign(node.node_id)
-    if chance.strikes("coup", faults.coup_chance):
-        begin_coup(cluster, chance.details("coup"))
-    if chance.strikes("transfer", faults.transfer_chance):
-        leader_id = cluster.leader()
-        to = chance.details("transfer").choice(list(cluster.nodes))
-        is_able = leader_id != NO_NODE and cluster.nodes[leader_id].is_running
-        if is_able and cluster.is_voter(to, leader_id):
-            cluster.transfer(leader_id, to)
+    _trouble_leaders(cluster, faults, chance)
     if chance.strikes("overload", faults.overload_chance):
         random, leader_id = chance.details("overload"), cluster.leader()
         if leader_id != NO_NODE:
@@ -277,6 +268,25 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
             cluster.driver.crowd.begin(leader_id, random, ticks)
     if chance.strikes("replace", faults.replace_chance):
         _begin_replacing(cluster, faults, chance.details("replace"))
+
+
+def _trouble_leaders(cluster: Cluster, faults: Faults, chance: Chance) -> None:
+    """What is done to who leads, and to what a replica has become."""
+    if chance.strikes("campaign", faults.campaign_chance):
+        node = chance.details("campaign").choice(list(cluster.nodes.values()))
+        if node.is_running:
+            cluster.campaign(node.node_id)
+    if chance.strikes("coup", faults.coup_chance):
+        begin_coup(cluster, chance.details("coup"))
+    if chance.strikes("diverge", faults.diverge_chance):
+        node = chance.details("diverge").choice(list(cluster.nodes.values()))
+        cluster.driver.diverging.begin(node)
+    if chance.strikes("transfer", faults.transfer_chance):
+        leader_id = cluster.leader()
+        to = chance.details("transfer").choice(list(cluster.nodes))
+        is_able = leader_id != NO_NODE and cluster.nodes[leader_id].is_running
+        if is_able and cluster.is_voter(to, leader_id):
+            cluster.transfer(leader_id, to)
 
 
 def _fill_disk(cluster: Cluster, node: ClusterNode, faults: Faults, random: Random) -> None:

@@ -33,6 +33,8 @@ COMMON: Final[dict[str, str]] = {
     "log_reader_fell_behind": "a reader of the log was told that it begins later by now",
     "watch_resumed": "a watcher whose node had crashed was told what was changed since",
     "watch_fell_behind": "a watcher was told that what it asks for is not remembered any more",
+    "divergence_found": "a node found that it is in another state than the others, and stopped",
+    "first_difference_named": "... and named the very entry from which on it is",
     "crowd_refused": "a node refused a command, because too many waited to be proposed",
     "overload_refused": "a leader refused a command, because too much was taken and not applied",
     "full_disk_refused": "a leader refused a command, because its disk was full",

@@ -27,6 +27,7 @@ from replog.machine import (
     Opened,
     SnapshotMachine,
     machine_kind,
+    state_digest,
 )
 from replog.sessions import LOST, Sessions
 from replog.testing.checks import Broken
@@ -129,14 +130,19 @@ class Results:
 class JudgedMachine:
     """A machine whose every result is judged; see the module."""
 
-    __slots__ = ("_index", "_machine", "_results", "_time_ms")
+    __slots__ = ("_digest", "_index", "_machine", "_results", "_time_ms", "error", "wrong_index")
 
     def __init__(self, machine: Machine, results: Results) -> None:
         self._machine = machine
+        self._digest = state_digest(machine)
         self._results = results
         self._index: LogIndex = 0
         self._time_ms = 0
         """What the machine was told last."""
+        self.error = 0
+        """What is added to the digest of the state; above 0 it seems to be another state, ..."""
+        self.wrong_index: LogIndex = 0
+        """... since this command; 0: there was none since."""
 
     def apply(self, context: ApplyContext, payload: bytes) -> object:
         """See :class:`~replog.machine.Machine`."""
@@ -153,6 +159,13 @@ class JudgedMachine:
             raise
         self._results.judge(context, result, "")
         return result
+
+    def state_digest(self) -> int:
+        """See :class:`~replog.machine.Digested`."""
+        digest = 0 if self._digest is None else self._digest()
+        if self.error:
+            self.wrong_index = self.wrong_index or self._index
+        return digest + self.error
 
     def answer(self, payload: bytes) -> object:
         """See :class:`~replog.machine.Machine`."""

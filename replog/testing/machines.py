@@ -50,6 +50,7 @@ from replog.machine import (
     SnapshotMachine,
     answer_keeper,
     machine_kind,
+    state_digest,
 )
 
 Factory: TypeAlias = Callable[[], Machine]
@@ -153,6 +154,8 @@ class _Subject:
                 ) from error
             items += copy.deepcopy(list(page.items))
             cursor = page.cursor
+        if (digest := state_digest(self.machine)) is not None:
+            items.append(["state_digest()", digest()])
         return items
 
     def kept(self, number: int) -> bytes | None:

@@ -90,6 +90,7 @@ class Runs:
         driver.handle_crash = self._crash_amid
         driver.handle_failure = self._fail
         driver.end_replaced = self.end_replaced
+        driver.end_diverged = self._end_diverged
         driver.members.epoch = epoch
 
     def start(self, node: ClusterNode, event: str) -> None:
@@ -270,6 +271,10 @@ class Runs:
     def end_replaced(self, node: ClusterNode) -> None:
         """The node has heard that another incarnation took its place: it ends by itself."""
         self._stop(node, "fail", reason="replaced")
+
+    def _end_diverged(self, node: ClusterNode) -> None:
+        """The node has found that it is in another state than the others: it ends by itself."""
+        self._stop(node, "fail", reason="diverged")
 
     def stop(self, node: ClusterNode) -> None:
         """End a run in order."""

@@ -39,6 +39,7 @@ from replog.testing.chance import ALL, Chance, Selection
 from replog.testing.checks import Check
 from replog.testing.cluster import Cluster
 from replog.testing.disk import GROUPS_UNBOUNDED, DiskModel
+from replog.testing.diverging import check_found
 from replog.testing.faults import Faults, drawn_faults
 from replog.testing.followers import Followers
 from replog.testing.goals import COMMON, ON_FILES, Goals
@@ -312,9 +313,10 @@ class Simulation:
             snapshot_bytes_per_second_max=max(chunk_bytes, snapshots.choice((400, 1000, 1 << 20))),
         )
         if self.machines_keep:
-            # So that there are answers to be kept, and some that are too large for it.
+            # So that there are answers to be kept, not in a snapshot, and some that are too large.
             return replace(
                 limits,
+                snapshot_entries=snapshots.choice((30, 1 << 30, 1 << 30)),
                 session_idle_ms_max=1 << 30,
                 session_answers_max=64,
                 session_answer_bytes_max=ANSWER_BYTES_KEPT,
@@ -426,6 +428,7 @@ class Simulation:
         leader_ticks = LEADER_TIMEOUTS * self.election_ticks
         payload = self.workload.draw(self._clients_random, len(cluster.proposals) + 1)
         done_ticks = 2 * leader_ticks + TICKS_PER_ENTRY * backlog
+        check_found(cluster, leader_ticks, done_ticks, payload)
         cluster.check_leader(leader_ticks)
         if not cluster.run_until(self._is_settled, done_ticks) and cluster.leader():
             raise cluster.violation(
@@ -443,9 +446,7 @@ class Simulation:
         cluster.tick(ticks)
         now_leads = cluster.leader()
         if not now_leads:
-            raise cluster.violation(
-                f"L4: node {leader_id} led in term {term}, and in calm nobody does"
-            )
+            raise cluster.violation(f"L4: node {leader_id} led in term {term}, in calm nobody does")
         if (now_leads, cluster.nodes[now_leads].replica.engine.term) != (leader_id, term):
             raise cluster.violation(
                 f"L4: node {leader_id} led in term {term}, and in calm node {now_leads} does"
@@ -538,18 +539,18 @@ class Simulation:
         if goal:
             self.goals.reach(goal)
 
-    def _ended(self) -> Sequence[Proposal]:
+    def _ended(self, client_min: int = 1) -> Sequence[Proposal]:  # 0 proposes fresh ones in calm
         return [
             proposal
             for proposal in self.cluster.proposals
-            if proposal.client > 0 and proposal.outcome in (Outcome.DONE, Outcome.UNKNOWN)
+            if proposal.client >= client_min and proposal.outcome in (Outcome.DONE, Outcome.UNKNOWN)
         ] + list(self._sessions.ended())
 
     def _check_history(self) -> None:
         model = self.workload.model()
         if model is None:
             return
-        history = [self.workload.operation(proposal) for proposal in self._ended()]
+        history = [self.workload.operation(proposal) for proposal in self._ended(client_min=0)]
         history += [
             self.workload.reading(query)
             for query in self.cluster.queries

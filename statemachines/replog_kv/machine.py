@@ -13,6 +13,11 @@ and another thread sorts and packs it.  There the keys are sorted in short runs 
 merged, because one sort of a million would hold the interpreter's lock, and the event loop with it,
 for most of a second.
 
+Every command keeps a digest of the items up to date, by which replicas are compared: the sum of a
+checksum of each value that begins with its index, which no other item has.  What an item had added
+is computed again from the store when it is replaced, so a value that a broken memory has altered is
+noticed then.
+
 The last changes are kept for whoever watches the store (:mod:`replog.changes`).  They are part of
 its state and of its snapshots, so every replica tells the same of them, also after a restart.
 
@@ -28,6 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import chain
 from typing import Final, TypedDict
+from zlib import crc32
 
 from replog.changes import (
     CHANGES_MAX,
@@ -110,6 +116,8 @@ class Kv(StateMachine):
         """Keys in ``_items`` that ``_order`` lacks; a dict, as an insertion-ordered set."""
         self._removed: dict[str, None] = {}
         """Keys in ``_order`` that ``_items`` lacks."""
+        self._digest = 0
+        """The sum of the checksums of all items."""
 
     @command
     def put(self, key: str, value: bytes) -> None:
@@ -117,9 +125,13 @@ class Kv(StateMachine):
         # 256 characters are at most 1024 bytes, so that most keys need no encoding to be checked.
         if not 0 < len(key) <= 256:
             _check_key(key)
-        if key not in self._items:
-            self._note_added(key)
+        before = self._items.get(key)
         index = self.context.index
+        if before is None:
+            self._note_added(key)
+        else:
+            self._digest -= crc32(before[0], before[1])
+        self._digest += crc32(value, index)
         self._items[key] = (value, index)
         # ChangeWindow.note, spelled out: the call would cost more than all that it does.
         self._changes.noted.append((index, key, value))
@@ -137,8 +149,10 @@ class Kv(StateMachine):
     def delete(self, key: str) -> bool:
         """Remove ``key``; False when there was none."""
         _check_key(key)
-        if self._items.pop(key, None) is None:
+        before = self._items.pop(key, None)
+        if before is None:
             return False
+        self._digest -= crc32(*before)
         self._note_removed(key)
         self._changes.note(self.context.index, key, None)
         return True
@@ -154,9 +168,12 @@ class Kv(StateMachine):
         item = self._items.get(key)
         if (None if item is None else item[0]) != expected:
             return False
+        if item is not None:
+            self._digest -= crc32(*item)
         if value is not None:
             if item is None:
                 self._note_added(key)
+            self._digest += crc32(value, self.context.index)
             self._items[key] = (value, self.context.index)
         elif item is not None:
             del self._items[key]
@@ -204,6 +221,10 @@ class Kv(StateMachine):
         items = [[key, *self._items[key]] for key in keys]
         return DumpPage(items=items, cursor=keys[-1].encode() if more else None)
 
+    def state_digest(self) -> int:
+        """Of all items, whatever came before them; see :class:`replog.machine.Digested`."""
+        return self._digest
+
     def freeze(self) -> Iterable[bytes]:
         """The last changes, and all items in the order of the keys, as of now; see
         :mod:`replog.machine`."""
@@ -220,7 +241,7 @@ class Kv(StateMachine):
         and changes nothing then.
         """
         items: dict[str, tuple[bytes, int]] = {}
-        last = ""
+        last, digest = "", 0
         form, records = unpack_forms((SNAPSHOT_FORM_1, SNAPSHOT_FORM), chunks)
         changes = self._changes.restored(records) if form == SNAPSHOT_FORM else None
         for content in records:
@@ -228,12 +249,13 @@ class Kv(StateMachine):
                 if key <= last:
                     raise _foreign("its keys do not ascend")
                 items[key] = (value, index)
+                digest += crc32(value, index)
                 last = key
         if changes is None:
             indexes = (index for _, index in items.values())
             changes = self._changes.emptied(max(self.context.index, max(indexes, default=0)))
         self._changes = changes
-        self._items = items
+        self._items, self._digest = items, digest
         self._order = list(items)
         self._added.clear()
         self._removed.clear()

@@ -69,6 +69,8 @@ LADDER = (
     Rung("histories", ("replog.testing.linearizability",), pure=True, never=("parts",)),
     Rung("contract", ("replog.engine",), pure=True),
     Rung("engines", ("replog_ENGINE", "replog_ENGINE.*"), pure=True),
+    # What is compared is what clients are told, in the encoding in which they are told it.
+    Rung("digests", ("replog.digests",), outside=frozenset({"cbor2"}), pure=True),
     Rung(
         "replica",
         ("replog.replica", "replog.queries", "replog.logpages"),
@@ -100,14 +102,19 @@ LADDER = (
     # Between nodes, without an engine, a socket, a thread or a file of its own.
     Rung(
         "transfer",
-        ("replog.transfer", "replog.transfer_*"),
+        (
+            "replog.transfer",
+            "replog.transfer_*",
+            "replog.comparison_messages",
+            "replog.node_messages",
+        ),
         pure=True,
         never=("engines", "replica"),
     ),
     Rung("loading", ("replog.loading",), never=("engines",)),
     Rung(
         "turns",
-        ("replog.turns", "replog.admission", "replog.snapshots"),
+        ("replog.turns", "replog.admission", "replog.snapshots", "replog.comparison"),
         pure=True,
         never=("engines",),
     ),

@@ -249,6 +249,7 @@ def test_status_shows_snapshots(
         is_durable=True,
         is_disk_full=False,
         waits_for=(),
+        differences={},
         is_voter=True,
         learners=(),
     )

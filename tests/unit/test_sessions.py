@@ -11,7 +11,8 @@ import pytest
 from test_replica import Journal, Outcomes, ScriptedEngine, committed
 
 from replog.control import pack_closing, pack_opening
-from replog.envelope import SessionCommand
+from replog.digests import MARK_MASK, MARK_SPREAD, outcome_mark
+from replog.envelope import SessionCommand, check_size
 from replog.errors import (
     CommandFailed,
     CommandTooLarge,
@@ -30,7 +31,6 @@ from replog.loading import new_sessions, replay_session
 from replog.machine import NOTHING_APPLIED, ApplyContext, Opened
 from replog.replica import Replica
 from replog.sessions import ANSWER_OVERHEAD_BYTES, Answer, Sessions, SessionTerms
-from replog.turns import check_size
 from replog.types import Entry, EntryKind, entry_body
 
 TERMS = SessionTerms(idle_ms_max=1000, answers_max=4, answer_bytes_max=1000, sessions_max=3)
@@ -354,6 +354,15 @@ def test_apply_retry_once(replica: Replica, engine: ScriptedEngine, machine: Jou
     assert machine.applied == [(2, 60, b"add")]
     assert outcomes.told == [("0", 2, 1, None), ("1", 2, 1, None)]
     assert replica.applied_index == 3
+
+
+def test_copy_is_not_compared(replica: Replica, engine: ScriptedEngine) -> None:
+    """Replicas are compared by what they applied, and not by what a copy is answered: whoever may
+    have lost the answer answers otherwise."""
+    apply_commands(replica, engine, 60, *[SessionCommand.of(b"add", 1, 1, 1)] * 2)
+    mark = outcome_mark(1, None) * (2 * MARK_SPREAD + 1) & MARK_MASK
+    assert replica.digests.between(1, 2) == mark
+    assert replica.digests.between(2, 3) == 0
 
 
 def test_apply_declared_error_once(

@@ -14,7 +14,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 def test_programs_found() -> None:
     """There is a program for each kind of machine, one for a machine that keeps answers, and one
     for a machine that is watched."""
-    assert len(PROGRAMS) == 6
+    assert len(PROGRAMS) == 7
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -6,6 +6,7 @@ from random import Random
 
 from replog.errors import PeerError
 from replog.limits import Limits
+from replog.node_messages import NODE_SPECS
 from replog.testing.checks import Check, Nodes
 from replog.testing.conformance.subject import (
     Scenario,
@@ -42,7 +43,7 @@ class Collector(Check):
 def collected(subject: Subject) -> Collector:
     """Messages of random runs."""
     limits = Limits(message_bytes_max=200)
-    collector = Collector(MessageCodec(subject.plugin.messages, limits))
+    collector = Collector(MessageCodec(subject.plugin.messages, limits, NODE_SPECS))
     for seed in range(6):
         cluster = subject.cluster(3, seed, limits=limits, checks=(collector,))
         faults = drawn_faults(Random(seed), subject.election_ticks)

@@ -55,7 +55,7 @@ def brings_entries(subject: Subject, sender: NodeId, to: NodeId) -> Callable[[Fl
     }
     return lambda flight: (
         flight.link == (sender, to)
-        and any(getattr(flight.message, name) for name in fields[type(flight.message)])
+        and any(getattr(flight.message, name) for name in fields.get(type(flight.message), ()))
     )
 
 

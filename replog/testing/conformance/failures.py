@@ -42,7 +42,7 @@ def carries(subject: Subject, payload: bytes) -> Callable[[Flight], bool]:
     def matches(flight: Flight) -> bool:
         return any(
             entry.kind == EntryKind.COMMAND and open_envelope(entry)[1] == payload
-            for name in fields[type(flight.message)]
+            for name in fields.get(type(flight.message), ())
             for entry in getattr(flight.message, name)
         )
 

@@ -67,6 +67,8 @@ class Alterer(Check):
 
     def check_received(self, nodes: Nodes, node: ClusterNode, flight: Flight) -> str:
         """Alter a message that is about to be received in every way, and look what comes of it."""
+        if type(flight.message) not in self._fields:
+            return ""  # no engine's
         engine = node.replica.engine
         sample = (flight.kind, engine.soft_state.role.value)
         if self._samples.setdefault(sample, 0) >= SAMPLES_MAX:

@@ -11,6 +11,7 @@ from typing import Final
 
 from replog.engine import Engine
 from replog.limits import Limits
+from replog.node_messages import NODE_TYPES
 from replog.testing.cluster import Cluster
 from replog.testing.conformance.subject import (
     Scenario,
@@ -322,7 +323,7 @@ def to_third(flight: Flight) -> bool:
 
 def engines_of_third(flight: Flight) -> bool:
     """Whether it goes to node 3 or comes from it, and is an engine's."""
-    return 3 in flight.link and type(flight.message) not in TRANSFER_TYPES
+    return 3 in flight.link and type(flight.message) not in NODE_TYPES
 
 
 SCENARIOS: tuple[Scenario, ...] = scenarios_of(
