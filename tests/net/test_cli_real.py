@@ -145,6 +145,7 @@ def test_status_keys_of_peers_documented() -> None:
         is_durable=True,
         is_disk_full=False,
         waits_for=(),
+        differences={},
         is_voter=True,
         learners=(Voter(3, 7),),
     )

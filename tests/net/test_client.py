@@ -364,8 +364,8 @@ async def test_overloaded_until_the_deadline(open_client: OpenClient, made: type
     async with scripted_nodes(be_busy) as (node,), open_client(node.address) as client:
         started = trio.current_time()
         with pytest.raises(made):
-            await client.propose(b"x", deadline_seconds=0.3)
-        assert 0.2 < trio.current_time() - started < 3
+            await client.propose(b"x", deadline_seconds=0.8)
+        assert 0.5 < trio.current_time() - started < 5
 
 
 @pytest.mark.parametrize(
