@@ -7,7 +7,7 @@ is a small message, and holds all that is needed to go on: neither side remember
 lost message costs a second and nothing else.
 
 Which of two is right, two cannot know.  So who has found an entry asks all others for its mark.
-When a majority of the voters have the same mark and a node has another one, that node stops
+When a majority of the nodes have the same mark and a node has another one, that node stops
 (:class:`~replog.errors.ReplicaDiverged`), be it the leader: an answer of it may be wrong.  As long
 as no majority is on one side, because others are down or have not come so far, everybody goes on,
 and says so.
@@ -151,13 +151,14 @@ class Comparison:
                 self._search(peer, after, upto, unknown_upto)
             elif self._hear_vote(message, own):
                 self._note_difference(peer, Difference(upto, not unknown_upto))
+                self._judge(upto)
         elif message.differs_upto > upto:
             self._search(peer, upto, message.differs_upto, unknown_upto)
         elif not message.differs_upto:
             if after <= max(self._agreed[peer], self._digests.first) or message.unknown_upto:
                 self._note_agreement(peer, upto)
-        else:
-            self._hear_vote(message, own)
+        elif self._hear_vote(message, own):
+            self._judge(upto)
         is_agreed = own == message.digest and not message.differs_upto
         if not message.is_answer and (is_single or is_agreed):
             differs_upto = upto if message.differs_upto else 0
@@ -199,13 +200,12 @@ class Comparison:
         )
 
     def _note_difference(self, peer: NodeId, difference: Difference) -> None:
-        """An entry came to something else at a peer: who else has which?"""
-        index, known = difference.index, self.differences.get(peer)
-        if known is None or index < known.index:
+        """An entry came to something else at a peer."""
+        known = self.differences.get(peer)
+        if known is None or difference.index < known.index:
             self.differences[peer] = difference
         if known is None:
             self.handle_difference(peer, difference)
-        self._judge(index)
 
     def _note_agreement(self, peer: NodeId, upto: LogIndex) -> None:
         """Some entries came to the same at a peer."""
@@ -228,7 +228,6 @@ class Comparison:
                     # Whether it is the first entry where those two differ is not known.
                     self._compare(other, after, index, unknown_upto=after, differs_upto=index)
         votes[message.sender] = message.digest
-        self._judge(index)
         return True
 
     def _judge(self, index: LogIndex) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
 from paxos_given import answers, b, carried_out, lone
 
+from replog.testing.network import Flight
+from replog.testing.nodes import ClusterNode
 from replog.types import NodeId, Role, Voter
 from replog_multipaxos import MultiPaxos, MultiPaxosOptions
+from replog_multipaxos.checks import binds_in_faith
 from replog_multipaxos.messages import Commit, CommitReply, Nack, Prepare, Promise
 
 LEASE_NS = 450_000_000
@@ -37,6 +44,18 @@ def test_higher_prepare_raises_nothing_in_faith() -> None:
     [promise] = answers(engine)
     assert isinstance(promise, Promise)
     assert engine.term == b(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("ordered_in", "pre", "is_bound"),
+    [(0, False, False), (b(1, 1), False, False), (b(2, 1), False, True), (b(2, 1), True, False)],
+)
+def test_order_binds_in_faith(ordered_in: int, pre: bool, is_bound: bool) -> None:
+    """With leases P11 lets a node refuse a Prepare, but not one that was ordered at its ballot."""
+    node = SimpleNamespace(status_seen=SimpleNamespace(term=b(2, 1)))
+    ask = Prepare(1, b(3, 3), 3, 2, from_slot=1, pre=pre, ordered_in=ordered_in)
+    flight = SimpleNamespace(message=ask)
+    assert binds_in_faith(cast(ClusterNode, node), cast(Flight, flight)) is is_bound
 
 
 def test_known_ballot_is_not_promised_in_faith() -> None:

@@ -16,11 +16,11 @@ from replog.node import Node
 from replog.plugins import engine_names
 from replog.running import open_node
 from replog.storage.snapshots import snapshot_index
-from replog.types import LogIndex, Role
+from replog.types import LogIndex
 from replog_kv import Kv
 from replog_sqlite_kv import SqliteKv
 
-from running import running_cluster, until
+from running import leading_of, running_cluster, until
 
 pytestmark = pytest.mark.net
 
@@ -33,15 +33,6 @@ def eager_config(directory: Path, engine: str, state_machine: str = "kv", nodes:
     """A cluster that takes snapshots all the time."""
     config = local_config(directory, nodes=nodes, engine=engine, state_machine=state_machine)
     return replace(config, limits=EAGER)
-
-
-async def leader_of(nodes: dict[int, Node]) -> Node:
-    """Wait until one of the nodes leads; it need not have committed anything."""
-    while True:
-        for node in nodes.values():
-            if node.status().role is Role.LEADER:
-                return node
-        await trio.sleep(0.01)
 
 
 async def put(leader: Node, first: int, count: int) -> None:
@@ -78,12 +69,12 @@ async def test_node_that_was_away_is_filled(tmp_path: Path, engine: str) -> None
     config = eager_config(tmp_path, engine)
     with trio.fail_after(40):
         async with running_cluster(tmp_path, config=config) as nodes:
-            await put(await leader_of(nodes), 0, 10)
+            await put(await leading_of(nodes), 0, 10)
         async with (
             open_node(config, 1) as first,
             open_node(config, 2) as second,
         ):
-            leader = await leader_of({1: first, 2: second})
+            leader = await leading_of({1: first, 2: second})
             await put(leader, 10, 300)
             # Snapshots are taken beside the commands.
             await until(lambda: leader.status().base_index > 200)
@@ -91,7 +82,7 @@ async def test_node_that_was_away_is_filled(tmp_path: Path, engine: str) -> None
                 nodes = {1: first, 2: second, 3: third}
                 await until(lambda: is_even(nodes))
                 assert third.status().base_index > 200
-                await put(await leader_of(nodes), 310, 10)
+                await put(await leading_of(nodes), 310, 10)
                 await until(lambda: is_even(nodes))
                 assert len(items_of(third)) == 320
                 assert items_of(first) == items_of(second) == items_of(third)
@@ -107,12 +98,12 @@ async def test_restart_from_a_snapshot(
     own = config.node(1).directory
     with trio.fail_after(40):
         async with open_node(config, 1, machine=machine(), bootstrap=True) as node:
-            await put(await leader_of({1: node}), 0, 130)
+            await put(await leading_of({1: node}), 0, 130)
             await until(lambda: node.status().base_index > 70)  # the second snapshot, at least
             before = items_of(node)
         assert len(snapshots_in(own)) == 1
         async with open_node(config, 1, machine=machine()) as node:
-            await put(await leader_of({1: node}), 130, 1)
+            await put(await leading_of({1: node}), 130, 1)
             assert items_of(node)[:130] == before
             assert len(items_of(node)) == 131
 
@@ -122,7 +113,7 @@ async def test_snapshot_on_request(tmp_path: Path) -> None:
     config = local_config(tmp_path, nodes=1)
     with trio.fail_after(30):
         async with open_node(config, 1, bootstrap=True) as node:
-            await put(await leader_of({1: node}), 0, 10)
+            await put(await leading_of({1: node}), 0, 10)
             info = await node.take_snapshot()
             assert info.path.exists()
             assert info.meta.last.index == node.status().applied_index
@@ -158,7 +149,7 @@ async def test_machine_without_snapshots(tmp_path: Path) -> None:
     config = replace(local_config(tmp_path, nodes=1), limits=EAGER)
     with trio.fail_after(30):
         async with open_node(config, 1, machine=Plain(), bootstrap=True) as node:
-            await put(await leader_of({1: node}), 0, 100)
+            await put(await leading_of({1: node}), 0, 100)
             assert node.status().base_index == 0
             with pytest.raises(SnapshotUnavailable, match="offers no snapshots"):
                 await node.take_snapshot()
@@ -170,7 +161,7 @@ async def test_missing_snapshot_is_noticed(tmp_path: Path) -> None:
     own = config.node(1).directory
     with trio.fail_after(30):
         async with open_node(config, 1, bootstrap=True) as node:
-            await put(await leader_of({1: node}), 0, 130)
+            await put(await leading_of({1: node}), 0, 130)
             await until(lambda: node.status().base_index > 70)  # the second snapshot, at least
         for path in own.glob("*.snap"):
             path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from random import Random
@@ -16,6 +17,7 @@ from replog.testing import sim
 from replog.testing.chance import Selection
 from replog.testing.checks import Violation
 from replog.testing.cluster import Cluster
+from replog.testing.linearizability import Operation, Verdict, check_history
 from replog.testing.nodes import Outcome, Proposal, Recorder
 from replog.testing.registers import DrawnWorkload, NoValue, Registers, RegisterWorkload
 from replog.testing.sim import SimOptions, Simulation, simulate
@@ -86,6 +88,23 @@ def test_simulate_without_faults(engine: str) -> None:
         outcomes = {proposal.outcome for proposal in simulation.cluster.proposals}
         assert Outcome.UNKNOWN not in outcomes
         assert not any(simulation.chance.struck.values())
+
+
+def test_simulate_judges_what_is_proposed_in_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is proposed to see that the cluster works is in the history: others may read it."""
+    judged: list[Operation] = []
+
+    def keep(history: Sequence[Operation], *rest: object) -> Verdict:
+        judged.extend(history)
+        return check_history(history, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sim, "check_history", keep)
+    simulation = Simulation(SimOptions(ENGINE, 5, ticks=60))
+    simulation.run()
+    fresh = [each for each in simulation.cluster.proposals if each.client == 0]
+    assert any(each.outcome is Outcome.DONE for each in fresh)
+    clients = [operation.client for operation in judged]
+    assert clients.count(0) == len([each for each in fresh if each.mark is None])
 
 
 def test_simulate_repeats() -> None:
