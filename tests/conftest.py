@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ _TESTS = Path(__file__).resolve().parent
 def pytest_configure() -> None:
     """Freeze what exists before the first test module is imported."""
     freeze_records()
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector leave alone what was imported and collected, and come seldom:
+    there is a lot of that, and simulations would be held up by it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
 
 
 def pytest_runtest_setup() -> None:

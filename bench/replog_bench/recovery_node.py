@@ -31,7 +31,8 @@ from typing import Final
 import cbor2
 import trio
 
-from replog.cli.serve import collect_less, configure_logs
+from replog.cli.serve import configure_logs
+from replog.cli.shared import collect_less
 from replog.node import Node
 from replog.running import open_node
 from replog.storage.snapshots import snapshot_index

@@ -16,6 +16,7 @@ from replog.cli.shared import (
     add_engines_option,
     add_json_option,
     chosen_engines,
+    collect_less,
     complain,
     count_argument,
     examples,
@@ -97,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explore; 1 if a rule broke, nothing was committed, or the space is larger than we go."""
+    collect_less()
     bounds = _bounds(arguments)
     checked: list[Checked] = []
     line = ProgressLine()

@@ -7,7 +7,6 @@ caller's logging is a nuisance.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TextIO
 
-from replog.cli.shared import add_config_option, examples, node_argument
+from replog.cli.shared import add_config_option, collect_less, examples, node_argument
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -121,15 +120,6 @@ class LogOutput:
             self._file.flush()
 
     debug = info = warning = error = critical = exception = msg
-
-
-def collect_less() -> None:
-    """Have Python look for cycles of garbage more seldom: a node makes a great many records, which
-    are in no cycles, and would spend a tenth of its time on looking at them.
-
-    That is the affair of a program, not of a library: one that embeds a node decides for itself.
-    """
-    gc.set_threshold(50_000, 50, 50)
 
 
 def configure_logs(level: str, form: str) -> None:

@@ -18,6 +18,7 @@ from replog.cli.shared import (
     add_engines_option,
     add_json_option,
     chosen_engines,
+    collect_less,
     count_argument,
     examples,
     number_argument,
@@ -113,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the seeds; 1 if anything broke or, in many seeds, a goal was missed."""
     if arguments.faults == "help":
         return _print_faults(arguments.json)
+    collect_less()
     engines = chosen_engines(arguments)
     options = _options(arguments, engines[0])
     if arguments.trace is not None:

@@ -17,6 +17,7 @@ takes less.
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import signal
@@ -207,6 +208,8 @@ def check_imports(copy: Path) -> None:
 
 def main() -> None:
     """Carry out the order on the command line."""
+    # The searchers keep most of what they make, so there is little garbage to look for.
+    gc.set_threshold(50_000, 50, 50)
     order = Order(**json.loads(sys.argv[1]))
     signal.signal(signal.SIGPROF, _hang)
     with suppress(ValueError, OSError):  # not every system lets that be limited
