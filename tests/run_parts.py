@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 HANG_FACTOR = 4
+NOT_HANDED_DOWN = ("MAKEFLAGS", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
+"""What a surrounding make hands down (its job server among it) is not for the makes in here; and
+the hundreds of processes that the tests start need not compile everything anew."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,7 @@ def run(command: Sequence[str], seconds_max: float) -> int:
 
     It leads a process group of its own, so that the nodes that a test started end with it.
     """
-    # What a surrounding make hands down (its job server among it) is not for the makes in here.
-    env = {name: text for name, text in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
+    env = {name: text for name, text in os.environ.items() if name not in NOT_HANDED_DOWN}
     process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
     try:
         return process.wait(seconds_max)

@@ -294,6 +294,7 @@ def parsed(source: str) -> ast.Module:
     return ast.parse(source)
 
 
+@cache
 def rung_of(module: str) -> Rung | None:
     """The rung that a module stands on, by its very name before a pattern; ``None``: unplaced."""
     top, dot, rest = module.partition(".")

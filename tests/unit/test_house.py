@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ladder import parsed
 
 import replog
 import replog.errors
@@ -53,7 +54,7 @@ def _name(path: Path) -> str:
 
 def forbidden(source: str) -> list[str]:
     """Each thing that code in a node must not hold, as ``line: sentence``."""
-    return [f"{line}: {sentence}" for line, sentence in _forbidden(ast.parse(source))]
+    return [f"{line}: {sentence}" for line, sentence in _forbidden(parsed(source))]
 
 
 def _forbidden(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -94,7 +95,7 @@ def test_functions_not_too_long(path: Path) -> None:
     """No function is longer than 70 lines."""
     long = [
         f"{_name(path)}:{node.lineno}: {node.name} has {lines} lines: split it"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES_MAX
     ]
@@ -140,7 +141,7 @@ def test_tests_state_claims(path: Path) -> None:
     """Every test says in its docstring what it claims."""
     silent = [
         f"{_name(path)}:{node.lineno}: {node.name} claims nothing: give it a docstring"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and not ast.get_docstring(node)
