@@ -68,10 +68,11 @@ from replog.errors import (
     StateMachineError,
     StorageFailed,
     StorageFull,
+    TermChanged,
     Unavailable,
     UnknownFormat,
 )
-from replog.types import ReadLevel
+from replog.types import ReadLevel, TermId
 
 if TYPE_CHECKING:
     from replog.client import Client, Session
@@ -95,6 +96,7 @@ __all__ = [
     "Client",
     "Session",
     "ReadLevel",
+    "TermId",
     "load_config",
     # The caller's errors.
     "ReplogError",
@@ -122,6 +124,7 @@ __all__ = [
     "Refused",
     "SessionExpired",
     "StaleSequence",
+    "TermChanged",
     "DumpUnavailable",
     "SnapshotUnavailable",
     "SnapshotFailed",

@@ -21,39 +21,29 @@ are unknown, and all that came behind it is known not to have left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar
 
-from replog.changes import ChangeCursor, ChangesPage
 from replog.client_actions import NEVER, Command, Connect, Line, Send
+from replog.client_async import AsyncClient, Session
 from replog.client_logic import ClientLogic
-from replog.client_session import READ_LOG, ClientSession
+from replog.client_session import ClientSession
 from replog.client_surface import (
     DEADLINE_SECONDS,
     CommandOutcome,
-    LogCursor,
     NodeDump,
     check_size,
-    dump_body,
-    log_page_in,
     make_logic,
     outcome_of,
-    page_in,
     propose_all,
     reason_of,
     result_of,
-    session_of,
-    status_in,
-    watch_cursor,
 )
 from replog.config import Config
-from replog.errors import BadCommand, Unavailable
-from replog.limits import FOLLOW_MS, Limits
-from replog.sessions import SessionId
-from replog.statemachine import Call
-from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel
+from replog.errors import Unavailable
+from replog.limits import Limits
+from replog.types import Applied, NodeId, TermId
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -180,7 +170,7 @@ class _Carrier(asyncio.Protocol):
         self.ended.set_result(None)
 
 
-class Client:
+class Client(AsyncClient[_Waiter]):
     """A client of one cluster, for use in ``async with``; any number of tasks of one event loop may
     share it."""
 
@@ -233,143 +223,20 @@ class Client:
         if self._begun:
             await asyncio.wait(self._begun)
 
-    @property
-    def leader_id(self) -> NodeId:
-        """The leader as far as is known; ``NO_NODE``: none."""
-        return self._logic.search.leader_id
-
-    # -- commands --
-
-    async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one call of a state machine, ``client.call(Kv.get, "k")``: a command is replicated, a
-        query is read, linearizably.
-
-        Raises what :meth:`propose` or :meth:`query` raises, and
-        :class:`~replog.errors.BadCommand` for arguments that the call does not take.
-        """
-        payload = call.encode(*args, **kwargs)
-        if call.is_query:
-            applied = await self._query(payload, ReadLevel.LINEARIZABLE)
-        else:
-            applied = await self.propose(payload)
-        return cast(R, applied.result)
-
-    async def query(
-        self,
-        call: Call[..., object],
-        /,
-        *args: object,
-        level: ReadLevel = ReadLevel.LINEARIZABLE,
-        at_least: LogIndex | None = None,
-        node: NodeId | str | None = None,
-        deadline_seconds: float | None = None,
-    ) -> Applied:
-        """Run a query on the state of a node; its result, and the index as of which it was read.
-
-        ``node`` is an id or an address; ``None`` is the leader.  At the level ``timeline`` the
-        node's state holds at least ``at_least``: ``None`` is whatever this client has seen, so that
-        its reads never go back.  See ``docs/reads.md``.
-
-        Raises a :class:`~replog.errors.NotDone` when no answer came, so that it can be asked again,
-        as :class:`~replog.errors.QueryFailed` and :class:`~replog.errors.BadCommand` for a command;
-        and :class:`~replog.errors.CommandFailed` with the error that the query declares.
-        """
-        if not call.is_query:
-            raise BadCommand(f"{call.name} is a command, which goes through the log; call it")
-        return await self._query(call.encode(*args), level, at_least, node, deadline_seconds)
-
-    async def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
-        """Replicate one command and return its index and result.
-
-        ``deadline_seconds`` of ``None`` is the client's.  Raises a
-        :class:`~replog.errors.NotDone` when it was definitely not done,
-        :class:`~replog.errors.OutcomeUnknown` when it may have been, and
-        :class:`~replog.errors.CommandFailed` when it was and its result is a declared error.  When
-        the task is cancelled, the command may still be done.
-        """
-        return await self._propose(payload, deadline_seconds, None)
-
-    async def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
-    ) -> list[CommandOutcome]:
-        """Replicate commands, all in flight together, and return the outcome of each, in order.
-
-        An outcome is what :meth:`propose` returns, or the error that it would raise, as a value:
-        whatever happens to one command, the others go on and none is lost.  They are sent in order;
-        one that has to be sent again may be applied after later ones.  ``deadline_seconds`` is for
-        all together.  Raises :class:`~replog.errors.Unavailable` when the client is not open; when
-        the task is cancelled, each may still be done.
-        """
-        return await self._propose_many(payloads, deadline_seconds, None)
-
-    async def entries(
-        self,
-        from_index: LogIndex = 1,
-        *,
-        follow: bool = True,
-        node: NodeId | str | None = None,
-    ) -> AsyncIterator[LogEntry]:
-        """The commands in the log from ``from_index`` on, in order, none missed and none twice.
-
-        ``follow``: also what is appended later, without end; otherwise up to all that was committed
-        before.  ``node`` is an id or an address; ``None`` is the leader.  To go on after an error,
-        begin behind the last entry that came.
-
-        Raises :class:`~replog.errors.Compacted` where a snapshot stands for what is asked for, also
-        where that overtook whoever reads too slowly, and a :class:`~replog.errors.NotDone` when no
-        answer came.
-        """
-        cursor = LogCursor(from_index, follow, is_any_node=node is None)
-        while not cursor.is_at_end:
-            applied = await self._read_log(cursor, node)
-            for entry in cursor.take(log_page_in(applied.result), applied.index):
-                yield entry
-
-    async def _read_log(self, cursor: LogCursor, node: NodeId | str | None) -> Applied:
-        def ask(
-            logic: ClientLogic[_Waiter], now: float, seconds: float, waiter: _Waiter
-        ) -> Command[_Waiter]:
-            return logic.read(now, READ_LOG, cursor.body, node, seconds, waiter)
-
-        return result_of(await self._order(ask, self.deadline_seconds + FOLLOW_MS / 1000))
-
-    async def watch(
-        self,
-        call: Call[..., ChangesPage],
-        /,
-        *args: object,
-        after: LogIndex | None = None,
-        node: NodeId | str | None = None,
-    ) -> AsyncIterator[Change]:
-        """As :meth:`replog.Client.watch`."""
-        cursor = watch_cursor(call, args, after, node)
-        while True:
-            applied = await self._next_changes(cursor, node)
-            for change in cursor.take(applied.result, applied.index):
-                yield change
-
-    async def _next_changes(self, cursor: ChangeCursor, node: NodeId | str | None) -> Applied:
-        seconds = self.deadline_seconds + FOLLOW_MS / 1000
-        return await self._query(cursor.payload, cursor.level, cursor.at_least, node, seconds)
-
-    async def open_session(self, *, deadline_seconds: float | None = None) -> Session:
-        """Open a session, in which every command is applied once, however often it is sent.
-
-        Raises a :class:`~replog.errors.NotDone`, as :class:`~replog.errors.Overloaded` while the
-        cluster has ``limits.sessions_max`` of them.
-        """
-        return Session(
-            self, session_of(await self._order(ClientLogic.open_session, deadline_seconds))
-        )
+    # -- what a call waits for --
 
     async def _propose(
-        self, payload: bytes, deadline_seconds: float | None, session: ClientSession | None
+        self,
+        payload: bytes,
+        deadline_seconds: float | None,
+        session: ClientSession | None,
+        term: TermId | None,
     ) -> Applied:
         check_size(payload, self._limits)
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(1, self._loop.create_future())
-        command = self._logic.propose(self._loop.time(), payload, seconds, waiter, session)
+        command = self._logic.propose(self._loop.time(), payload, seconds, waiter, session, term)
         self._schedule_turn()
         await self._wait(waiter, command)
         return result_of(command)
@@ -379,12 +246,13 @@ class Client:
         payloads: Iterable[bytes],
         deadline_seconds: float | None,
         session: ClientSession | None,
+        term: TermId | None,
     ) -> list[CommandOutcome]:
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(0, self._loop.create_future())
         asked = propose_all(
-            self._logic, self._limits, self._loop.time(), payloads, seconds, waiter, session
+            self._logic, self._limits, self._loop.time(), payloads, seconds, waiter, session, term
         )
         commands = [each for each in asked if isinstance(each, Command)]
         waiter.count = len(commands)
@@ -393,27 +261,9 @@ class Client:
             await self._wait(waiter, *commands)
         return [outcome_of(each) if isinstance(each, Command) else each for each in asked]
 
-    async def _query(
-        self,
-        payload: bytes,
-        level: ReadLevel,
-        at_least: LogIndex | None = None,
-        node: NodeId | str | None = None,
-        deadline_seconds: float | None = None,
-    ) -> Applied:
-        check_size(payload, self._limits)
-
-        def ask(
-            logic: ClientLogic[_Waiter], now: float, seconds: float, waiter: _Waiter
-        ) -> Command[_Waiter]:
-            return logic.query(now, payload, level, at_least, node, seconds, waiter)
-
-        return result_of(await self._order(ask, deadline_seconds))
-
     async def _order(
         self, ask: Callable[..., Command[_Waiter]], deadline_seconds: float | None
     ) -> Command[_Waiter]:
-        """Have the leader do something that is no command; it has ended on return."""
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(1, self._loop.create_future())
@@ -435,28 +285,6 @@ class Client:
                 self._logic.cancel(command)
             self._act()
             raise
-
-    # -- questions to one node --
-
-    async def status(self, node: NodeId | str | None = None) -> Mapping[str, object]:
-        """What a node says of itself: role, term, indexes, peers, as names and values.
-
-        ``node`` is an id or an address; ``None`` is whichever node answers first, the leader by
-        preference.  Raises :class:`~replog.errors.Unavailable` and
-        :class:`~replog.errors.AddressError`.
-        """
-        return status_in(await self._ask(node, "status", b""))
-
-    async def dump(
-        self, cursor: bytes = b"", items_max: int = 1000, *, node: NodeId | str | None = None
-    ) -> NodeDump:
-        """A page of at most ``items_max`` items of what one node's state machine holds.
-
-        The first page is at ``b""``, every other at the cursor of the page before.  ``node`` is as
-        for :meth:`status`, whose errors this raises, and
-        :class:`~replog.errors.DumpUnavailable`.
-        """
-        return page_in(await self._ask(node, "dump", dump_body(cursor, items_max)))
 
     async def _ask(self, node: NodeId | str | None, verb: str, body: bytes) -> object:
         self._check_open()
@@ -550,50 +378,3 @@ class Client:
         self._logic.wrote(line, unsent_bytes)
         if self._logic.is_turn_due:
             self._schedule_turn()
-
-
-class Session:
-    """Commands that are each applied once, however often they had to be sent; made by
-    :meth:`Client.open_session`.
-
-    The client sends a command again until it is answered, to whoever leads, and the answer is that
-    of the first time.  So :class:`~replog.errors.OutcomeUnknown` comes at the deadline alone, or
-    when the client is closed.  A session that sends nothing for ``limits.session_idle_ms_max`` is
-    gone: then a command raises :class:`~replog.errors.SessionExpired`, and was not done.
-    """
-
-    def __init__(self, client: Client, session: ClientSession) -> None:
-        self._client = client
-        self._session = session
-
-    @property
-    def session_id(self) -> SessionId:
-        """What the cluster calls it."""
-        return self._session.session_id
-
-    @property
-    def repeated_count(self) -> int:
-        """How often a command was sent again although it may have been done."""
-        return self._session.repeated_count
-
-    async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """As :meth:`Client.call`; a command is applied once."""
-        if call.is_query:
-            return await self._client.call(call, *args, **kwargs)
-        applied = await self.propose(call.encode(*args, **kwargs))
-        return cast(R, applied.result)
-
-    async def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
-        """As :meth:`Client.propose`, applied once."""
-        return await self._client._propose(payload, deadline_seconds, self._session)
-
-    async def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
-    ) -> list[CommandOutcome]:
-        """As :meth:`Client.propose_many`, each applied once, in whatever order."""
-        return await self._client._propose_many(payloads, deadline_seconds, self._session)
-
-    async def close(self, *, deadline_seconds: float | None = None) -> None:
-        """Have the cluster forget the session; raises a :class:`~replog.errors.NotDone`."""
-        ask = partial(ClientLogic.close_session, session=self._session)
-        result_of(await self._client._order(ask, deadline_seconds))

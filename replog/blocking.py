@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from replog import aio
 from replog.changes import ChangesPage
@@ -32,14 +32,16 @@ from replog.client_surface import (
     LogCursor,
     NodeDump,
     log_page_in,
+    page_cursor,
     watch_cursor,
 )
 from replog.config import Config
 from replog.errors import Unavailable
 from replog.limits import Limits
+from replog.pages import ItemsPage
 from replog.sessions import SessionId
 from replog.statemachine import Call
-from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel, TermId
 
 __all__ = ["Client", "CommandOutcome", "NodeDump", "Session"]
 
@@ -160,19 +162,34 @@ class Client:
             )
         )
 
-    def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
+    def propose(
+        self,
+        payload: bytes,
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied:
         """Replicate one command and return its index and result.
 
-        ``deadline_seconds`` of ``None`` is the client's.  Raises a
-        :class:`~replog.errors.NotDone` when it was definitely not done,
+        ``expect_term``: it is done in this term only (:meth:`leading_term`), and else refused with
+        :class:`~replog.errors.TermChanged`.  ``deadline_seconds`` of ``None`` is the client's.
+        Raises a :class:`~replog.errors.NotDone` when it was definitely not done,
         :class:`~replog.errors.OutcomeUnknown` when it may have been, and
         :class:`~replog.errors.CommandFailed` when it was and its result is a declared error.  When
         the wait is interrupted, the command may still be done.
         """
-        return self._wait(lambda: self._client.propose(payload, deadline_seconds=deadline_seconds))
+        return self._wait(
+            lambda: self._client.propose(
+                payload, expect_term=expect_term, deadline_seconds=deadline_seconds
+            )
+        )
 
     def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+        self,
+        payloads: Iterable[bytes],
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> list[CommandOutcome]:
         """Replicate commands, all in flight together, and return the outcome of each, in order.
 
@@ -184,7 +201,9 @@ class Client:
         """
         commands = list(payloads)
         return self._wait(
-            lambda: self._client.propose_many(commands, deadline_seconds=deadline_seconds)
+            lambda: self._client.propose_many(
+                commands, expect_term=expect_term, deadline_seconds=deadline_seconds
+            )
         )
 
     def entries(
@@ -230,6 +249,34 @@ class Client:
         while True:
             applied = self._wait(lambda: self._client._next_changes(cursor, node))
             yield from cursor.take(applied.result, applied.index)
+
+    def items(
+        self,
+        call: Call[..., ItemsPage],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        node: NodeId | str | None = None,
+    ) -> Iterator[Any]:
+        """The items of a query that answers in pages, ``client.items(Kv.scan, "prefix")``: a result
+        of any size, a page in memory at a time.
+
+        ``args`` are what the query takes behind where to go on.  Each page is read at ``level``, so
+        an item is as of its page; one that is there all the time comes exactly once.  Raises what
+        :meth:`query` raises, for any page.
+        """
+        cursor = page_cursor(call, args)
+        while not cursor.is_at_end:
+            applied = self._wait(lambda: self._client._query(cursor.payload, level, None, node))
+            yield from cursor.take(applied.result)
+
+    def leading_term(self, *, deadline_seconds: float | None = None) -> TermId:
+        """The term in which the leader leads, confirmed by a quorum, for ``expect_term``; from now
+        on nothing is done that expects an earlier one (``docs/one-term.md``).
+
+        Raises a :class:`~replog.errors.NotDone` when no answer came.
+        """
+        return self._wait(lambda: self._client.leading_term(deadline_seconds=deadline_seconds))
 
     def open_session(self, *, deadline_seconds: float | None = None) -> Session:
         """Open a session, in which every command is applied once, however often it is sent.
@@ -334,20 +381,35 @@ class Session:
         session = self._session
         return self._client._wait(lambda: session.call(call, *args, **kwargs))
 
-    def propose(self, payload: bytes, *, deadline_seconds: float | None = None) -> Applied:
-        """As :meth:`Client.propose`, applied once."""
+    def propose(
+        self,
+        payload: bytes,
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
+    ) -> Applied:
+        """As :meth:`Client.propose`, applied once.  What was done in its term has its answer in
+        every later one, too."""
         session = self._session
         return self._client._wait(
-            lambda: session.propose(payload, deadline_seconds=deadline_seconds)
+            lambda: session.propose(
+                payload, expect_term=expect_term, deadline_seconds=deadline_seconds
+            )
         )
 
     def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+        self,
+        payloads: Iterable[bytes],
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> list[CommandOutcome]:
         """As :meth:`Client.propose_many`, each applied once, in whatever order."""
         session, commands = self._session, list(payloads)
         return self._client._wait(
-            lambda: session.propose_many(commands, deadline_seconds=deadline_seconds)
+            lambda: session.propose_many(
+                commands, expect_term=expect_term, deadline_seconds=deadline_seconds
+            )
         )
 
     def close(self, *, deadline_seconds: float | None = None) -> None:

@@ -20,10 +20,17 @@ from collections.abc import Sequence
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from replog.client_core import ClientCore
-from replog.client_session import CLOSE_SESSION, OPEN_SESSION, QUERY, READ_LOG, ClientSession
-from replog.envelope import SESSION_BLOCK
+from replog.client_session import (
+    CLOSE_SESSION,
+    LEADING_TERM,
+    OPEN_SESSION,
+    QUERY,
+    READ_LOG,
+    ClientSession,
+)
+from replog.envelope import SESSION_BLOCK, MarkedCommand, mark_command
 from replog.frames import ServerHello
-from replog.types import Applied, NodeId, record
+from replog.types import Applied, NodeId, TermId, record
 
 W = TypeVar("W")
 
@@ -31,7 +38,7 @@ NEVER: Final = float("inf")
 """A time that does not come."""
 
 
-_QUERIES: Final = frozenset({QUERY, READ_LOG})
+_QUERIES: Final = frozenset({LEADING_TERM, QUERY, READ_LOG})
 _HARMLESS: Final = frozenset({OPEN_SESSION, CLOSE_SESSION, *_QUERIES})
 
 
@@ -71,6 +78,7 @@ class Command(Generic[W]):
         "seconds",
         "sequence",
         "session",
+        "term",
         "verb",
         "waiter",
     )
@@ -93,6 +101,8 @@ class Command(Generic[W]):
         """In which it is applied once, however often it is sent; ``None``: in none."""
         self.sequence = 0
         """Its number there."""
+        self.term: TermId | None = None
+        """In which alone it is to be done; ``None``: in any."""
         self.may_be_done = False
         """Whether it was sent before, and what came of that is not known."""
         self.applied: Applied | None = None
@@ -121,13 +131,20 @@ class Command(Generic[W]):
 
     @property
     def is_query(self) -> bool:
-        """Whether it changes nothing and can be asked of any node."""
+        """Whether it changes nothing."""
         return self.verb in _QUERIES
 
     @property
     def request_body(self) -> bytes:
         """What a request carries now: in a session also what the client awaits at this moment."""
         session = self.session
+        if self.term is not None:
+            mark = None
+            if session is not None:
+                mark = session.session_id, self.sequence, session.lowest
+            marked = mark_command(self.body, mark, self.term)
+            assert isinstance(marked, MarkedCommand)
+            return bytes((marked.features,)) + marked
         if session is None:
             return self.body
         return SESSION_BLOCK.pack(session.session_id, self.sequence, session.lowest) + self.body

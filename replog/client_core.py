@@ -52,6 +52,7 @@ from replog.errors import (
     SchemaError,
     SnapshotFailed,
     SnapshotUnavailable,
+    TermChanged,
     Unavailable,
 )
 from replog.frames import (
@@ -65,6 +66,7 @@ from replog.frames import (
     Request,
     ServerHello,
     retry_after_in,
+    terms_in,
 )
 from replog.quick_cbor import NULL
 from replog.types import NodeId, record
@@ -352,6 +354,8 @@ def failure_of(reply: Reply, node_id: NodeId, body_bytes: int) -> Exception:
         return NotLeader(node_id, reply.leader_id)
     if reply.code == CommandTooLarge.__name__:
         return _too_large(reply.message, body_bytes)
+    if reply.code == TermChanged.__name__ and (terms := terms_in(reply.value)) is not None:
+        return TermChanged(*terms)
     if reply.code in _BUSY:
         return _BUSY[reply.code](reply.message, retry_after_in(reply.value))
     return _NOT_DONE.get(reply.code, NotDone)(reply.message)

@@ -44,7 +44,7 @@ from typing import Final, Generic, TypeVar
 from replog.client_actions import NEVER, Action, Command, Line
 from replog.client_core import REQUEST_OVERHEAD_BYTES, Answered, Welcomed, failure_of
 from replog.client_lines import Lines
-from replog.client_outcomes import of_closing, of_deadline, of_loss, of_vain_copies
+from replog.client_outcomes import is_final, of_closing, of_deadline, of_loss, of_vain_copies
 from replog.client_pauses import Pauses
 from replog.client_questions import Questions
 from replog.client_queue import GRAIN_SECONDS, CommandQueue
@@ -54,10 +54,12 @@ from replog.client_session import (
     OPEN_SESSION,
     PROPOSE,
     PROPOSE_IN_SESSION,
+    PROPOSE_MARKED,
     QUERY,
     SESSION_ID,
     ClientSession,
 )
+from replog.envelope import check_term
 from replog.errors import (
     EntryReplaced,
     NotDone,
@@ -71,7 +73,7 @@ from replog.errors import (
 from replog.frames import Outcome, Reply, ServerHello
 from replog.limits import Limits
 from replog.quick_cbor import pack_query
-from replog.types import Applied, LogIndex, NodeId, ReadLevel
+from replog.types import Applied, LogIndex, NodeId, ReadLevel, TermId
 
 W = TypeVar("W")
 
@@ -179,13 +181,17 @@ class ClientLogic(Generic[W]):
         seconds: float,
         waiter: W,
         session: ClientSession | None = None,
+        term: TermId | None = None,
     ) -> Command[W]:
         """A command is to be replicated within ``seconds``; in a session once, however often it is
-        sent."""
-        if session is None:
-            return self._order(now, PROPOSE, payload, seconds, waiter)
-        command = self._order(now, PROPOSE_IN_SESSION, payload, seconds, waiter)
-        command.session, command.sequence = session, session.take()
+        sent, and in this term only, if one is given."""
+        verb, term = PROPOSE if session is None else PROPOSE_IN_SESSION, check_term(term)
+        command = self._order(
+            now, verb if term is None else PROPOSE_MARKED, payload, seconds, waiter
+        )
+        command.term = term
+        if session is not None:
+            command.session, command.sequence = session, session.take()
         return command
 
     def query(
@@ -402,7 +408,7 @@ class ClientLogic(Generic[W]):
         """The outcome of a command that is neither queued nor in flight any more is known."""
         self._forget(command)
         command.line = None
-        if command.may_be_done and isinstance(failure, NotDone):
+        if command.may_be_done and isinstance(failure, NotDone) and not is_final(failure):
             failure = of_vain_copies(failure)
         command.failure = failure
         self._actions.append(command)

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from replog.client_actions import Command, Line
 from replog.client_questions import no_answer
-from replog.errors import NotDone, OutcomeUnknown, ReplogError, Unavailable
+from replog.errors import NotDone, OutcomeUnknown, ReplogError, TermChanged, Unavailable
 
 W = TypeVar("W")
 
@@ -39,6 +39,11 @@ def of_vain_copies(failure: NotDone) -> OutcomeUnknown:
     return OutcomeUnknown(
         f"the command was sent and not answered, and then sent again in vain ({failure}); {_REMEDY}"
     )
+
+
+def is_final(failure: NotDone) -> bool:
+    """Whether a refusal says of every copy of a command that it was not done, nor will be."""
+    return isinstance(failure, TermChanged) and failure.is_final
 
 
 def of_deadline(command: Command[W], leading: Line[W] | None, reasons: str) -> ReplogError:

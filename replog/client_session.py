@@ -38,6 +38,14 @@ PROPOSE_IN_SESSION: Final = "propose_in_session"
 :data:`~replog.envelope.SESSION_BLOCK`."""
 
 
+PROPOSE_MARKED: Final = "propose_marked"
+"""The verb that replicates a command with any features: these (u8), then their blocks and the
+payload (:mod:`replog.envelope`)."""
+
+LEADING_TERM: Final = "leading_term"
+"""The verb that asks the leader for its term; the result is an epoch and a term."""
+
+
 class ClientSession:
     """One session, as its client sees it."""
 

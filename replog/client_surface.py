@@ -20,6 +20,7 @@ from replog.client_logic import ClientLogic
 from replog.client_search import LeaderSearch, parse_addresses
 from replog.client_session import ClientSession
 from replog.config import Config
+from replog.envelope import check_term
 from replog.errors import (
     BadCommand,
     CommandTooLarge,
@@ -29,8 +30,9 @@ from replog.errors import (
     SchemaError,
 )
 from replog.limits import Limits
+from replog.pages import ItemsPage, PageCursor
 from replog.statemachine import Call
-from replog.types import Applied, LogEntry, LogIndex, LogPage, NodeId, ReadLevel, record
+from replog.types import Applied, LogEntry, LogIndex, LogPage, NodeId, ReadLevel, TermId, record
 
 W = TypeVar("W")
 
@@ -90,14 +92,16 @@ def propose_all(
     seconds: float,
     waiter: W,
     session: ClientSession | None,
+    term: TermId | None,
 ) -> list[Command[W] | CommandTooLarge]:
     """Propose commands with one waiter; for one that is not even sent, why.
 
     All are looked at before the first is proposed, so an error in ``payloads`` leaves none behind.
     """
+    check_term(term)
     checked = [(payload, _too_large(payload, limits)) for payload in payloads]
     return [
-        failure or logic.propose(now, payload, seconds, waiter, session)
+        failure or logic.propose(now, payload, seconds, waiter, session, term)
         for payload, failure in checked
     ]
 
@@ -124,6 +128,14 @@ def session_of(command: Command[W]) -> ClientSession:
     if not isinstance(session_id, int):
         raise SchemaError("a session has no number; run the same release on both sides")
     return ClientSession(session_id)
+
+
+def term_in(value: object) -> TermId:
+    """A leader's term; raises :class:`~replog.errors.SchemaError`."""
+    match value:
+        case [int(epoch), int(term)]:
+            return TermId(epoch, term)
+    raise SchemaError("a leader's term is no pair of numbers; run the same release on both sides")
 
 
 def result_of(command: Command[W]) -> Applied:
@@ -229,6 +241,18 @@ def _is_entry(value: object) -> bool:
         case [int(), int(), bytes()]:
             return True
     return False
+
+
+# --- Items -------------------------------------------------------------------------------------
+
+
+def page_cursor(call: Call[..., ItemsPage], args: Sequence[object]) -> PageCursor:
+    """Where somebody stands who begins to read items; raises
+    :class:`~replog.errors.BadCommand`."""
+    if not call.is_query:
+        raise BadCommand(f"{call.name} is a command, and items are what a query gives out")
+    call.encode(None, *args)  # what does not fit is said at once
+    return PageCursor(lambda following: call.encode(following, *args))
 
 
 # --- Changes ------------------------------------------------------------------------------------

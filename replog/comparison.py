@@ -1,7 +1,7 @@
 """Comparing replicas: which of them is not in the state that the others are in, and since when.
 
 Nodes compare the marks of what they applied (:mod:`replog.digests`) with one another, about once a
-second, whoever leads.  Where two sums over one stretch of the log differ, the two halve it in turn,
+second, whoever leads.  Where two hashes of one stretch of the log differ, the two halve it in turn,
 each asking the other about a half, until they have the first entry whose marks differ.  Each half
 is a small message, and holds all that is needed to go on: neither side remembers the search, so a
 lost message costs a second and nothing else.
@@ -25,7 +25,7 @@ from replog.comparison_messages import DigestCompare
 from replog.digests import MARKS_FORM, Digests
 from replog.errors import ReplicaDiverged, SchemaError
 from replog.limits import Limits
-from replog.machine import state_digest
+from replog.machine import digested
 from replog.replica import Replica
 from replog.types import Epoch, LogIndex, NodeId, Voter, record
 
@@ -89,7 +89,7 @@ class Comparison:
         self._epoch = epoch
         self._replica = replica
         self._digests: Digests = replica.digests
-        self._form = MARKS_FORM << 1 | (state_digest(replica.machine) is not None)
+        self._form = MARKS_FORM << 1 | (digested(replica.machine) is not None)
         self._send = send
         self._peer_ids = [peer for peer in epoch.voter_ids if peer != node_id]
         self._agreed: dict[NodeId, LogIndex] = dict.fromkeys(self._peer_ids, 0)

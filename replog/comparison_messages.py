@@ -26,7 +26,7 @@ class DigestCompare:
     upto_index: LogIndex
     """... up to this one; at least one."""
     digest: int
-    """The sum of the marks that the sender has of them (:mod:`replog.digests`)."""
+    """The hash of the marks that the sender has of them (:mod:`replog.digests`)."""
     form: int
     """How the sender makes its marks; only equal forms are compared."""
     differs_upto: LogIndex

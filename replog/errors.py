@@ -140,6 +140,26 @@ class StaleSequence(NotDone):
         )
 
 
+class TermChanged(NotDone):
+    """A command that was to be done in one term only, and came up when another one had begun."""
+
+    def __init__(self, expected: tuple[int, int], found: tuple[int, int]) -> None:
+        """Both are an epoch and a term: what the command expected, and the highest one of which an
+        entry was applied, the command's own included."""
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"the command was to be done in term {expected[1]} of epoch {expected[0]}, and came up "
+            f"in term {found[1]} of epoch {found[0]}, so it was not done; look at what was done "
+            "since, and propose it in the present term"
+        )
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the term is over, so that no copy of the command can be done any more."""
+        return self.found > self.expected
+
+
 class Unavailable(NotDone):
     """No node could be reached, or none leads, within the deadline; nothing was sent."""
 

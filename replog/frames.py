@@ -24,7 +24,7 @@ from replog.errors import CallerError, SchemaError
 from replog.formation import Meeting
 from replog.limits import KIB, Limits
 from replog.quick_cbor import pack_done, pack_request, unpack_done, unpack_request
-from replog.types import NO_NODE, NODE_ID_MAX, EpochNumber, LogIndex, NodeId, record
+from replog.types import NO_NODE, NODE_ID_MAX, EpochNumber, LogIndex, NodeId, TermId, record
 from replog.wire import pack_frame
 
 CLIENT_PROTOCOL_VERSION: Final = 1
@@ -390,6 +390,29 @@ def retry_after_in(value: bytes) -> int:
         return 0
     found = told.get(RETRY_AFTER_MS) if isinstance(told, dict) else None
     return min(found, RETRY_AFTER_MS_MAX) if type(found) is int and found > 0 else 0
+
+
+_EXPECTED_TERM: Final = "expected_term"
+_FOUND_TERM: Final = "found_term"
+
+
+def pack_terms(expected: tuple[int, int], found: tuple[int, int]) -> bytes:
+    """The ``value`` of the refusal of a command that was to be done in another term."""
+    return strict_dumps({_EXPECTED_TERM: list(expected), _FOUND_TERM: list(found)})
+
+
+def terms_in(value: bytes) -> tuple[TermId, TermId] | None:
+    """What :func:`pack_terms` was told; ``None`` where it is not said, or in another way."""
+    try:
+        told = strict_loads(value)
+    except SchemaError:
+        return None
+    if not isinstance(told, dict):
+        return None
+    match told.get(_EXPECTED_TERM), told.get(_FOUND_TERM):
+        case [int(epoch), int(term)], [int(found_epoch), int(found_term)]:
+            return TermId(epoch, term), TermId(found_epoch, found_term)
+    return None
 
 
 def _tells_more(reply: Reply) -> bool:

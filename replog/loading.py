@@ -33,7 +33,7 @@ from replog.control import (
     with_learner,
 )
 from replog.engine import Engine
-from replog.envelope import is_in_session, open_envelope, session_in
+from replog.envelope import marks_in, open_envelope
 from replog.errors import (
     DirectoryError,
     LogDamaged,
@@ -51,6 +51,7 @@ from replog.machine import (
     DurableMachine,
     Machine,
     MachineKind,
+    Opened,
     answer_keeper,
     machine_kind,
 )
@@ -61,7 +62,18 @@ from replog.storage.reported import check_reported, read_reported, write_reporte
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog.storage.snapshots import SnapshotStore
 from replog.stored_log import StoredLog
-from replog.types import Entry, EntryKind, EpochNumber, LogIndex, Voter, record
+from replog.types import (
+    NO_TERM,
+    ORIGIN_TERM,
+    Entry,
+    EntryKind,
+    EpochNumber,
+    LogIndex,
+    TermId,
+    Voter,
+    record,
+    unpack_term,
+)
 
 SECTION: Final = "machine"
 """The section with the state of the machine."""
@@ -96,6 +108,8 @@ class Loaded:
     """``applied_index``, or more: a machine on its own disk may lag behind the newest snapshot."""
     sessions: Sessions
     """Of the clients, as of ``applied_index``."""
+    highest_term: TermId = NO_TERM
+    """The highest term in the origin of any entry up to ``applied_index``."""
 
 
 @record
@@ -248,18 +262,24 @@ def _open_machine(
                 raise
             # A full disk must not keep a node down: the machine is only held to less.
     learners: tuple[Voter, ...] = ()
-    index, time_ms, sessions = 0, 0, new_sessions()
+    index, time_ms, sessions, highest_term = 0, 0, new_sessions(), NO_TERM
     if newest is not None:
-        learners, index, time_ms = newest.meta.learners, newest.meta.last.index, newest.meta.time_ms
+        meta = newest.meta
+        learners, index, time_ms = meta.learners, meta.last.index, meta.time_ms
+        highest_term = meta.highest_term
         _read_sessions(sessions, store, newest)
-        if index > opened.applied_index and sessions.were_used:
-            # Who had sent what as of the machine's own index, nobody can tell any more.
+        is_lagging = index > opened.applied_index
+        if is_lagging and (sessions.were_used or not _is_of_term(log, opened, highest_term)):
+            # Who had sent what as of the machine's own index, or which term was the highest then,
+            # nobody can tell any more.
             store.verify(newest, KNOWN_SECTIONS)
             return fill_machine(machine, store, newest)
     keeper = answer_keeper(machine)
     kept_answer = _keep_nothing if keeper is None else keeper.kept_answer
     for entry in _entries(log, max(index, log.base.index) + 1, opened.applied_index):
-        time_ms = max(time_ms, replay_session(sessions, entry, time_ms, kept_answer))
+        highest_term = max(highest_term, unpack_term(entry.body[ORIGIN_TERM]))
+        stamped_ms = replay_session(sessions, entry, time_ms, highest_term, kept_answer)
+        time_ms = max(time_ms, stamped_ms)
         if entry.kind == EntryKind.CONTROL and sub_kind_of(entry) == LEARNER:
             learners = with_learner(learners, unpack_learner(entry))
     return Loaded(
@@ -268,7 +288,18 @@ def _open_machine(
         learners,
         max(index, opened.applied_index),
         sessions,
+        highest_term,
     )
+
+
+def _is_of_term(log: StoredLog, opened: Opened, highest_term: TermId) -> bool:
+    """Whether the last entry that a machine holds is of the highest term of a later snapshot, so
+    that this was the highest then, too."""
+    index = opened.applied_index
+    if not log.base.index < index <= log.runs.last_index:
+        return False
+    (entry,) = log.read(index, index, READ_BYTES)
+    return unpack_term(entry.body[ORIGIN_TERM]) == highest_term
 
 
 def _read_sessions(sessions: Sessions, store: SnapshotStore, info: SnapshotInfo) -> None:
@@ -280,8 +311,15 @@ def _read_sessions(sessions: Sessions, store: SnapshotStore, info: SnapshotInfo)
             return
 
 
-def replay_session(sessions: Sessions, entry: Entry, time_ms: int, kept_answer: KeptAnswer) -> int:
+def replay_session(
+    sessions: Sessions,
+    entry: Entry,
+    time_ms: int,
+    highest_term: TermId,
+    kept_answer: KeptAnswer,
+) -> int:
     """Have sessions learn of an entry that the machine holds already, and return the time in it.
+    ``highest_term``: in an origin up to this very entry.
 
     That its command was done is known then; what it answered, if the machine has kept it.  Raises
     :class:`~replog.errors.MachineDamaged` where that is the answer of another command.
@@ -296,9 +334,11 @@ def replay_session(sessions: Sessions, entry: Entry, time_ms: int, kept_answer: 
     if entry.kind != EntryKind.COMMAND:
         return time_ms
     stamped_ms, _ = open_envelope(entry)
-    if is_in_session(entry):
-        session_id, sequence, lowest = session_in(entry)
-        if sessions.begin(session_id, sequence, lowest, max(time_ms, stamped_ms)) is None:
+    marks = marks_in(entry)
+    if marks.session is not None:
+        session_id, sequence, lowest = marks.session
+        is_new = sessions.begin(session_id, sequence, lowest, max(time_ms, stamped_ms)) is None
+        if is_new and marks.term in (None, highest_term):
             packed = kept_answer(entry.index)
             if packed is None:
                 sessions.finish_unkept(session_id, sequence, entry.index)
@@ -348,4 +388,11 @@ def fill_machine(machine: Machine, store: SnapshotStore, info: SnapshotInfo) -> 
             f"{info.path} lacks the section {SECTION!r}, although it is intact; its writer "
             "is at fault; remove it and take another one"
         )
-    return Loaded(meta.last.index, meta.time_ms, meta.learners, meta.last.index, sessions)
+    return Loaded(
+        meta.last.index,
+        meta.time_ms,
+        meta.learners,
+        meta.last.index,
+        sessions,
+        meta.highest_term,
+    )

@@ -36,11 +36,12 @@ a snapshot is taken and where it lies (the node, :mod:`replog.storage.snapshots`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
+from replog.errors import PluginError
 from replog.types import LogIndex, record
 
 if TYPE_CHECKING:
@@ -251,14 +252,14 @@ class Digested(Machine, Protocol):
     """A machine with a number for its state, by which replicas are compared after every command
     (:mod:`replog.comparison`).  Without one, only what commands answer is compared."""
 
-    def state_digest(self) -> int:
-        """A number that is the same for equal states, and hardly ever for others; any int.
+    state_digest: int
+    """The same for equal states, and hardly ever for others; it may be a property.
 
-        Called behind each command, so it must cost next to nothing: it is kept up to date by the
-        commands, as a sum over the items (:mod:`replog_kv.machine` shows how).  It depends on the
-        state alone and not on how that came about: what was restored from a snapshot has the same.
-        No ``hash()``, which differs from process to process.
-        """
+    Read behind each command, so that must cost next to nothing: the commands keep it up to date, as
+    a sum over the items (:mod:`replog_kv.machine` shows how).  It depends on the state alone and
+    not on how that came about: what was restored from a snapshot has the same.  No ``hash()``,
+    which differs from process to process.
+    """
 
 
 class MachineKind(Enum):
@@ -300,11 +301,20 @@ def answer_keeper(machine: Machine) -> KeepsAnswers | None:
     return cast(KeepsAnswers, machine) if is_keeper else None
 
 
-def state_digest(machine: Machine) -> Callable[[], int] | None:
-    """The digest of a machine's state, if it has one; told by its method, as the kind is."""
-    return (
-        cast(Digested, machine).state_digest if _has_methods(machine, ("state_digest",)) else None
-    )
+def digested(machine: Machine) -> Digested | None:
+    """The machine itself if it has a digest of its state.
+
+    Raises :class:`~replog.errors.PluginError` for one that is no number.
+    """
+    digest = getattr(machine, "state_digest", None)
+    if digest is None:
+        return None
+    if not isinstance(digest, int):
+        raise PluginError(
+            f"the state machine {type(machine).__name__} has a state_digest that is no int but "
+            f"{type(digest).__name__}; make it an attribute, or a property, that is an int"
+        )
+    return cast(Digested, machine)
 
 
 def _has_methods(machine: Machine, names: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ from replog.changes import ChangesPage
 from replog.client_surface import watch_cursor
 from replog.comparison import Difference
 from replog.config import Config
+from replog.envelope import check_term, mark_command
 from replog.errors import (
     BadCommand,
     CommandTooLarge,
@@ -70,6 +71,7 @@ from replog.types import (
     RoleChange,
     SoftState,
     Status,
+    TermId,
     Voter,
     Waiter,
 )
@@ -85,7 +87,6 @@ WAITING_SECONDS_MAX: Final = 60.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
 
 LEASE_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps.  Linux's monotonic one stands still meanwhile."""
@@ -186,17 +187,28 @@ class Node:
             raise Unavailable(f"node {self.node_id} is not running (any more)")
         self._turns.submit(payload, waiter)
 
-    async def propose(self, payload: bytes) -> Applied:
+    async def propose(self, payload: bytes, *, expect_term: TermId | None = None) -> Applied:
         """Replicate one command and return its index and result.
 
-        Raises :class:`~replog.errors.BadCommand` for what is no command of the state machine, a
+        ``expect_term``: it is done in this term only (:meth:`leading_term`).  Raises
+        :class:`~replog.errors.BadCommand` for what is no command of the state machine, a
         :class:`~replog.errors.NotDone` when it was definitely not done (as
-        :class:`~replog.errors.NotLeader`), :class:`~replog.errors.OutcomeUnknown` when it may have
-        been, and the :class:`~replog.errors.StateMachineError` that the command declared.  When
-        the wait is cancelled the command may still be done.
+        :class:`~replog.errors.NotLeader` and :class:`~replog.errors.TermChanged`),
+        :class:`~replog.errors.OutcomeUnknown` when it may have been, and the
+        :class:`~replog.errors.StateMachineError` that the command declared.  When the wait is
+        cancelled the command may still be done.
         """
         self.check_command(payload)
-        return await self._replicate(payload)
+        return await self._replicate(mark_command(payload, None, check_term(expect_term)))
+
+    async def leading_term(self) -> TermId:
+        """The term in which this node leads, confirmed by a quorum, for ``expect_term``; from now
+        on nothing is done that expects an earlier one (``docs/one-term.md``).
+
+        Raises :class:`~replog.errors.NotLeader`, and :class:`~replog.errors.Unavailable` where a
+        quorum does not answer.
+        """
+        return cast(TermId, (await applied_by(self.submit_term_read)).result)
 
     def check_command(self, payload: bytes) -> None:
         """Refuse what came from outside and is too large, or no command of the state machine.
@@ -232,11 +244,15 @@ class Node:
         ``waiter`` as of :meth:`replog.replica.Replica.query`."""
         self._running_turns.query(payload, level, at_least, waiter)
 
+    def submit_term_read(self, waiter: Waiter) -> None:
+        """Ask for the term in which this node leads, without waiting; as of :meth:`submit`, and
+        ``waiter`` as of :meth:`replog.replica.Replica.read_term`."""
+        self._running_turns.read_term(waiter)
+
     def submit_log_read(
         self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter
     ) -> None:
-        """Read the log, without waiting; as of :meth:`submit`, and ``waiter`` as of
-        :meth:`replog.replica.Replica.read_log`."""
+        """Read the log, without waiting; as of :meth:`replog.replica.Replica.read_log`."""
         self._running_turns.read_log(from_index, level, waits, waiter)
 
     async def _replicate(self, payload: bytes) -> Applied:
@@ -366,7 +382,7 @@ class Node:
             raise NodeActive(learner.node_id)
 
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:
-        """A page of this replica's own state; see :meth:`replog.machine.Machine.dump`."""
+        """A page of this replica's state; see :meth:`replog.machine.Machine.dump`."""
         if self._turns.snapshots.is_installing:
             raise DumpUnavailable(
                 f"node {self.node_id} is being filled from a snapshot just now; ask again later"

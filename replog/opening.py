@@ -87,6 +87,7 @@ def open_state(
         own,
         own in epoch.voters,
         loaded.learners_index,
+        loaded.highest_term,
     )
     return OpenedState(
         replica,

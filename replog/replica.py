@@ -35,36 +35,41 @@ from replog.control import (
     unpack_opening,
     with_learner,
 )
-from replog.digests import MARK_MASK, MARK_SPREAD, NONE_MARK, Digests, outcome_mark
+from replog.digests import MARK_MASK, NONE_MARK, Digests, outcome_mark
 from replog.engine import Engine
 from replog.envelope import (
-    ENVELOPE_HEAD,
+    COMMAND_HEAD,
     ENVELOPE_OPENING,
     PAYLOAD_OFFSET,
     SESSION_BLOCK,
     SESSION_OPENING,
     SESSION_PAYLOAD_OFFSET,
+    SessionMark,
+    marks_in,
     pack_envelopes,
     refuse_envelope,
-    session_in,
 )
 from replog.errors import (
     CommandTooLarge,
     EntryReplaced,
     InvariantViolated,
+    NotLeader,
     OutcomeUnknown,
     Overloaded,
     StateMachineCrashed,
     StateMachineError,
+    TermChanged,
+    Unavailable,
     UnknownFormat,
 )
 from replog.limits import Limits
 from replog.logpages import read_page
-from replog.machine import ApplyContext, KeepsAnswers, Machine, answer_keeper, state_digest
+from replog.machine import ApplyContext, KeepsAnswers, Machine, answer_keeper, digested
 from replog.queries import Queries
 from replog.sessions import Answer, SessionId, Sessions
 from replog.types import (
-    BODY_HEAD_BYTES,
+    NO_TERM,
+    ORIGIN_TERM,
     Entry,
     EntryKind,
     LogIndex,
@@ -77,8 +82,11 @@ from replog.types import (
     SnapshotMeta,
     SoftState,
     Status,
+    TermId,
     Voter,
     Waiter,
+    pack_term,
+    unpack_term,
 )
 
 _NOOP: Final = int(EntryKind.NOOP)
@@ -88,8 +96,8 @@ _LOST_IN_SNAPSHOT: Final = (
     "a snapshot from another node took the place of the entries among which the command may be; it "
     "may or may not be done: look, or repeat it only if repeating does no harm"
 )
-_unpack_envelope: Final = ENVELOPE_HEAD.unpack_from
-_unpack_session = cast("Callable[[bytes, int], tuple[int, int, int]]", SESSION_BLOCK.unpack_from)
+_unpack_head: Final = COMMAND_HEAD.unpack_from
+_unpack_session = cast("Callable[[bytes, int], SessionMark]", SESSION_BLOCK.unpack_from)
 
 
 class Replica:
@@ -98,7 +106,8 @@ class Replica:
     __slots__ = (
         "_command_bytes_max",
         "_context",
-        "_digest",
+        "_digested",
+        "_highest",
         "_is_voter",
         "_keeper",
         "_learners_index",
@@ -127,9 +136,11 @@ class Replica:
         own: Voter | None = None,
         is_voter: bool = True,
         learners_index: LogIndex = 0,
+        highest_term: TermId = NO_TERM,
     ) -> None:
-        """``sessions``, ``applied_index``, ``time_ms`` and ``learners``: what the machine holds
-        already, and the clients' sessions, the replicated time and the learners as of there.
+        """``sessions``, ``applied_index``, ``time_ms``, ``learners`` and ``highest_term``: what the
+        machine holds already, and the clients' sessions, the replicated time, the learners and the
+        highest term in an origin as of there.
         ``own``: which incarnation of which node this is (``None``: that does not matter), and
         whether it ``is_voter`` of the epoch."""
         self.engine = engine
@@ -147,9 +158,10 @@ class Replica:
         self._is_voter = is_voter
         self.digests = Digests(applied_index)
         """What the last entries came to here."""
-        self._digest = state_digest(machine)
+        self._digested = digested(machine)
         self._keeper = answer_keeper(machine)
         self._context = ApplyContext(applied_index, time_ms)
+        self._highest = pack_term(highest_term)
         self._command_bytes_max = limits.command_bytes_max
         self._message_bytes_max = limits.message_bytes_max
         self._queries = Queries(engine, limits)
@@ -160,6 +172,12 @@ class Replica:
     def time_ms(self) -> int:
         """The replicated time: the highest that a proposer stamped on an applied command."""
         return self._context.time_ms
+
+    @property
+    def highest_term(self) -> TermId:
+        """The highest term in the origin of any applied entry.  The same on every replica, which
+        the terms of the entries themselves are not."""
+        return unpack_term(self._highest)
 
     # -- what arrives --
 
@@ -249,6 +267,42 @@ class Replica:
         """
         self._queries.ask(partial(self._log_page, from_index, waits), level, 0, waiter)
 
+    def read_term(self, waiter: Waiter) -> None:
+        """Ask for the term in which this replica leads, and which is the highest of any origin: the
+        result is a :class:`~replog.types.TermId`; ``waiter`` as of :meth:`query`.
+
+        A leader that has proposed nothing yet proposes a no-op first.  Until an entry of its own is
+        applied, one of an earlier leader may come up as one of *its* term: who was told the later
+        term must not see that happen.  Raises a :class:`~replog.errors.NotDone`.
+        """
+        hear = partial(self._hear_term, waiter)
+        if self._leading_term() == self.highest_term:
+            self._queries.ask(_do_nothing, ReadLevel.LINEARIZABLE, 0, hear)
+        else:
+            entry = self.engine.propose(b"", EntryKind.NOOP)
+            assert not self._waits or self._waits[-1][0].index < entry.index
+            self._waits.append((entry, hear))
+
+    def _leading_term(self) -> TermId:
+        soft_state, status = self.engine.soft_state, self.engine.status()
+        if soft_state.role is not Role.LEADER:
+            raise NotLeader(status.node_id, soft_state.leader_id)
+        return TermId(status.epoch, status.term)
+
+    def _hear_term(
+        self, waiter: Waiter, index: LogIndex, _: object, error: Exception | None
+    ) -> None:
+        """A quorum has confirmed who leads; or not."""
+        try:
+            term = self._leading_term()
+        except NotLeader as refusal:
+            term, error = NO_TERM, error or refusal
+        if error is None and term != self.highest_term:
+            error = Unavailable("another node has led meanwhile; ask again")
+        if isinstance(error, OutcomeUnknown | EntryReplaced):
+            error = Unavailable(f"no term was confirmed ({error}); ask again")
+        waiter(*((index, term, None) if error is None else (0, None, error)))
+
     def _log_page(self, from_index: LogIndex, waits: bool) -> LogPage:
         return read_page(
             self.engine, self.applied_index, from_index, self._message_bytes_max, waits
@@ -267,6 +321,7 @@ class Replica:
         self.applied_index = self._context.index = meta.last.index
         self.digests.forget(meta.last.index)
         self._context.time_ms = max(self._context.time_ms, meta.time_ms)
+        self._highest = max(self._highest, pack_term(meta.highest_term))
         self.engine.install(meta.last)
 
     # -- what is to be done --
@@ -315,17 +370,14 @@ class Replica:
     def _apply_entries(self, entries: Sequence[Entry]) -> None:
         """Apply entries in order.  One loop: a call per entry would cost as much as its work."""
         index = self.applied_index
-        if (entries[0].index, entries[-1].index) != (index + 1, index + len(entries)):
-            raise InvariantViolated(
-                f"entry {entries[0].index} was handed out to be applied, as the first of "
-                f"{len(entries)} up to {entries[-1].index}, after {index}"
-            )
+        _check_follows(index, entries)
         apply, context, waits = self.machine.apply, self._context, self._waits
-        digest, sums, total = self._digest, self.digests.sums, self.digests.last_sum
+        digested, marks, highest = self._digested, self.digests.marks, self._highest
         wait_index = waits[0][0].index if waits else 0
         for entry in entries:
             index += 1
             body = entry.body
+            came_to = 0
             result: object = None
             error: StateMachineError | None = None
             answer: Answer | None = None
@@ -333,18 +385,20 @@ class Replica:
                 # open_envelope, spelled out: this is the innermost loop of every replica.
                 if len(body) < PAYLOAD_OFFSET:
                     refuse_envelope(entry)
-                opening, time_ms = _unpack_envelope(body, BODY_HEAD_BYTES)
+                origin, opening, time_ms = _unpack_head(body)
+                if origin > highest:
+                    self._highest = highest = origin
                 if time_ms > context.time_ms:
                     context.time_ms = time_ms
                 payload_offset, mark = PAYLOAD_OFFSET, None
                 if opening != ENVELOPE_OPENING:
-                    payload_offset = SESSION_PAYLOAD_OFFSET
-                    if opening == SESSION_OPENING and len(body) >= payload_offset:
+                    if opening == SESSION_OPENING and len(body) >= SESSION_PAYLOAD_OFFSET:
+                        payload_offset = SESSION_PAYLOAD_OFFSET
                         mark = _unpack_session(body, PAYLOAD_OFFSET)
+                        answer = self.sessions.begin(*mark, context.time_ms)
                     else:
-                        mark = session_in(entry)  # and refused, as it cannot be opened
-                    answer = self.sessions.begin(*mark, context.time_ms)
-                    context.in_session = answer is None
+                        payload_offset, mark, answer = self._begin_marked(entry)
+                    context.in_session = mark is not None and answer is None
                 try:
                     if answer is None:
                         context.index = index
@@ -355,9 +409,8 @@ class Replica:
                         came_to = NONE_MARK
                         if result is not None or error is not None:
                             came_to = outcome_mark(result, error)
-                        if digest is not None:
-                            came_to += digest()
-                        total = total + came_to * (index * MARK_SPREAD + 1) & MARK_MASK
+                        if digested is not None:
+                            came_to += digested.state_digest
                 except Exception as crash:
                     raise _crashed(crash, index) from crash
                 if mark is not None and answer is None:
@@ -365,23 +418,38 @@ class Replica:
                     self.sessions.finish(mark[0], mark[1], index, result, error)
                     if self._keeper is not None:
                         self._keep_answer(self._keeper, mark[0], mark[1])
-            elif body[0] == _CONTROL:
-                answer = self._apply_control(entry)
-            elif body[0] != _NOOP:
-                raise UnknownFormat(
-                    f"entry {index} is of kind {body[0]}, which this release cannot apply; "
-                    "upgrade this node"
-                )
-            sums.append(total)
+            else:
+                self._highest = highest = max(highest, body[ORIGIN_TERM])
+                if body[0] != _NOOP:
+                    answer = self._apply_control(entry)
+            try:
+                marks.append(came_to)
+            except OverflowError:  # a machine's digest may be any number
+                marks.append(came_to & MARK_MASK)
             self.applied_index = index
             if wait_index == index:
                 proposed, waiter = waits.popleft()
                 wait_index = waits[0][0].index if waits else 0
                 if proposed.body == body:
-                    waiter(*(answer or (index, result, error)))
+                    if answer is None:
+                        waiter(index, result, error)
+                    else:
+                        waiter(*answer)
                 else:
                     waiter(0, None, EntryReplaced(f"another entry was committed at index {index}"))
         self.digests.shorten()
+
+    def _begin_marked(self, entry: Entry) -> tuple[int, SessionMark | None, Answer | None]:
+        """Where the payload of a marked command begins, its session, and its answer where it is not
+        to be applied: it was before, or is not to be in this term."""
+        marks = marks_in(entry)
+        answer: Answer | None = None
+        if marks.session is not None:
+            # First: what was done in its term has its answer in every later one, too.
+            answer = self.sessions.begin(*marks.session, self._context.time_ms)
+        if answer is None and marks.term is not None and marks.term != self.highest_term:
+            answer = 0, None, TermChanged(marks.term, self.highest_term)
+        return marks.payload_offset, marks.session, answer
 
     def _keep_answer(self, keeper: KeepsAnswers, session_id: SessionId, sequence: int) -> None:
         """Have the machine keep the answer of the command that it has just applied."""
@@ -394,11 +462,17 @@ class Replica:
 
     def _apply_control(self, entry: Entry) -> Answer:
         """Take a learner in, or begin or end a session; raises :class:`~replog.errors.Replaced`
-        where the learner is this node, in another incarnation.
+        where the learner is this node, in another incarnation, and
+        :class:`~replog.errors.UnknownFormat` for what is no control entry.
 
         Which learners ``learners`` count in already is read once more and changes nothing: they
         never go back, neither for who is heard nor for whether this node was replaced.
         """
+        if entry.kind != _CONTROL:
+            raise UnknownFormat(
+                f"entry {entry.index} is of kind {entry.kind}, which this release cannot apply; "
+                "upgrade this node"
+            )
         sub_kind = sub_kind_of(entry)
         if sub_kind == LEARNER:
             learner = unpack_learner(entry)
@@ -447,6 +521,14 @@ class Replica:
     def status(self) -> Status:
         """A read-only picture."""
         return replace(self.engine.status(), applied_index=self.applied_index)
+
+
+def _check_follows(index: LogIndex, entries: Sequence[Entry]) -> None:
+    if (entries[0].index, entries[-1].index) != (index + 1, index + len(entries)):
+        raise InvariantViolated(
+            f"entry {entries[0].index} was handed out to be applied, as the first of "
+            f"{len(entries)} up to {entries[-1].index}, after {index}"
+        )
 
 
 def _crashed(crash: Exception, index: LogIndex) -> StateMachineCrashed:

@@ -22,9 +22,11 @@ from replog.admission import RETRY_MS_MIN
 from replog.cbor import strict_dumps, strict_loads
 from replog.client_session import (
     CLOSE_SESSION,
+    LEADING_TERM,
     OPEN_SESSION,
     PROPOSE,
     PROPOSE_IN_SESSION,
+    PROPOSE_MARKED,
     QUERY,
     READ_LOG,
     SESSION_ID,
@@ -46,6 +48,7 @@ from replog.errors import (
     PeerError,
     SchemaError,
     StateMachineError,
+    TermChanged,
 )
 from replog.frames import (
     CLIENT_PROTOCOL_VERSION,
@@ -58,9 +61,11 @@ from replog.frames import (
     Request,
     ServerHello,
     pack_more,
+    pack_terms,
     refusal_of_first,
 )
-from replog.quick_cbor import NULL, unpack_query
+from replog.quick_cbor import NULL
+from replog.requests import learner_in, log_read_in, marked_in, query_in
 from replog.storage.identity import pack_founding
 from replog.storage.snapshot_writer import SnapshotInfo
 from replog.transport.connection import Connection, closing, take_over
@@ -70,7 +75,7 @@ from replog.transport.listening import (
     open_listeners,
     receive_first,
 )
-from replog.types import NO_NODE, NODE_ID_MAX, LogIndex, LogPage, ReadLevel, Voter, Waiter
+from replog.types import NO_NODE, LogIndex, LogPage, TermId, Waiter
 from replog.wire import FrameReader, pack_frame
 
 if TYPE_CHECKING:
@@ -78,7 +83,6 @@ if TYPE_CHECKING:
 
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
-_LEVELS: Final = {level.value: level for level in ReadLevel}
 _TOO_MUCH_AT_ONCE: Final = (
     "too much was asked for at once over this connection, and has not left yet; ask again"
 )
@@ -117,6 +121,8 @@ class ClientServer:
         self._verbs: dict[str, Callable[[_Caller, Request], None]] = {
             PROPOSE: self._propose,
             PROPOSE_IN_SESSION: self._propose_in_session,
+            PROPOSE_MARKED: self._propose_marked,
+            LEADING_TERM: self._leading_term,
             OPEN_SESSION: self._open_session,
             CLOSE_SESSION: self._close_session,
             QUERY: self._query,
@@ -290,6 +296,23 @@ class ClientServer:
         self._node.check_command(marked[SESSION_BLOCK.size :])
         self._node.submit(marked, self._waiter(caller, request.request_id))
 
+    def _propose_marked(self, caller: _Caller, request: Request) -> None:
+        self._check_takes_replies(caller)
+        marked = marked_in(request)
+        self._node.check_command(marked.payload)
+        self._node.submit(marked, self._waiter(caller, request.request_id))
+
+    def _leading_term(self, caller: _Caller, request: Request) -> None:
+        """Tell the term in which this node leads."""
+        if request.body:
+            raise SchemaError("a request for the leader's term has an empty body")
+        reply = self._waiter(caller, request.request_id)
+
+        def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
+            reply(index, [*result] if isinstance(result, TermId) else None, error)
+
+        self._node.submit_term_read(end_wait)
+
     def _open_session(self, caller: _Caller, request: Request) -> None:
         """Open a session; the reply's result is its id."""
         if request.body:
@@ -305,7 +328,7 @@ class ClientServer:
     def _query(self, caller: _Caller, request: Request) -> None:
         """Run a query on this node's own state, whoever leads; the reply's index is that as of
         which was read."""
-        level, at_least, payload = _query_in(request)
+        level, at_least, payload = query_in(request)
         # Whether it is a query at all the machine says when it answers.
         check_size(payload, self._limits.command_bytes_max)
         reply = self._waiter(caller, request.request_id)
@@ -320,7 +343,7 @@ class ClientServer:
 
     def _read_log(self, caller: _Caller, request: Request) -> None:
         """Send a page of the log, as far as it is applied on this node, whoever leads."""
-        level, from_index, waits = _log_read_in(request)
+        level, from_index, waits = log_read_in(request)
         if self._is_behind(caller):
             raise Overloaded("what the connection was sent has not left; read the log more slowly")
 
@@ -359,13 +382,13 @@ class ClientServer:
 
     def _founding(self, caller: _Caller, request: Request) -> None:
         """Send the cluster's founding record, as it is in a file, to a node that is lost."""
-        self._node.check_lost(_learner_in(request))
+        self._node.check_lost(learner_in(request))
         self._reply(caller, request.request_id, 0, pack_founding(self._node.founding))
 
     def _rejoin(self, caller: _Caller, request: Request) -> None:
         """Have an incarnation of a node taken in as a learner; answered when that is applied."""
         waiter = self._waiter(caller, request.request_id)
-        self._node.submit_learner(_learner_in(request), waiter)
+        self._node.submit_learner(learner_in(request), waiter)
 
     def _snapshot(self, caller: _Caller, request: Request) -> None:
         """Have the node take a snapshot; answered when it is durable."""
@@ -421,7 +444,7 @@ class ClientServer:
             request_id,
             outcome,
             index,
-            pack_more(error.retry_after_ms) if isinstance(error, Overloaded) else b"",
+            _more_of(error),
             error.name if isinstance(error, CommandFailed) else type(error).__name__,
             str(error),
             leader_id,
@@ -437,40 +460,13 @@ class ClientServer:
         self._replied[caller] = None
 
 
-def _query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
-    """How new the state must be, and what is asked.  Raises :class:`~replog.errors.SchemaError`."""
-    quick = unpack_query(request.body)
-    asked: object = strict_loads(request.body) if quick is None else [*quick]
-    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
-        raise SchemaError("a query is an array of a level, an index and a payload")
-    name, at_least, payload = asked
-    level = _LEVELS.get(name)
-    if level is None or not 0 <= at_least < 1 << 64:
-        raise SchemaError(f"a query has a level ({', '.join(_LEVELS)}) and an index of 64 bits")
-    return level, at_least, payload
-
-
-def _log_read_in(request: Request) -> tuple[ReadLevel, LogIndex, bool]:
-    """From where on the log is read, and how.  Raises :class:`~replog.errors.SchemaError`."""
-    asked = strict_loads(request.body)
-    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bool]:
-        raise SchemaError("to read the log needs an array of a level, an index and true or false")
-    name, from_index, waits = asked
-    level = _LEVELS.get(name)
-    if level is None or not 0 <= from_index < 1 << 64:
-        raise SchemaError(f"the log is read at a level ({', '.join(_LEVELS)}) from a 64-bit index")
-    return level, from_index, waits
-
-
-def _learner_in(request: Request) -> Voter:
-    """Who is to come back.  Raises :class:`~replog.errors.SchemaError`."""
-    asked = strict_loads(request.body)
-    if not isinstance(asked, list) or list(map(type, asked)) != [int, int]:
-        raise SchemaError(f"a request {request.verb!r} is an array of a node id and an incarnation")
-    node_id, incarnation = asked
-    if not (1 <= node_id <= NODE_ID_MAX and 1 <= incarnation < 1 << 63):
-        raise SchemaError(f"a request {request.verb!r} came with numbers out of range")
-    return Voter(node_id, incarnation)
+def _more_of(error: Exception) -> bytes:
+    """What an error says beside its name and its sentence."""
+    if isinstance(error, Overloaded):
+        return pack_more(error.retry_after_ms)
+    if isinstance(error, TermChanged):
+        return pack_terms(error.expected, error.found)
+    return b""
 
 
 def outcome_of(error: Exception) -> Outcome:

@@ -264,6 +264,7 @@ class Snapshots:
             self._replica.time_ms,
             self._setup.machine,
             self._replica.learners,
+            self._replica.highest_term,
         )
         try:
             chunks = _frozen(self._replica.machine)

@@ -55,6 +55,7 @@ from replog.errors import (
     Unavailable,
 )
 from replog.formation import apart_sentence
+from replog.handing_over import HAND_OVER_MS, HandingOver
 from replog.limits import Limits
 from replog.machine import MachineKind, machine_kind
 from replog.replica import Replica
@@ -75,11 +76,6 @@ from replog.types import (
     Waiter,
     record,
 )
-
-HAND_OVER_MS: Final = 1000
-"""After so long a leader whose disk is full hands over, ..."""
-HAND_OVER_DOUBLINGS: Final = 6
-"""... and if it leads then, after twice as long, so many times."""
 
 _SET_APART: Final = TRANSFER_TYPES | {DigestCompare}
 
@@ -115,11 +111,11 @@ class Turns:
 
     __slots__ = (
         "_admission",
+        "_command_bytes_max",
         "_entries_fields",
-        "_full_ticks",
         "_groups",
         "_groups_max",
-        "_hand_over_count",
+        "_handing_over",
         "_is_full",
         "_is_sync_first",
         "_is_timed",
@@ -137,10 +133,10 @@ class Turns:
         "_unsynced",
         "_unwritten",
         "_waiters",
+        "_waits_for",
         "comparison",
         "replica",
         "snapshots",
-        "waits_for",
     )
 
     def __init__(
@@ -156,8 +152,7 @@ class Turns:
         self.replica = replica
         self.snapshots = snapshots
         self.comparison = Comparison(node_id, snapshots.epoch, replica, limits, surroundings.send)
-        self.waits_for: Sequence[NodeId] = ()
-        """The nodes of which the owner must hear before this one may take part."""
+        self._waits_for: Sequence[NodeId] = ()
         self._is_sync_first = machine_kind(replica.machine) is MachineKind.DURABLE
         """Whether an entry is applied only when it is durable here, or a machine on its own disk
         might hold what this node's log does not."""
@@ -185,32 +180,42 @@ class Turns:
         """What the disk said of itself at the last turn; with it change the next two, so that a
         node with room asks nothing more than before."""
         self._submitted_bytes_max = limits.uncommitted_bytes_max
-        """What may be submitted between two turns; below 0 while nothing is taken, as the disk is
-        full or the machine cannot follow.  So each command is held against this number and ..."""
+        """What may be submitted between two turns; below 0 while nothing is taken, as the node has
+        no part yet, the disk is full, or the machine cannot follow.  So each command is held
+        against this number and ..."""
         self._submitted_count_max = limits.unapplied_entries_max
-        """... this one alone."""
+        """... this one, beside ..."""
+        self._command_bytes_max = limits.command_bytes_max
+        """... its own bound."""
         self._told: tuple[str, int] | None = None
         """What those are told who are refused until the next turn, if anybody was."""
         self._admission = Admission(node_id, limits)
         self._set_apart = _SET_APART
         """The messages that do not simply go to the replica."""
-        self._full_ticks = 0
-        """How long this node leads on a full disk, since it last tried to hand over, ..."""
-        self._hand_over_count = 0
-        """... and how often it did since the disk was full."""
+        self._handing_over = HandingOver(replica, limits.tick_ms)
 
     # -- what arrives --
+
+    @property
+    def waits_for(self) -> Sequence[NodeId]:
+        """The nodes of which the owner must hear before this one may take part; it sets this."""
+        return self._waits_for
+
+    @waits_for.setter
+    def waits_for(self, nodes: Sequence[NodeId]) -> None:
+        self._waits_for = nodes
+        self._limit_submitted()
 
     @property
     def takes_part(self) -> bool:
         """Whether the node is one of the cluster: until then it hears nothing, answers nothing, and
         knows no time (:mod:`replog.formation`)."""
-        return not self.waits_for
+        return not self._waits_for
 
     def step(self, message: object) -> None:
         """Take one message from a peer; a turn must follow."""
         kind = type(message)
-        if self.waits_for:
+        if self._waits_for:
             return
         self._observe_time()
         if kind not in self._set_apart:
@@ -225,7 +230,7 @@ class Turns:
 
     def tick(self) -> None:
         """One unit of time has passed; a turn must follow."""
-        if self.waits_for:
+        if self._waits_for:
             return
         self._observe_time()
         self.replica.tick()
@@ -233,7 +238,7 @@ class Turns:
         self.snapshots.tick()
         self.comparison.tick()
         if self._is_full:
-            self._tick_full()
+            self._handing_over.tick()
 
     def campaign(self) -> None:
         """Have the node try to become leader; a turn must follow."""
@@ -249,16 +254,16 @@ class Turns:
 
         See :meth:`replog.node.Node.submit`.
         """
-        if self.waits_for:
-            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
         size_bytes = len(payload)
-        if size_bytes > self._limits.command_bytes_max:
-            check_size(payload, self._limits.command_bytes_max)
         self._submitted_bytes += size_bytes
-        is_room = len(self._payloads) < self._submitted_count_max
-        if self._submitted_bytes > self._submitted_bytes_max or not is_room:
-            self._maybe_refuse(size_bytes)
-        self._payloads.append(payload)
+        payloads = self._payloads
+        if (
+            self._submitted_bytes > self._submitted_bytes_max
+            or len(payloads) >= self._submitted_count_max
+            or size_bytes > self._command_bytes_max
+        ):
+            self._maybe_refuse(payload)
+        payloads.append(payload)
         self._waiters.append(waiter)
         if not self._is_turning:
             self._surroundings.wake()
@@ -266,17 +271,22 @@ class Turns:
     def query(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
         """Have a query run on what this node has applied, once that is new enough; see
         :meth:`replog.replica.Replica.query`."""
-        if self.waits_for:
-            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self._check_takes_part()
         now_ns = self._surroundings.clock_ns() if level is ReadLevel.LEASE else None
         self.replica.query(payload, level, at_least, waiter, now_ns)
         self._surroundings.wake()
 
     def read_log(self, from_index: LogIndex, level: ReadLevel, waits: bool, waiter: Waiter) -> None:
         """Have the log read from an index on; see :meth:`replog.replica.Replica.read_log`."""
-        if self.waits_for:
-            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self._check_takes_part()
         self.replica.read_log(from_index, level, waits, waiter)
+        self._surroundings.wake()
+
+    def read_term(self, waiter: Waiter) -> None:
+        """Have the term asked for in which this node leads; see
+        :meth:`replog.replica.Replica.read_term`."""
+        self._check_leads_with_room()
+        self.replica.read_term(waiter)
         self._surroundings.wake()
 
     def admit(self, learner: Voter, waiter: Waiter) -> None:
@@ -286,8 +296,7 @@ class Turns:
         ``waiter`` as of :meth:`submit`, with the result None.  Raises a
         :class:`~replog.errors.NotDone` when nothing was proposed.
         """
-        if self.waits_for:
-            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self._check_takes_part()
         replica = self.replica
         soft_state = replica.engine.soft_state
         if soft_state.role is not Role.LEADER:
@@ -330,10 +339,13 @@ class Turns:
             self._say_when(refusal)
             raise
 
+    def _check_takes_part(self) -> None:
+        if self._waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self._waits_for))
+
     def _check_leads_with_room(self) -> None:
         """Raise why a session is neither opened nor closed here."""
-        if self.waits_for:
-            raise Unavailable(apart_sentence(self._node_id, self.waits_for))
+        self._check_takes_part()
         if refusal := self._refusal_of_all():
             raise refusal
 
@@ -471,7 +483,7 @@ class Turns:
         replica, admission = self.replica, self._admission
         self._told = None
         self._submitted_count_max = admission.room_count(replica.waiting_count)
-        if self._is_full or self._is_behind():
+        if self._waits_for or self._is_full or self._is_behind():
             self._submitted_bytes_max = -1
         else:
             room_bytes = admission.room_bytes(replica.applied_index)
@@ -498,10 +510,14 @@ class Turns:
             waiting_count = self.replica.waiting_count
             refusal.retry_after_ms = self._admission.retry_after_ms(waiting_count)
 
-    def _maybe_refuse(self, size_bytes: int) -> None:
+    def _maybe_refuse(self, payload: bytes) -> None:
         """Refuse what was counted as submitted and is too much, unless there is room by now: the
         machine may have caught up since the turn.  What is refused counts no more."""
+        size_bytes = len(payload)
         self._submitted_bytes -= size_bytes
+        if self._waits_for:
+            raise Unavailable(apart_sentence(self._node_id, self._waits_for))
+        check_size(payload, self._command_bytes_max)
         if refusal := self._refusal_of_all():
             raise refusal
         count, replica = len(self._payloads), self.replica
@@ -528,7 +544,7 @@ class Turns:
     def _handle_fullness(self, is_full: bool) -> None:
         """The disk is full, or has room again."""
         self._is_full = is_full
-        self._full_ticks = self._hand_over_count = 0
+        self._handing_over.begin()
         self._limit_submitted()
         self._set_apart = _SET_APART.union(self._entries_fields if is_full else ())
         self._surroundings.report_full(is_full)
@@ -544,24 +560,6 @@ class Turns:
             # It looks for room, and first hands over, after about so long.
             HAND_OVER_MS,
         )
-
-    def _tick_full(self) -> None:
-        """Now and then have a leader hand over, to one peer after the other."""
-        if self.replica.engine.soft_state.role is not Role.LEADER:
-            self._full_ticks = 0
-            return
-        self._full_ticks += 1
-        count = self._hand_over_count
-        wait_ms = HAND_OVER_MS << min(count, HAND_OVER_DOUBLINGS)
-        engine = self.replica.engine
-        learner_ids = [learner.node_id for learner in engine.learners]
-        peers = [peer for peer in engine.status().peers if peer.node_id not in learner_ids]
-        if self._full_ticks * self._limits.tick_ms < wait_ms or not peers:
-            return
-        furthest = sorted(peers, key=lambda peer: (not peer.recently_active, -peer.match_index))
-        self._full_ticks = 0
-        self._hand_over_count += 1
-        self.replica.transfer(furthest[count % len(furthest)].node_id)
 
     # -- the disk --
 

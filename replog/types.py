@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from itertools import count, repeat
-from typing import Final, TypeAlias, TypeVar, dataclass_transform
+from typing import Final, NamedTuple, TypeAlias, TypeVar, dataclass_transform
 
 Term: TypeAlias = int
 LogIndex: TypeAlias = int
@@ -72,6 +72,8 @@ BODY_HEAD: Final = struct.Struct(">BIQQ")
 
 BODY_HEAD_BYTES: Final = BODY_HEAD.size
 
+_TERM_ID: Final = struct.Struct(">IQ")
+
 
 @record
 class Origin:
@@ -81,6 +83,31 @@ class Origin:
     term: Term
     sequence: int
     """The proposer's count of proposals within (epoch, term), from 1."""
+
+
+class TermId(NamedTuple):
+    """A term of an epoch; they order as pairs."""
+
+    epoch: EpochNumber
+    term: Term
+
+
+NO_TERM: Final = TermId(0, 0)
+"""Before the first entry."""
+
+ORIGIN_TERM: Final = slice(1, 13)
+"""Where the epoch and the term of its origin stand in an entry's body, big-endian: what is in there
+orders as the :class:`TermId` does."""
+
+
+def pack_term(term_id: TermId) -> bytes:
+    """A term as it stands in :data:`ORIGIN_TERM`."""
+    return _TERM_ID.pack(*term_id)
+
+
+def unpack_term(packed: bytes) -> TermId:
+    """What :func:`pack_term` made."""
+    return TermId(*_TERM_ID.unpack(packed))
 
 
 @record
@@ -237,6 +264,8 @@ class SnapshotMeta:
     learners: tuple[Voter, ...] = ()
     """Who takes part as of ``last`` without counting in a quorum, in exactly this incarnation;
     sorted by node id.  One with the id of a voter stands in for a voter that is lost."""
+    highest_term: TermId = NO_TERM
+    """The highest term in the origin of any entry up to ``last``."""
 
 
 @record

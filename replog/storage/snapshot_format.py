@@ -31,7 +31,7 @@ from replog.cbor import strict_dumps, strict_loads
 from replog.errors import REJOIN_REMEDY, SchemaError, SnapshotDamaged, UnknownFormat
 from replog.limits import KIB, MIB
 from replog.storage.segment import CLUSTER_ID_BYTES_MAX, SECTOR_BYTES
-from replog.types import NODE_ID_MAX, EntryId, Epoch, SnapshotMeta, Voter, record
+from replog.types import NODE_ID_MAX, EntryId, Epoch, SnapshotMeta, TermId, Voter, record
 
 FORMAT_VERSION: Final = 1
 
@@ -193,7 +193,7 @@ def damaged(path: Path, offset: int, what: str) -> SnapshotDamaged:
 
 # -- the meta --
 
-_META_KEYS: Final = ("last", "epoch", "time_ms", "machine", "learners")
+_META_KEYS: Final = ("last", "epoch", "time_ms", "machine", "learners", "highest_term")
 _EPOCH_KEYS: Final = ("number", "engine", "voters", "start_index", "agreed")
 
 
@@ -207,6 +207,9 @@ def meta_problem(meta: SnapshotMeta) -> str:
         return f"the name of its state machine must have 1 to {NAME_BYTES_MAX} bytes"
     if not 0 <= meta.time_ms < _INT63:
         return "its time is not a number of milliseconds from 0 on"
+    highest = meta.highest_term
+    if not (0 <= highest.epoch < _INT32 and 0 <= highest.term < _INT64):
+        return "its highest term has an epoch or a term that cannot be"
     if not (last.epoch <= epoch.number < _INT32 and 0 <= epoch.start_index <= last.index + 1):
         return "its epoch is not in force behind its last entry"
     if not epoch.engine or not epoch.voters:
@@ -239,6 +242,7 @@ def pack_meta(meta: SnapshotMeta) -> bytes:
             "time_ms": meta.time_ms,
             "machine": meta.machine,
             "learners": [[learner.node_id, learner.incarnation] for learner in meta.learners],
+            "highest_term": list(meta.highest_term),
         }
     )
     assert len(packed) <= META_BYTES_MAX
@@ -275,7 +279,7 @@ def parse_meta(source: str, content: bytes) -> SnapshotMeta:
 def _read_meta(source: str, value: object) -> SnapshotMeta:
     table = _table(source, "the meta", value, _META_KEYS)
     epoch = _table(source, "the epoch", table["epoch"], _EPOCH_KEYS)
-    last = [_integer("last", number) for number in _items("last", table["last"], 3)]
+    last = _integers("last", table["last"], 3)
     return SnapshotMeta(
         last=EntryId(*last),
         epoch=Epoch(
@@ -293,6 +297,7 @@ def _read_meta(source: str, value: object) -> SnapshotMeta:
         time_ms=_integer("time_ms", table["time_ms"]),
         machine=_text("machine", table["machine"]),
         learners=_members("learners", table["learners"]),
+        highest_term=TermId(*_integers("highest_term", table["highest_term"], 2)),
     )
 
 
@@ -319,12 +324,14 @@ def _items(key: str, value: object, count: int | None = None) -> list[object]:
     raise SchemaError(f"{key} is not a list of the right length")
 
 
+def _integers(key: str, value: object, count: int) -> list[int]:
+    """A list of so many numbers."""
+    return [_integer(key, number) for number in _items(key, value, count)]
+
+
 def _members(key: str, value: object) -> tuple[Voter, ...]:
     """A list of node ids, each with an incarnation."""
-    return tuple(
-        Voter(*(_integer(key, number) for number in _items(key, pair, 2)))
-        for pair in _items(key, value)
-    )
+    return tuple(Voter(*_integers(key, pair, 2)) for pair in _items(key, value))
 
 
 def _integer(key: str, value: object) -> int:

@@ -26,7 +26,7 @@ are the reason why a random run proves anything:
   proposes none that its machine is too far behind for (judged in ``overload``).
 * **I17** A node that knows its disk to be full proposes no command and takes in no entries.
 
-``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I26 are judged
+``docs/invariants.md`` lists all that the simulator judges; I10 to I13 and I18 to I27 are judged
 elsewhere.  What only one engine promises (log matching, for instance) comes as a :class:`Check`
 from outside.
 """
@@ -39,7 +39,7 @@ from typing import Final, TypeAlias
 
 from replog.control import LEARNER, sub_kind_of
 from replog.envelope import is_in_session, open_envelope, session_in
-from replog.errors import SessionExpired, StaleSequence
+from replog.errors import SessionExpired, StaleSequence, TermChanged
 from replog.node_messages import NODE_TYPES
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
@@ -58,8 +58,8 @@ from replog.types import (
     Term,
 )
 
-SESSION_REFUSALS: Final = (SessionExpired, StaleSequence)
-"""What a session answers to a command that it has committed and does not apply."""
+APPLIED_REFUSALS: Final = (SessionExpired, StaleSequence, TermChanged)
+"""What a command is told that is committed and not applied, by its session or for its term."""
 
 Nodes: TypeAlias = "Mapping[NodeId, ClusterNode]"
 
@@ -445,8 +445,8 @@ class Invariants:
 
     def _check_not_done(self, proposal: Proposal) -> None:
         """What was definitely not done must not be committed; in a term, an index is proposed
-        once.  A command that its session refused is, and does nothing (I21)."""
-        if proposal.mark is not None and isinstance(proposal.error, SESSION_REFUSALS):
+        once.  A command that its session or its term refused is, and does nothing (I21, I27)."""
+        if isinstance(proposal.error, APPLIED_REFUSALS):
             return
         chosen = self.chosen.get(proposal.index)
         if chosen is not None and chosen.origin.term == proposal.term:

@@ -12,7 +12,8 @@ to be believed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from replog.errors import ReplicaDiverged
@@ -33,7 +34,8 @@ def is_wrong(node: ClusterNode) -> bool:
 
 def check_found(cluster: Cluster, leader_ticks: int, done_ticks: int, payload: bytes) -> None:
     """Judge that in calm a wrong replica is found, if a majority is right (L12); all of them are
-    started again."""
+    started again, who stops at once: without it there may be no quorum, by which others come to
+    know enough to be of the majority."""
     wrong = cluster.driver.diverging.wrong
     right_count = sum(node.is_up and not is_wrong(node) for node in cluster.nodes.values())
     if not wrong:
@@ -41,15 +43,24 @@ def check_found(cluster: Cluster, leader_ticks: int, done_ticks: int, payload: b
     if 2 * right_count > len(cluster.nodes):
         cluster.check_leader(leader_ticks)
         cluster.run_until_done(payload, done_ticks)
-        if not cluster.run_until(lambda: not cluster.driver.diverging.wrong, done_ticks):
+        if not cluster.run_until(partial(_is_over, cluster, wrong), done_ticks):
             raise cluster.violation(
                 f"L12: node {wrong[0].node_id} is in another state than the others, and after "
                 f"{done_ticks} ticks of calm it goes on"
             )
     for node in wrong:
-        if node.is_up:
+        if is_wrong(node):
             cluster.crash_process(node.node_id)
-        cluster.restart(node.node_id)
+        if not node.is_up:
+            cluster.restart(node.node_id)
+
+
+def _is_over(cluster: Cluster, wrong: Sequence[ClusterNode]) -> bool:
+    """Start again who stopped; whether nobody is wrong any more."""
+    for node in wrong:
+        if not node.is_up:
+            cluster.restart(node.node_id)
+    return not cluster.driver.diverging.wrong
 
 
 class Diverging:

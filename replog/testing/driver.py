@@ -21,7 +21,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
-from replog.envelope import SessionCommand
+from replog.envelope import SessionMark, mark_command
 from replog.errors import NotDone, OutcomeUnknown, Replaced, ReplicaDiverged, StorageFailed
 from replog.limits import Limits
 from replog.storage.protocol import Write
@@ -41,7 +41,7 @@ from replog.testing.overload import Crowd
 from replog.testing.queries import Query
 from replog.testing.snapshot_disk import JobRunner
 from replog.testing.trace import Trace, hard_state_pairs, node_text
-from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, ReadLevel, Role, Term
+from replog.types import NO_NODE, LogIndex, NodeId, PeerStatus, ReadLevel, Role, Term, TermId
 from replog.wire import FrameReader, MessageCodec
 
 TRACE_TAIL_LINES: Final = 60
@@ -437,15 +437,16 @@ class Driver:
         payload: bytes,
         client: int = 0,
         is_within: bool = False,
-        mark: tuple[int, int, int] | None = None,
+        mark: SessionMark | None = None,
+        expected: TermId | None = None,
     ) -> Proposal:
         """Propose a command at a node; the outcome shows in what is returned.
 
-        ``is_within``: within the turn that the node is taking.  ``mark``: the session, and what
-        :class:`~replog.envelope.SessionCommand` says of it.
+        ``is_within``: within the turn that the node is taking.  ``mark`` and ``expected``: what
+        :func:`~replog.envelope.mark_command` adds.
         """
         proposal = Proposal(len(self.proposals) + 1, node.node_id, payload, self._hear_end)
-        proposal.client, proposal.mark = client, mark
+        proposal.client, proposal.mark, proposal.expected = client, mark, expected
         proposal.began = self.next_moment()
         self.proposals.append(proposal)
         if is_within:
@@ -457,10 +458,8 @@ class Driver:
     def _submit(self, node: ClusterNode, proposal: Proposal) -> None:
         try:
             node.machine.check_payload(proposal.payload)
-            payload = proposal.payload
-            if proposal.mark is not None:
-                payload = SessionCommand.of(payload, *proposal.mark)
-            node.turns.submit(payload, proposal)
+            marked = mark_command(proposal.payload, proposal.mark, proposal.expected)
+            node.turns.submit(marked, proposal)
             limit = self._limits.uncommitted_bytes_max
             self.invariants.check_submitted(node, proposal, limit)
         except NotDone as error:

@@ -23,6 +23,8 @@ COMMON: Final[dict[str, str]] = {
     "late_copy_refused": "a copy of a command that was acknowledged came late, and was refused",
     "session_expired": "a client's session was gone by the replicated time, and it was told so",
     "closed_session_refused": "a copy came to a session that was closed, and was refused",
+    "done_in_its_term": "a command for one term only was done in it",
+    "term_changed": "... was refused, as another term had begun",
     "read_served_by_follower": "a node that does not lead served a linearizable query",
     "read_refused": "a linearizable query was refused, for want of a leader that is one still",
     "lease_read_served": "a leader served a query by its lease, and asked nobody",

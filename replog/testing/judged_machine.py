@@ -26,8 +26,8 @@ from replog.machine import (
     MachineKind,
     Opened,
     SnapshotMachine,
+    digested,
     machine_kind,
-    state_digest,
 )
 from replog.sessions import LOST, Sessions
 from replog.testing.checks import Broken
@@ -130,11 +130,11 @@ class Results:
 class JudgedMachine:
     """A machine whose every result is judged; see the module."""
 
-    __slots__ = ("_digest", "_index", "_machine", "_results", "_time_ms", "error", "wrong_index")
+    __slots__ = ("_digested", "_index", "_machine", "_results", "_time_ms", "error", "wrong_index")
 
     def __init__(self, machine: Machine, results: Results) -> None:
         self._machine = machine
-        self._digest = state_digest(machine)
+        self._digested = digested(machine)
         self._results = results
         self._index: LogIndex = 0
         self._time_ms = 0
@@ -160,9 +160,10 @@ class JudgedMachine:
         self._results.judge(context, result, "")
         return result
 
+    @property
     def state_digest(self) -> int:
         """See :class:`~replog.machine.Digested`."""
-        digest = 0 if self._digest is None else self._digest()
+        digest = 0 if self._digested is None else self._digested.state_digest
         if self.error:
             self.wrong_index = self.wrong_index or self._index
         return digest + self.error

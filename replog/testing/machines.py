@@ -49,8 +49,8 @@ from replog.machine import (
     Opened,
     SnapshotMachine,
     answer_keeper,
+    digested,
     machine_kind,
-    state_digest,
 )
 
 Factory: TypeAlias = Callable[[], Machine]
@@ -154,8 +154,8 @@ class _Subject:
                 ) from error
             items += copy.deepcopy(list(page.items))
             cursor = page.cursor
-        if (digest := state_digest(self.machine)) is not None:
-            items.append(["state_digest()", digest()])
+        if (machine := digested(self.machine)) is not None:
+            items.append(["state_digest", machine.state_digest])
         return items
 
     def kept(self, number: int) -> bytes | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TypeAlias
 
-from replog.envelope import SESSION_BLOCK
+from replog.envelope import mark_command
 from replog.errors import NotDone, OutcomeUnknown
 from replog.formation import NOBODY_MET, Formation
 from replog.machine import ApplyContext, DumpPage, Machine
@@ -24,7 +24,7 @@ from replog.testing.log_disk import LogDisk
 from replog.testing.network import Flight
 from replog.testing.snapshot_disk import SnapshotDisk, made_files
 from replog.turns import Turns
-from replog.types import Entry, LogIndex, NodeId, Status, Term, Voter
+from replog.types import Entry, LogIndex, NodeId, Status, Term, TermId, Voter
 
 
 class Recorder:
@@ -109,6 +109,7 @@ class Proposal:
         "client",
         "ended",
         "error",
+        "expected",
         "index",
         "mark",
         "node_id",
@@ -131,6 +132,8 @@ class Proposal:
         self.mark: tuple[int, int, int] | None = None
         """The session, the sequence number in it and the lowest one unacknowledged; ``None``: it is
         in no session."""
+        self.expected: TermId | None = None
+        """In which term alone it is to be done; ``None``: in any."""
         self.began = 0
         """When it was asked for, and ..."""
         self.ended = 0
@@ -164,7 +167,7 @@ class Proposal:
     @property
     def size_bytes(self) -> int:
         """What it counts for in a node that holds it."""
-        return len(self.payload) + (0 if self.mark is None else SESSION_BLOCK.size)
+        return len(mark_command(self.payload, self.mark, self.expected))
 
     def __call__(self, index: LogIndex, result: object, error: Exception | None) -> None:
         """A proposal waits for itself; see :data:`~replog.types.Waiter`."""

@@ -9,6 +9,10 @@ the node does not lead, it is overloaded.  What is judged:
   never refused as acknowledged; and what a session refused is not applied.
 * Where machines keep answers, a copy that comes after a restart is told the first answer, too.
 * A copy that reaches a session which was reported closed before is not done.
+* Some commands are for one term only.  I27: none of these is applied where that is not the highest
+  term of an origin up to its entry, and it is refused nowhere else; whoever is refused for it is
+  told that term; where the term was over, no copy is ever applied; and whoever asks a leader for
+  its term is told the highest one as of then.
 * The history of the *commands* (not of their copies) is linearizable, with those that were given up
   or refused by an expired session after an unknown outcome as unknown (I13).
 """
@@ -20,13 +24,13 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from replog.envelope import is_in_session, session_in
-from replog.errors import NotDone, SessionExpired, StaleSequence
-from replog.testing.checks import SESSION_REFUSALS, Broken
+from replog.envelope import SessionMark, marks_in
+from replog.errors import NotDone, SessionExpired, StaleSequence, TermChanged
+from replog.testing.checks import APPLIED_REFUSALS, Broken
 from replog.testing.driver import QUIET, Driver
 from replog.testing.judged_machine import JudgedKeeper, Results, is_lost, is_unkept
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
-from replog.types import EntryKind, LogIndex, NodeId
+from replog.types import NO_TERM, Entry, EntryKind, LogIndex, NodeId, TermId
 
 if TYPE_CHECKING:
     from replog.testing.cluster import Cluster
@@ -54,6 +58,15 @@ AGAIN_CHANCE: Final = 0.25
 CLOSE_CHANCE: Final = 0.1
 """How likely a client that waits for nothing is to close its session."""
 
+TERM_CHANCE: Final = 0.3
+"""How likely a command is to be for one term only: that in which a node believes to be, ..."""
+
+NEXT_TERM_CHANCE: Final = 0.05
+"""... or, out of these, the next one."""
+
+ASK_TERM_CHANCE: Final = 0.15
+"""How likely a client that sends a copy is to ask that node for its term, too."""
+
 
 class SessionClient:
     """One client: its session, and the command that it waits for."""
@@ -67,17 +80,20 @@ class SessionClient:
         "opening_at",
         "sequence",
         "session_id",
+        "term",
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.term: TermId | None = None
+        """In which a leader said that it leads; ``None``: it did not since the last command."""
         self.session_id: LogIndex = 0
         """0: it has none (any more)."""
         self.opening_at = -1
         """When it asked for one and was not answered; -1: it did not."""
         self.sequence = 0
         """Of its last command in the session; 0: there was none."""
-        self.answered: dict[int, bytes] = {}
+        self.answered: dict[int, Proposal] = {}
         """Its commands in the session that were answered and not acknowledged, by number."""
         self.command: Proposal | None = None
         """What it waits for: no copy of its own, it stands for all of them."""
@@ -116,6 +132,8 @@ class SessionClients:
         """By session, when its closing was reported."""
         self.commands: list[Proposal] = []
         """Every command that was asked for, one for all of its copies."""
+        self._told_terms: list[tuple[LogIndex, TermId]] = []
+        """In which term leaders said that they lead, each with what was applied there."""
 
     # -- asking --
 
@@ -145,7 +163,7 @@ class SessionClients:
                 sequence = sequences[int(dice * 1000) % len(sequences)]
                 self._propose(client, node, sequence, client.answered[sequence])
             elif is_open and dice < ask_chance:
-                self._begin(client, node_id, payload)
+                self._begin(client, node, payload)
                 self._send_copy(client, node)
 
     def _open(self, client: SessionClient, node: ClusterNode) -> None:
@@ -183,9 +201,15 @@ class SessionClients:
         if error is None:
             self._closed_at[session_id] = self._driver.next_moment()
 
-    def _begin(self, client: SessionClient, node_id: NodeId, payload: bytes) -> None:
+    def _begin(self, client: SessionClient, node: ClusterNode, payload: bytes) -> None:
         client.sequence += 1
-        command = Proposal(len(self.commands) + 1, node_id, payload, _hear_nothing)
+        command = Proposal(len(self.commands) + 1, node.node_id, payload, _hear_nothing)
+        dice = self._random.random()
+        if dice < TERM_CHANCE:
+            status = node.replica.engine.status()
+            is_ahead = dice < TERM_CHANCE * NEXT_TERM_CHANCE
+            command.expected = client.term or TermId(status.epoch, status.term + is_ahead)
+            client.term = None
         command.client, command.began = CLIENT_NUMBERS + client.number, self._driver.next_moment()
         client.command, client.copies = command, 0
         for sequence in [number for number in client.answered if number < self._lowest(client)]:
@@ -200,31 +224,49 @@ class SessionClients:
             self._end(client, Outcome.UNKNOWN)
             return
         client.copies += 1
-        mark = self._propose(client, node, client.sequence, command.payload)
+        if self._random.random() < ASK_TERM_CHANCE:
+            self._driver.turn(node, partial(self._ask_term, client, node))
+        mark = self._propose(client, node, client.sequence, command)
         if self._random.random() < LATE_CHANCE:
             due = self._driver.agenda.now + self._random.randint(1, LATE_TICKS_MAX)
-            late = partial(self._arrive_late, node, command.payload, client.number, mark)
+            late = partial(self._arrive_late, node, command, client.number, mark)
             self._driver.agenda.plan(due, late)
+
+    def _ask_term(self, client: SessionClient, node: ClusterNode) -> None:
+        try:
+            node.turns.read_term(partial(self._hear_term, client))
+        except NotDone as refusal:
+            self._driver.note(node.node_id, "refuse", reason=type(refusal).__name__)
+
+    def _hear_term(
+        self, client: SessionClient, index: LogIndex, term: object, error: Exception | None
+    ) -> None:
+        if error is None:
+            assert isinstance(term, TermId)
+            client.term = term
+            self._told_terms.append((index, term))
 
     def _lowest(self, client: SessionClient) -> int:
         """The lowest number that a client has not acknowledged."""
         return max(1, client.sequence - self._forgotten_max)
 
     def _propose(
-        self, client: SessionClient, node: ClusterNode, sequence: int, payload: bytes
-    ) -> tuple[int, int, int]:
+        self, client: SessionClient, node: ClusterNode, sequence: int, command: Proposal
+    ) -> SessionMark:
         """Send a copy of a command, and say what it is marked with."""
         mark = (client.session_id, sequence, self._lowest(client))
-        self._driver.propose(node, payload, -client.number, mark=mark)
+        expected = command.expected
+        self._driver.propose(node, command.payload, -client.number, mark=mark, expected=expected)
         return mark
 
     def _arrive_late(
-        self, node: ClusterNode, payload: bytes, number: int, mark: tuple[int, int, int]
+        self, node: ClusterNode, command: Proposal, number: int, mark: SessionMark
     ) -> None:
         """A copy was long on its way to a node; its client may be at another command by now.  In
         calm nothing comes late: who is asked then would have no time to answer."""
         if node.is_running and self._driver.faults is not QUIET:
-            self._driver.propose(node, payload, -number, mark=mark)
+            expected = command.expected
+            self._driver.propose(node, command.payload, -number, mark=mark, expected=expected)
 
     def ask_again(self, cluster: Cluster, ticks_max: int) -> None:
         """Have each client ask once more for what it was answered and has not acknowledged; it must
@@ -249,8 +291,8 @@ class SessionClients:
             return last.outcome is Outcome.DONE
         leader_id = cluster.leader()
         if leader_id:
-            payload = client.answered[sequence]
-            self._propose(client, self._nodes[leader_id], sequence, payload)
+            command = client.answered[sequence]
+            self._propose(client, self._nodes[leader_id], sequence, command)
         return False
 
     # -- hearing --
@@ -284,7 +326,7 @@ class SessionClients:
             command.result, command.error = copy.result, copy.error
             command.index = command.answer_index = copy.answer_index
             if self._forgotten_max:
-                client.answered[client.sequence] = command.payload
+                client.answered[client.sequence] = command
             if is_unkept(copy.error):
                 self._end(client, Outcome.UNKNOWN)
             else:
@@ -294,6 +336,11 @@ class SessionClients:
             # Another copy may have been done while the session lived.
             self._end(client, Outcome.NOT_DONE if client.copies == 1 else Outcome.UNKNOWN)
             client.session_id = 0
+        elif isinstance(copy.error, TermChanged):
+            self._driver.goals.reach("term_changed")
+            # Where the term is still to come, another copy may be done in it.
+            is_known = copy.error.is_final or client.copies == 1
+            self._end(client, Outcome.NOT_DONE if is_known else Outcome.UNKNOWN)
         elif copy.outcome is Outcome.NOT_DONE:
             # Another node, or this one a little later, may take it.
             now = self._driver.agenda.now
@@ -337,26 +384,69 @@ class SessionClients:
         return found
 
     def check_applied_once(self) -> None:
-        """Of the copies of a command, one at most was applied, and none that a session refused."""
+        """Of the copies of a command, one at most was applied, and none that a session or a term
+        refused."""
         applied: dict[tuple[int, int], LogIndex] = {}
+        highest: dict[LogIndex, TermId] = {}
+        last = NO_TERM
         for index, entry in sorted(self._driver.invariants.chosen.items()):
-            if entry.kind != EntryKind.COMMAND or not is_in_session(entry):
+            last = highest[index] = max(last, TermId(entry.origin.epoch, entry.origin.term))
+            if entry.kind != EntryKind.COMMAND or not self._results.has_applied(index):
                 continue
-            if not self._results.has_applied(index):
+            marks = marks_in(entry)
+            if marks.term not in (None, last):
+                raise Broken(
+                    f"I27: entry {index} is for {marks.term} only, and was applied in {last}"
+                )
+            if marks.session is None:
                 continue
-            name = session_in(entry)[:2]
+            if marks.term is not None:
+                self._driver.goals.reach("done_in_its_term")
+            name = marks.session[:2]
             first = applied.setdefault(name, index)
             if first != index:
                 raise Broken(
                     f"I21: command {name[1]} of session {name[0]} was applied at {first} and at "
                     f"{index}"
                 )
+        for index, term in self._told_terms:
+            if highest.get(index) != term:
+                raise Broken(
+                    f"I27: a leader says as of entry {index} that its term is {term}, and the "
+                    f"highest one there is {highest.get(index)}"
+                )
         for proposal in self._driver.proposals:
-            is_refused = isinstance(proposal.error, SESSION_REFUSALS)
-            if is_refused and proposal.index and self._results.has_applied(proposal.index):
-                entry = self._driver.invariants.chosen[proposal.index]
-                if entry.origin.term == proposal.term:
-                    raise Broken(f"I21: entry {proposal.index} was refused, and was applied")
+            chosen = self._driver.invariants.chosen.get(proposal.index)
+            if chosen is None or chosen.origin.term != proposal.term:
+                continue
+            if isinstance(proposal.error, APPLIED_REFUSALS):
+                self._check_refused(proposal, chosen, highest[chosen.index], applied)
+
+    def _check_refused(
+        self,
+        proposal: Proposal,
+        entry: Entry,
+        highest: TermId,
+        applied: Mapping[tuple[int, int], LogIndex],
+    ) -> None:
+        """A copy was committed, and its client told that it is not done."""
+        if self._results.has_applied(entry.index):
+            raise Broken(f"I21: entry {entry.index} was refused, and was applied")
+        if not isinstance(proposal.error, TermChanged):
+            return
+        told = proposal.error.expected, proposal.error.found
+        if told != (proposal.expected, highest) or highest == proposal.expected:
+            raise Broken(
+                f"I27: entry {entry.index} is for {proposal.expected} only, {highest} is the "
+                f"highest term there, and its client is told: {proposal.error}"
+            )
+        assert proposal.mark is not None, "commands for one term are in sessions here"
+        done_at = applied.get(proposal.mark[:2], 0)
+        if done_at and (done_at < entry.index or proposal.error.is_final):
+            raise Broken(
+                f"I27: entry {entry.index} was refused as its term was over, and another copy of "
+                f"it was applied at {done_at}"
+            )
 
 
 def _hear_nothing(*_: object) -> None:

@@ -70,6 +70,7 @@ class WatchedReplica(Replica):
             own,
             is_voter,
             loaded.learners_index,
+            loaded.highest_term,
         )
         self._watcher = watcher
 

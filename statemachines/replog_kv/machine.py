@@ -44,6 +44,7 @@ from replog.changes import (
 )
 from replog.chunks import CHUNK_BYTES, pack_chunks, unpack_forms
 from replog.errors import SnapshotDamaged, StateMachineError
+from replog.pages import ItemsPage
 from replog.statemachine import DumpPage, StateMachine, command, query
 
 KEY_BYTES_MAX: Final = 1024
@@ -60,6 +61,9 @@ The result has to fit into a frame, and whoever asks cannot know how large the v
 
 ITEM_OVERHEAD_BYTES: Final = 40
 """What an item costs on the wire beyond its key and value, roughly and never more."""
+
+SCAN_ITEMS_MAX: Final = 1000
+"""The most items that a page of a scan holds."""
 
 INSERTIONS_MAX: Final = 256
 """Up to so many changes of the key set, inserting each is cheaper than sorting all keys anew."""
@@ -108,16 +112,20 @@ class Kv(StateMachine):
         """How many changes are kept for those who watch, and how many bytes of large values; the
         same on every node."""
         self._changes = ChangeWindow(changes_max=changes_max, values_bytes_max=values_bytes_max)
-        self._items: dict[str, tuple[bytes, int]] = {}
-        """Value and modification index by key."""
+        self._note = self._changes.noted.append
+        """:meth:`ChangeWindow.note`, as far as it goes for most values: each command spares a
+        call."""
+        self._items: dict[str, tuple[int, str, bytes]] = {}
+        """By key the index at which it was set, the key, and the value: as in a change."""
         self._order: list[str] = []
         """The keys in order, as of the last time that anybody asked for the order."""
         self._added: dict[str, None] = {}
         """Keys in ``_items`` that ``_order`` lacks; a dict, as an insertion-ordered set."""
         self._removed: dict[str, None] = {}
         """Keys in ``_order`` that ``_items`` lacks."""
-        self._digest = 0
-        """The sum of the checksums of all items."""
+        self.state_digest = 0
+        """The sum of the checksums of all items, whatever came before them; see
+        :class:`replog.machine.Digested`."""
 
     @command
     def put(self, key: str, value: bytes) -> None:
@@ -125,16 +133,15 @@ class Kv(StateMachine):
         # 256 characters are at most 1024 bytes, so that most keys need no encoding to be checked.
         if not 0 < len(key) <= 256:
             _check_key(key)
-        before = self._items.get(key)
-        index = self.context.index
+        items, index = self._items, self.context.index
+        before = items.get(key)
         if before is None:
             self._note_added(key)
+            self.state_digest += crc32(value, index)
         else:
-            self._digest -= crc32(before[0], before[1])
-        self._digest += crc32(value, index)
-        self._items[key] = (value, index)
-        # ChangeWindow.note, spelled out: the call would cost more than all that it does.
-        self._changes.noted.append((index, key, value))
+            self.state_digest += crc32(value, index) - crc32(before[2], before[0])
+        items[key] = change = (index, key, value)
+        self._note(change)
         if len(value) > LARGE_BYTES:
             self._changes.count_large(index, len(value))
 
@@ -143,7 +150,7 @@ class Kv(StateMachine):
         """The value of ``key``, or None when there is none."""
         _check_key(key)
         item = self._items.get(key)
-        return None if item is None else item[0]
+        return None if item is None else item[2]
 
     @command
     def delete(self, key: str) -> bool:
@@ -152,7 +159,7 @@ class Kv(StateMachine):
         before = self._items.pop(key, None)
         if before is None:
             return False
-        self._digest -= crc32(*before)
+        self.state_digest -= crc32(before[2], before[0])
         self._note_removed(key)
         self._changes.note(self.context.index, key, None)
         return True
@@ -166,15 +173,15 @@ class Kv(StateMachine):
         """
         _check_key(key)
         item = self._items.get(key)
-        if (None if item is None else item[0]) != expected:
+        if (None if item is None else item[2]) != expected:
             return False
         if item is not None:
-            self._digest -= crc32(*item)
+            self.state_digest -= crc32(item[2], item[0])
         if value is not None:
             if item is None:
                 self._note_added(key)
-            self._digest += crc32(value, self.context.index)
-            self._items[key] = (value, self.context.index)
+            self.state_digest += crc32(value, self.context.index)
+            self._items[key] = (self.context.index, key, value)
         elif item is not None:
             del self._items[key]
             self._note_removed(key)
@@ -195,11 +202,20 @@ class Kv(StateMachine):
         order = self._order
         stop = len(order) if end is None else bisect_left(order, end)
         keys, more = self._keys_between(bisect_left(order, start), stop, limit)
-        items: list[Item] = []
-        for key in keys:
-            value, index = self._items[key]
-            items.append({"key": key, "value": value, "index": index})
-        return {"items": items, "more": more}
+        return {"items": self._found(keys), "more": more}
+
+    @query
+    def scan(self, after: str | None, prefix: str = "") -> ItemsPage:
+        """A page of the items whose keys begin with ``prefix``, in the order of the keys, behind
+        the key ``after``; ``client.items`` asks this again and again."""
+        self._sort_keys()
+        order = self._order
+        first = bisect_left(order, prefix)
+        stop = bisect_left(order, True, first, key=lambda key: not key.startswith(prefix))
+        if after is not None:
+            first = bisect_right(order, after, first, stop)
+        keys, more = self._keys_between(first, stop, SCAN_ITEMS_MAX)
+        return {"items": self._found(keys), "next": keys[-1] if more else None}
 
     @query
     def changes(self, after: int | None, prefix: str = "", is_key: bool = False) -> ChangesPage:
@@ -218,12 +234,9 @@ class Kv(StateMachine):
         last = cursor.decode("utf-8", "surrogateescape")
         order = self._order
         keys, more = self._keys_between(bisect_right(order, last), len(order), items_max)
-        items = [[key, *self._items[key]] for key in keys]
+        found = [self._items[key] for key in keys]
+        items = [[key, value, index] for index, key, value in found]
         return DumpPage(items=items, cursor=keys[-1].encode() if more else None)
-
-    def state_digest(self) -> int:
-        """Of all items, whatever came before them; see :class:`replog.machine.Digested`."""
-        return self._digest
 
     def freeze(self) -> Iterable[bytes]:
         """The last changes, and all items in the order of the keys, as of now; see
@@ -240,7 +253,7 @@ class Kv(StateMachine):
         Raises :class:`~replog.errors.SnapshotDamaged` and :class:`~replog.errors.UnknownFormat`,
         and changes nothing then.
         """
-        items: dict[str, tuple[bytes, int]] = {}
+        items: dict[str, tuple[int, str, bytes]] = {}
         last, digest = "", 0
         form, records = unpack_forms((SNAPSHOT_FORM_1, SNAPSHOT_FORM), chunks)
         changes = self._changes.restored(records) if form == SNAPSHOT_FORM else None
@@ -248,17 +261,21 @@ class Kv(StateMachine):
             for key, value, index in _unpack_items(content):
                 if key <= last:
                     raise _foreign("its keys do not ascend")
-                items[key] = (value, index)
+                items[key] = (index, key, value)
                 digest += crc32(value, index)
                 last = key
         if changes is None:
-            indexes = (index for _, index in items.values())
+            indexes = (index for index, _, _ in items.values())
             changes = self._changes.emptied(max(self.context.index, max(indexes, default=0)))
-        self._changes = changes
-        self._items, self._digest = items, digest
+        self._changes, self._note = changes, changes.noted.append
+        self._items, self.state_digest = items, digest
         self._order = list(items)
         self._added.clear()
         self._removed.clear()
+
+    def _found(self, keys: Iterable[str]) -> list[Item]:
+        found = map(self._items.__getitem__, keys)
+        return [{"key": key, "value": value, "index": index} for index, key, value in found]
 
     def _keys_between(self, first: int, stop: int, count_max: int) -> tuple[list[str], bool]:
         """The keys at the positions from ``first`` up to ``stop``, and whether some were cut off.
@@ -268,7 +285,7 @@ class Kv(StateMachine):
         size_bytes = 0
         keys = self._order[first : min(stop, first + count_max)] if first < stop else []
         for position, key in enumerate(keys):
-            size_bytes += len(key.encode()) + len(self._items[key][0]) + ITEM_OVERHEAD_BYTES
+            size_bytes += len(key.encode()) + len(self._items[key][2]) + ITEM_OVERHEAD_BYTES
             if size_bytes > RANGE_BYTES_MAX and position > 0:
                 return keys[:position], True
         return keys, first + len(keys) < stop
@@ -302,7 +319,7 @@ class Kv(StateMachine):
         self._removed.clear()
 
 
-def _records(items: Mapping[str, tuple[bytes, int]]) -> Iterator[bytes]:
+def _records(items: Mapping[str, tuple[int, str, bytes]]) -> Iterator[bytes]:
     """The items as records of about ``CHUNK_BYTES``, in the order of the keys."""
     keys = list(items)
     runs = [sorted(keys[at : at + _RUN_KEYS]) for at in range(0, len(keys), _RUN_KEYS)]
@@ -310,7 +327,7 @@ def _records(items: Mapping[str, tuple[bytes, int]]) -> Iterator[bytes]:
     parts: list[bytes] = []
     size_bytes = 0
     for key in merge(*runs):
-        value, index = items[key]
+        index, _, value = items[key]
         encoded = key.encode()
         parts += (_ITEM_HEAD.pack(len(encoded), len(value), index), encoded, value)
         size_bytes += _ITEM_HEAD.size + len(encoded) + len(value)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from replog.errors import StateMachineError
+from replog.pages import ItemsPage
 from replog.statemachine import (
     ApplyContext,
     CommandMachine,
@@ -38,6 +39,9 @@ RANGE_ITEMS_MAX: Final = 10_000
 RANGE_BYTES_MAX: Final = 1 << 20
 """A range or a dumped page ends before it exceeds this, but never before its first item."""
 
+SCAN_ITEMS_MAX: Final = 1000
+"""The most items that a page of a scan holds."""
+
 ITEM_OVERHEAD_BYTES: Final = 40
 """What an item costs on the wire beyond its key and value, roughly and never more."""
 
@@ -51,6 +55,7 @@ _FROM: Final = "SELECT key, value, idx FROM items WHERE key >= ? ORDER BY key LI
 _BETWEEN: Final = (
     "SELECT key, value, idx FROM items WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
 )
+_BEHIND: Final = "SELECT key, value, idx FROM items WHERE key > ? ORDER BY key LIMIT ?"
 # A cursor may come from anybody, so it need not be UTF-8.
 _AFTER: Final = "SELECT key, value, idx FROM items WHERE key > CAST(? AS TEXT) ORDER BY key LIMIT ?"
 
@@ -186,6 +191,18 @@ class SqliteKv(CommandMachine):
         else:
             items, more = self._page(limit, _BETWEEN, start, end)
         return {"items": items, "more": more}
+
+    @query
+    def scan(self, after: str | None, prefix: str = "") -> ItemsPage:
+        """A page of the items whose keys begin with ``prefix``, in the order of the keys, behind
+        the key ``after``; ``client.items`` asks this again and again."""
+        if after is None or after < prefix:
+            found, more = self._page(SCAN_ITEMS_MAX, _FROM, prefix)
+        else:
+            found, more = self._page(SCAN_ITEMS_MAX, _BEHIND, after)
+        items = [item for item in found if item["key"].startswith(prefix)]
+        is_cut = more and len(items) == len(found)
+        return {"items": items, "next": items[-1]["key"] if is_cut else None}
 
     def dump(self, cursor: bytes, items_max: int) -> DumpPage:
         """A page of ``[key, value, index]`` in the order of the keys; the cursor is a key."""

@@ -17,8 +17,9 @@ from replog import aio, blocking
 from replog.changes import ChangesPage
 from replog.client_logic import ClientLogic
 from replog.client_surface import CommandOutcome, NodeDump
+from replog.pages import ItemsPage
 from replog.statemachine import Call
-from replog.types import Applied, Change, LogEntry, NodeId, ReadLevel
+from replog.types import Applied, Change, LogEntry, NodeId, ReadLevel, TermId
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,11 +40,20 @@ class AnyClient(Protocol):
     def logic(self) -> ClientLogic[Any]: ...
     async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def propose(
-        self, payload: bytes, *, deadline_seconds: float | None = None
+        self,
+        payload: bytes,
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> Applied: ...
     async def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+        self,
+        payloads: Iterable[bytes],
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> list[CommandOutcome]: ...
+    async def leading_term(self, *, deadline_seconds: float | None = None) -> TermId: ...
     async def query(
         self,
         call: Call[..., object],
@@ -54,6 +64,14 @@ class AnyClient(Protocol):
         node: NodeId | str | None = None,
         deadline_seconds: float | None = None,
     ) -> Applied: ...
+    def items(
+        self,
+        call: Call[..., ItemsPage],
+        /,
+        *args: object,
+        level: ReadLevel = ReadLevel.LINEARIZABLE,
+        node: NodeId | str | None = None,
+    ) -> AsyncIterator[Any]: ...
     def entries(
         self, from_index: int = 1, *, follow: bool = True, node: NodeId | str | None = None
     ) -> AsyncIterator[LogEntry]: ...
@@ -79,10 +97,18 @@ class AnySession(Protocol):
     def client(self) -> Any: ...
     async def call(self, call: Call[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def propose(
-        self, payload: bytes, *, deadline_seconds: float | None = None
+        self,
+        payload: bytes,
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> Applied: ...
     async def propose_many(
-        self, payloads: Iterable[bytes], *, deadline_seconds: float | None = None
+        self,
+        payloads: Iterable[bytes],
+        *,
+        expect_term: TermId | None = None,
+        deadline_seconds: float | None = None,
     ) -> list[CommandOutcome]: ...
     async def close(self, *, deadline_seconds: float | None = None) -> None: ...
 
@@ -112,6 +138,10 @@ class _Face:
     def entries(self, *args: Any, **kwargs: Any) -> AsyncIterator[LogEntry]:
         """See :meth:`_pulled`."""
         return self._pulled(self.client.entries(*args, **kwargs))
+
+    def items(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """See :meth:`_pulled`."""
+        return self._pulled(self.client.items(*args, **kwargs))
 
     def watch(self, *args: Any, **kwargs: Any) -> AsyncIterator[Change]:
         """See :meth:`_pulled`."""

@@ -85,7 +85,7 @@ async def test_altered_replica_stops(tmp_path: Path, engine: str, leads: bool) -
             machine = odd.machine
             await until(lambda: odd.status().applied_index >= before.index)
             assert isinstance(machine, Kv)
-            machine._items["key"] = (b"valve", before.index)
+            machine._items["key"] = (before.index, "key", b"valve")
             after = await client.propose(Kv.put.encode("key", b"other"))
             await until(lambda: bool(running.diverged))
             assert running.diverged.keys() == {odd.node_id}

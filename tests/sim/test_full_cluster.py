@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from replog.errors import DiskFull, NotLeader, SnapshotFailed
+from replog.handing_over import HAND_OVER_MS
 from replog.limits import Limits
 from replog.plugins import engine_names, find_engine
 from replog.replica import Replica
@@ -18,7 +19,7 @@ from replog.testing.full_disks import ROOM_TICKS
 from replog.testing.goals import COMMON, ON_FILES, Goals
 from replog.testing.nodes import Outcome
 from replog.testing.sim import SimOptions, simulate
-from replog.turns import HAND_OVER_MS, Turns
+from replog.turns import Turns
 from replog.types import NodeId, Role
 
 pytestmark = pytest.mark.parametrize("engine", engine_names())

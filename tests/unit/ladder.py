@@ -61,6 +61,7 @@ LADDER = (
             "replog.machine",
             "replog.chunks",
             "replog.changes",
+            "replog.pages",
             "replog.formation",
         ),
         pure=True,
@@ -85,6 +86,7 @@ LADDER = (
             "replog.cbor",
             "replog.quick_cbor",
             "replog.frames",
+            "replog.requests",
             "replog.storage",
             "replog.storage.*",
             "replog.argument_kinds",
@@ -114,7 +116,13 @@ LADDER = (
     Rung("loading", ("replog.loading",), never=("engines",)),
     Rung(
         "turns",
-        ("replog.turns", "replog.admission", "replog.snapshots", "replog.comparison"),
+        (
+            "replog.turns",
+            "replog.admission",
+            "replog.snapshots",
+            "replog.comparison",
+            "replog.handing_over",
+        ),
         pure=True,
         never=("engines",),
     ),
@@ -151,7 +159,7 @@ LADDER = (
     # The clients that need no trio; what they share with the one that does stands here too.
     Rung(
         "asyncio clients",
-        ("replog.aio", "replog.blocking", "replog.client_surface"),
+        ("replog.aio", "replog.blocking", "replog.client_async", "replog.client_surface"),
         never=("engines", "replica"),
     ),
     Rung(
@@ -244,7 +252,14 @@ IMPURE = frozenset(
 """Standard modules that read a clock, roll dice, do I/O or start threads."""
 
 MACHINE_IMPORTS = frozenset(
-    {"replog", "replog.changes", "replog.chunks", "replog.statemachine", "replog.errors"}
+    {
+        "replog",
+        "replog.changes",
+        "replog.chunks",
+        "replog.pages",
+        "replog.statemachine",
+        "replog.errors",
+    }
 )
 """All of ours that a state machine needs; its part of the command line is a rung of its own."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import struct
+from hashlib import blake2b
 
 import pytest
 
-from replog.digests import MARK_MASK, MARKS_MAX, NONE_MARK, Digests, outcome_mark
+from replog.digests import MARK_MASK, MARKS_MAX, Digests, outcome_mark
 from replog.errors import InvalidCommand, StateMachineError
 from replog.machine import ApplyContext
 from replog_kv import Kv
@@ -15,26 +17,29 @@ from replog_kv import Kv
 def with_marks(applied_index: int, *marks: int) -> Digests:
     """What a replica has behind an index, after entries with these marks."""
     digests = Digests(applied_index)
-    for mark in marks:
-        digests.sums.append((digests.last_sum + mark) & MARK_MASK)
+    digests.marks.extend(marks)
     return digests
 
 
-def test_sums_of_marks() -> None:
-    """The sum of a stretch is of its marks alone, and known only where all of them are."""
-    digests = with_marks(10, 1, 2, 4, 8)
+def test_hashes_of_marks() -> None:
+    """The hash of a stretch is of its marks alone, in their order, and known only where all of them
+    are; it fits into the message that carries it."""
+    digests = with_marks(10, 1, 2, 4, MARK_MASK)
     assert (digests.first, digests.last) == (10, 14)
-    assert digests.between(10, 14) == 15
-    assert digests.between(11, 13) == 6
-    assert digests.between(12, 12) == 0
+    assert digests.between(11, 13) == with_marks(0, 2, 4).between(0, 2)
+    assert digests.between(11, 13) != with_marks(0, 4, 2).between(0, 2)
+    assert digests.between(12, 12) == Digests(0).between(0, 0)
     assert digests.between(9, 14) is digests.between(10, 15) is None
+    whole = digests.between(10, 14)
+    assert whole is not None
+    assert 0 < whole <= MARK_MASK
 
 
-def test_sum_stays_in_64_bits() -> None:
-    """A sum of large marks fits into the message that carries it."""
-    digests = with_marks(0, *[(1 << 64) - 1] * 3)
-    assert digests.between(0, 3) == (1 << 64) - 3
-    assert digests.between(1, 2) == (1 << 64) - 1
+def test_hash_is_the_same_everywhere() -> None:
+    """Nodes of other machines and releases make the same of the same marks: little-endian, 64 bits
+    each, BLAKE2b of 64 bits."""
+    expected = blake2b(struct.pack("<3Q", 1, 256, MARK_MASK), digest_size=8).digest()
+    assert with_marks(0, 1, 256, MARK_MASK).between(0, 3) == int.from_bytes(expected)
 
 
 def test_oldest_marks_are_dropped() -> None:
@@ -42,33 +47,31 @@ def test_oldest_marks_are_dropped() -> None:
     digests = with_marks(5, *range(2 * MARKS_MAX))
     digests.shorten()
     assert digests.first == 5
-    digests.sums.append(digests.last_sum + 77)
+    digests.marks.append(77)
     digests.shorten()
     last = 5 + 2 * MARKS_MAX + 1
     assert (digests.first, digests.last) == (last - MARKS_MAX, last)
-    assert digests.between(last - 1, last) == 77
-    assert digests.between(last - 2, last - 1) == 2 * MARKS_MAX - 1
-    assert digests.between(digests.first, digests.first + 1) == MARKS_MAX + 1
+    assert list(digests.marks[-2:]) == [2 * MARKS_MAX - 1, 77]
+    assert digests.between(last - 1, last) == with_marks(0, 77).between(0, 1)
+    assert digests.marks[0] == MARKS_MAX + 1
 
 
 def test_nothing_is_known_behind_a_snapshot() -> None:
     """A replica that was filled from elsewhere did not apply what is in front of that."""
     digests = with_marks(0, 1, 2, 3)
     digests.forget(40)
-    digests.sums.append(digests.last_sum + 9)
+    digests.marks.append(9)
     assert digests.between(0, 3) is None
-    assert digests.between(40, 41) == 9
+    assert digests.between(40, 41) == with_marks(0, 9).between(0, 1)
 
 
 def test_outcomes_that_differ_have_other_marks() -> None:
-    """Each outcome has a mark of its own, whatever its type; None has 0."""
+    """Each outcome has a mark of its own, whatever its type."""
     outcomes: list[object] = [b"", b"x", "x", 1, True, 1.0, [1], {"a": 1}, "", 0, False, object()]
     marks = [outcome_mark(each, None) for each in outcomes]
     marks += [outcome_mark(None, error) for error in (InvalidCommand("x"), StateMachineError("x"))]
     marks.append(outcome_mark(None, None))
-    assert marks[-1] == NONE_MARK
-    assert len(set(marks)) == len(marks)
-    assert 0 not in marks
+    assert len({0, *marks}) == len(marks) + 1, "0 is of what is not applied"
 
 
 def test_words_of_an_error_are_no_difference() -> None:
@@ -111,8 +114,8 @@ def test_store_keeps_its_digest(seed: int) -> None:
         if index % 40 == 0:
             other = Kv()
             other.restore(store.freeze())
-            assert other.state_digest() == store.state_digest()
-    assert store.state_digest() != Kv().state_digest()
+            assert other.state_digest == store.state_digest
+    assert store.state_digest != Kv().state_digest
 
 
 def test_exchanged_values_change_the_digest() -> None:
@@ -122,7 +125,7 @@ def test_exchanged_values_change_the_digest() -> None:
         store = Kv()
         for index, (key, value) in enumerate((("k12", first), ("k21", second)), 1):
             store.apply(ApplyContext(index, 0), Kv.put.encode(key, value))
-        digests.add(store.state_digest())
+        digests.add(store.state_digest)
     assert len(digests) == 2
 
 
@@ -131,8 +134,8 @@ def test_altered_value_is_noticed_when_it_is_replaced() -> None:
     stores = Kv(), Kv()
     for store in stores:
         store.apply(ApplyContext(1, 0), Kv.put.encode("key", b"value"))
-    stores[1]._items["key"] = (b"valve", 1)
-    assert stores[0].state_digest() == stores[1].state_digest()
+    stores[1]._items["key"] = (1, "key", b"valve")
+    assert stores[0].state_digest == stores[1].state_digest
     for store in stores:
         store.apply(ApplyContext(2, 0), Kv.put.encode("key", b"other"))
-    assert stores[0].state_digest() != stores[1].state_digest()
+    assert stores[0].state_digest != stores[1].state_digest

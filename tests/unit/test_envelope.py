@@ -47,7 +47,7 @@ def test_open_envelope_other_version(version: int) -> None:
         open_envelope(command(data))
 
 
-@pytest.mark.parametrize("features", [0x02, 0x03, 0x80, 0xFF])
+@pytest.mark.parametrize("features", [0x04, 0x07, 0x80, 0xFF])
 def test_open_envelope_unknown_feature(features: int) -> None:
     """An envelope with a feature that this release does not know stops the node: to skip it would
     make replicas differ."""

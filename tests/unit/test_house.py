@@ -33,6 +33,7 @@ PUBLIC_NAMES = {
     "__version__",
     "Client",
     "Session",
+    "TermId",
     "StateMachine",
     "command",
     "load_config",

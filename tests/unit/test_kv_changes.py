@@ -60,7 +60,7 @@ class SmallKv(Kv):
 @pytest.mark.parametrize("seed", range(5))
 def test_changes_are_what_changed(seed: int) -> None:
     """Who applies the changes to a copy of the items has the items, after every command."""
-    kv, copy = Kv(), dict[str, tuple[bytes, int]]()
+    kv, copy = Kv(), dict[str, tuple[int, str, bytes]]()
     for index, payload in enumerate(commands(seed, 300), 1):
         apply(kv, 2 * index, payload)
         for at, key, value in page_of(kv, 2 * index - 2)["changes"]:
@@ -69,7 +69,7 @@ def test_changes_are_what_changed(seed: int) -> None:
                 del copy[str(key)]  # what is told to be gone was there
             else:
                 assert isinstance(value, bytes)
-                copy[str(key)] = (value, 2 * index)
+                copy[str(key)] = (2 * index, str(key), value)
         assert copy == kv._items
 
 
