@@ -63,7 +63,6 @@ from replog.frames import (
     Outcome,
     Refusal,
     Reply,
-    Request,
     ServerHello,
     retry_after_in,
     terms_in,
@@ -171,7 +170,7 @@ class ClientCore(Generic[W]):
         assert self.state is ConnectionState.READY, "requests follow the handshake"
         assert len(self._open) < self._requests_max, "more requests in flight than the limit"
         request_id = self._last_request_id + 1
-        frame = self._produce(self._codec.encode(Request(request_id, verb, body)))
+        frame = self._produce(self._codec.encode_request(request_id, verb, body))
         self._last_request_id = request_id
         self._open[request_id] = (waiter, self._produced_bytes)
         return request_id, frame

@@ -45,6 +45,10 @@ class FrameType(IntEnum):
     """Empty, so it has no record: the sender lives."""
 
 
+_REQUEST: Final = int(FrameType.REQUEST)
+_REPLY: Final = int(FrameType.REPLY)
+
+
 @record
 class PeerHello:
     """The first frame of a node that calls another one."""
@@ -308,7 +312,7 @@ HANDSHAKE_LIMITS: Final[Mapping[int, int]] = {
 class FrameCodec:
     """replog's own frames, as bytes and back, under the limits of one node or client."""
 
-    __slots__ = ("_by_number", "_by_record", "frame_limits")
+    __slots__ = ("_by_number", "_by_record", "_bytes_max", "frame_limits")
 
     def __init__(self, limits: Limits) -> None:
         self.frame_limits: Mapping[int, int] = {
@@ -316,6 +320,8 @@ class FrameCodec:
             FrameType.KEEPALIVE: 0,
         }
         """The largest content of each frame type."""
+        self._bytes_max = limits.frame_bytes_max
+        """The largest content of a request and of a reply."""
         self._by_number = {layout.number: layout for layout in _OWN_LAYOUTS}
         self._by_record = {
             layout.record: (layout, self.frame_limits[layout.number]) for layout in _OWN_LAYOUTS
@@ -332,26 +338,25 @@ class FrameCodec:
         command): nobody would read it.
         """
         layout, limit = self._by_record[type(frame)]
-        if isinstance(frame, Request):
-            content = pack_request(frame.request_id, frame.verb, frame.body)
-        elif isinstance(frame, Reply) and frame.outcome is Outcome.DONE and not _tells_more(frame):
-            content = pack_done(frame.request_id, frame.index, frame.value)
-        else:
-            content = layout.pack(frame)
-        if len(content) > limit:
-            raise CallerError(
-                f"a {type(frame).__name__} of {len(content)} bytes is above its limit of {limit}; "
-                "ask for less at once, or raise limits.frame_bytes_max on every node and client"
-            )
-        return pack_frame(layout.number, content)
+        return _framed(layout.number, layout.pack(frame), limit)
+
+    def encode_request(self, request_id: int, verb: str, body: bytes) -> bytes:
+        """The frame of a :class:`Request`; as :meth:`encode`, without the record."""
+        content = pack_request(request_id, verb, body)
+        return _framed(_REQUEST, content, self._bytes_max)
+
+    def encode_done(self, request_id: int, index: LogIndex, value: bytes) -> bytes:
+        """The frame of a :class:`Reply` to what is done; as :meth:`encode`, without the record."""
+        content = pack_done(request_id, index, value)
+        return _framed(_REPLY, content, self._bytes_max)
 
     def decode(self, frame_type: int, content: bytes) -> OwnFrame:
         """The record of a frame; raises :class:`~replog.errors.SchemaError`."""
-        if frame_type == FrameType.REQUEST:
+        if frame_type == _REQUEST:
             request = unpack_request(content)
             if request is not None:
                 return Request(*request)
-        elif frame_type == FrameType.REPLY:
+        elif frame_type == _REPLY:
             done = unpack_done(content)
             if done is not None:
                 request_id, index, value = done
@@ -360,6 +365,17 @@ class FrameCodec:
         if layout is None:
             raise SchemaError(f"a frame of type {frame_type} came, which holds no record")
         return layout.unpack(content)
+
+
+def _framed(number: int, content: bytes, limit: int) -> bytes:
+    """A frame, if its content is within its limit."""
+    if len(content) > limit:
+        raise CallerError(
+            f"a {FrameType(number).name.lower()} of {len(content)} bytes is above its limit of "
+            f"{limit}; ask for less at once, or raise limits.frame_bytes_max on every node and "
+            "client"
+        )
+    return pack_frame(number, content)
 
 
 RETRY_AFTER_MS: Final = "retry_after_ms"
@@ -413,11 +429,6 @@ def terms_in(value: bytes) -> tuple[TermId, TermId] | None:
         case [int(epoch), int(term)], [int(found_epoch), int(found_term)]:
             return TermId(epoch, term), TermId(found_epoch, found_term)
     return None
-
-
-def _tells_more(reply: Reply) -> bool:
-    """Whether a reply has something to say of an error or a leader."""
-    return bool(reply.code or reply.message or reply.leader_id or reply.leader_address)
 
 
 _FIRST_NAMES: Final[Mapping[int, str]] = {

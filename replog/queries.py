@@ -12,6 +12,9 @@ Many that wait on a busy log must not cost a run each for every batch that is ap
 are run again ``limits.query_reruns_max`` times in a tick, in turn, and what is left waits for the
 next tick.
 
+The linearizable queries of one turn share one read of the engine, which is asked for when all of
+them have come (:meth:`Queries.begin`): so a read costs the engine the same, however many wait.
+
 The rules this module keeps: a query is run between two entries, on a state that holds everything up
 to its index; every waiter is called exactly once, and never within the call that asked; what waits
 is bounded in number (``limits.reads_max``) and in time (``limits.read_wait_ms``).  A query changes
@@ -66,8 +69,10 @@ class Queries:
     __slots__ = (
         "_again",
         "_applied_index",
+        "_asked",
         "_due",
         "_engine",
+        "_fresh",
         "_last_id",
         "_limits",
         "_now",
@@ -80,7 +85,11 @@ class Queries:
         self._limits = limits
         self._open: dict[int, Query] = {}
         """By id, in the order in which they came."""
-        self._due: list[tuple[LogIndex, int]] = []
+        self._fresh: list[int] = []
+        """The linearizable ones that came since the engine was last asked."""
+        self._asked: dict[int, list[int]] = {}
+        """By the id of a read that the engine has not answered: all whose read it is."""
+        self._due: list[tuple[LogIndex, list[int]]] = []
         """A heap of those that were not run and whose index is known, with their ids."""
         self._again: list[tuple[LogIndex, int]] = []
         """The same of those that were run and had nothing to tell: the lower its index, the longer
@@ -110,30 +119,46 @@ class Queries:
         self._last_id += 1
         self._open[self._last_id] = Query(run, waiter, self._now)
         if level is ReadLevel.LINEARIZABLE:
-            self._engine.read(self._last_id)
+            self._fresh.append(self._last_id)
         elif level is ReadLevel.LEASE:
+            self._asked[self._last_id] = [self._last_id]
             self._engine.read(self._last_id, now_ns)
         else:
             index = at_least if level is ReadLevel.TIMELINE else 0
-            heappush(self._due, (index, self._last_id))
+            heappush(self._due, (index, [self._last_id]))
+
+    def begin(self) -> None:
+        """Ask the engine where to read, once for all that have come; must precede its ``ready``.
+
+        Whoever comes later waits for the next time, or it might be answered with what was true
+        before it asked.
+        """
+        if self._fresh:
+            fresh, self._fresh = self._fresh, []
+            self._asked[fresh[0]] = fresh
+            self._engine.read(fresh[0])
 
     def hear(self, reads: Sequence[ReadIndex]) -> None:
         """The engine says where to read, or that it cannot."""
         for read in reads:
+            sharing = self._asked.pop(read.read_id, [])
             if read.index is not None:
-                heappush(self._due, (read.index, read.read_id))
-            elif (query := self._open.pop(read.read_id, None)) is not None:
-                refusal = "no leader confirmed in time that it still leads; ask again"
-                query.waiter(0, None, Unavailable(refusal))
+                heappush(self._due, (read.index, sharing))
+                continue
+            for read_id in sharing:
+                if (query := self._open.pop(read_id, None)) is not None:
+                    refusal = "no leader confirmed in time that it still leads; ask again"
+                    query.waiter(0, None, Unavailable(refusal))
 
     def serve(self, applied_index: LogIndex) -> None:
         """Run what may be run on a state that holds everything up to ``applied_index``."""
         self._applied_index = applied_index
         due, again = self._due, self._again
         while due and due[0][0] <= applied_index:
-            _, read_id = heappop(due)
-            if read_id in self._open:  # else it waited too long
-                self._run(read_id, applied_index)
+            _, sharing = heappop(due)
+            for read_id in sharing:
+                if read_id in self._open:  # else it waited too long
+                    self._run(read_id, applied_index)
         while again and again[0][0] <= applied_index and self._reruns_left:
             _, read_id = heappop(again)
             self._reruns_left -= 1
@@ -178,18 +203,23 @@ class Queries:
         if not late:
             return
         queries = [self._open.pop(read_id) for read_id in late]
-        self._due = self._still_open(self._due)
-        self._again = self._still_open(self._again)
+        self._forget_late()
         for query in queries:
             if query.is_read:
                 query.waiter(min(self._applied_index, query.upto), query.result, None)
             else:
                 query.waiter(0, None, Unavailable(_TOO_LATE))
 
-    def _still_open(self, heap: list[tuple[LogIndex, int]]) -> list[tuple[LogIndex, int]]:
-        found = [each for each in heap if each[1] in self._open]
-        heapify(found)
-        return found
+    def _forget_late(self) -> None:
+        """Keep the ids of those alone that are open, or they might be without bound."""
+        still = self._open.__contains__
+        self._fresh = [*filter(still, self._fresh)]
+        self._asked = {read_id: [*filter(still, ids)] for read_id, ids in self._asked.items()}
+        due = ((index, [*filter(still, sharing)]) for index, sharing in self._due)
+        self._due = [each for each in due if each[1]]
+        self._again = [each for each in self._again if still(each[1])]
+        heapify(self._due)
+        heapify(self._again)
 
     def _late_ids(self) -> list[int]:
         """The ids of those whose time is over."""
@@ -207,6 +237,8 @@ class Queries:
         """The node stops: answer everybody who waits."""
         queries = list(self._open.values())
         self._open.clear()
+        self._fresh.clear()
+        self._asked.clear()
         self._due.clear()
         self._again.clear()
         for query in queries:

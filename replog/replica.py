@@ -328,6 +328,7 @@ class Replica:
 
     def ready(self) -> Ready | None:
         """The engine's next :class:`~replog.types.Ready`; ``None`` when there is nothing."""
+        self._queries.begin()
         return self.engine.ready()
 
     def advance(self, ready: Ready) -> None:

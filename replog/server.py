@@ -331,13 +331,16 @@ class ClientServer:
         level, at_least, payload = query_in(request)
         # Whether it is a query at all the machine says when it answers.
         check_size(payload, self._limits.command_bytes_max)
-        reply = self._waiter(caller, request.request_id)
+        request_id = request.request_id
 
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
-            if error is None and self._is_behind(caller):
+            if error is not None:
+                self._reply_error(caller, request_id, index, error)
+            elif self._is_behind(caller):
                 # Pages of changes that came due together must not fill up the queue, either.
-                index, error = 0, Overloaded(_TOO_MUCH_AT_ONCE)
-            reply(index, result, error)
+                self._reply_error(caller, request_id, 0, Overloaded(_TOO_MUCH_AT_ONCE))
+            else:
+                self._reply(caller, request_id, index, result)
 
         self._node.submit_query(payload, level, at_least, end_wait)
 
@@ -426,9 +429,7 @@ class ClientServer:
     def _reply(self, caller: _Caller, request_id: int, index: LogIndex, result: object) -> None:
         try:
             value = NULL if result is None else strict_dumps(result)
-            frame = self._codec.encode(
-                Reply(request_id, Outcome.DONE, index, value, "", "", NO_NODE, "")
-            )
+            frame = self._codec.encode_done(request_id, index, value)
         except CallerError as error:
             # Done, but what it returned cannot travel: that is the result.
             self._reply_error(caller, request_id, index, InvalidResult(str(error)))

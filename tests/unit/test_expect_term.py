@@ -327,6 +327,7 @@ def test_read_term(replica: Replica, engine: ScriptedEngine) -> None:
     replica.apply(committed(engine.proposed))
     assert outcomes.told == [("no-op", 1, TermId(1, 3), None)]
     replica.read_term(outcomes.waiter("read"))
+    assert replica.ready() is None
     replica.serve_reads()
     assert len(engine.proposed) == len(outcomes.told) == 1, "not before it is confirmed"
     (read_id,) = [call[1] for call in engine.calls if call[0] == "read"]
@@ -349,6 +350,7 @@ def test_read_term_amid_a_change(replica: Replica, engine: ScriptedEngine, role:
     replica.read_term(outcomes.waiter("b")) if role is Role.LEADER else None
     if role is Role.LEADER:
         replica.apply(committed([noop(2, 7)]))
+        assert replica.ready() is None
         (read_id,) = [call[1] for call in engine.calls if call[0] == "read"]
         assert isinstance(read_id, int)
         replica.hear_reads([ReadIndex(read_id, 0)])

@@ -70,13 +70,17 @@ class World:
         self.queries = Queries(self.engine, LIMITS)  # type: ignore[arg-type]
         self.ended: list[tuple[bytes, LogIndex, object, str]] = []
 
-    def ask(self, payload: bytes, level: ReadLevel, at_least: LogIndex = 0) -> None:
-        """Ask, and note what comes of it."""
+    def ask(
+        self, payload: bytes, level: ReadLevel, at_least: LogIndex = 0, *, is_last: bool = True
+    ) -> None:
+        """Ask, as the last one of a turn or not, and note what comes of it."""
 
         def end_wait(index: LogIndex, result: object, error: Exception | None) -> None:
             self.ended.append((payload, index, result, type(error).__name__ if error else ""))
 
         self.queries.ask(partial(self.machine.answer, payload), level, at_least, end_wait)
+        if is_last:
+            self.queries.begin()
 
     def hear(self, *reads: ReadIndex) -> None:
         """The engine answers."""
@@ -99,6 +103,46 @@ def test_linearizable_waits_for_its_index() -> None:
     assert world.machine.asked == []
     world.queries.serve(9)
     assert world.ended == [(b"a", 9, b"A", "")]
+
+
+def test_queries_of_a_turn_share_a_read() -> None:
+    """What is asked for in one turn is one read of the engine; what comes later has one of its own,
+    and is not served by the answer to the one before."""
+    world = World()
+    world.ask(b"a", LINEARIZABLE, is_last=False)
+    assert world.engine.read_ids == []
+    world.ask(b"b", LINEARIZABLE)
+    world.queries.begin()
+    (shared,) = world.engine.read_ids
+    world.ask(b"c", LINEARIZABLE)
+    world.hear(ReadIndex(shared, 7))
+    world.queries.serve(9)
+    assert world.names() == [b"a", b"b"]
+    world.hear(ReadIndex(shared, 7))
+    world.queries.serve(9)
+    assert world.names() == [b"a", b"b"]
+    world.hear(ReadIndex(world.engine.read_ids[1], None))
+    assert world.ended[-1] == (b"c", 0, None, "Unavailable")
+
+
+def test_late_ones_leave_a_shared_read() -> None:
+    """Those of a shared read that waited too long are answered, and the others are served; who
+    shared it counts no more."""
+    world = World()
+    world.ask(b"a", LINEARIZABLE, is_last=False)
+    world.queries.tick()
+    world.ask(b"b", LINEARIZABLE)
+    world.ask(b"t", TIMELINE, 7)
+    for _ in range(3):
+        world.queries.tick()
+    assert world.names() == [b"a"]
+    assert [*world.queries._asked.values()] == [[2]]
+    world.hear(ReadIndex(world.engine.read_ids[0], 5))
+    world.queries.serve(5)
+    assert world.names() == [b"a", b"b"]
+    world.queries.tick()
+    assert world.names() == [b"a", b"b", b"t"]
+    assert world.queries._due == []
 
 
 def test_levels_below_ask_no_engine() -> None:
