@@ -67,7 +67,7 @@ from replog.frames import (
     retry_after_in,
     terms_in,
 )
-from replog.quick_cbor import NULL
+from replog.quick_cbor import NULL, unpack_short_bytes
 from replog.types import NodeId, record
 from replog.wire import FrameReader, pack_frame
 
@@ -222,8 +222,11 @@ class ClientCore(Generic[W]):
         """
         events: list[Event[W]] = []
         try:
+            state, handlers = self.state, HANDLERS[self.state]
             for frame_type, content in self._reader.feed(data):
-                HANDLERS[self.state][frame_type](self, frame_type, content, events)
+                if self.state is not state:
+                    state, handlers = self.state, HANDLERS[self.state]
+                handlers[frame_type](self, frame_type, content, events)
         except PeerError as failure:
             if self.state is ConnectionState.HELLO and isinstance(failure, FrameError):
                 failure = HandshakeError(f"no client port of a node answers there: {failure}")
@@ -272,7 +275,9 @@ class ClientCore(Generic[W]):
             return
         value: object = None
         if reply.outcome is Outcome.DONE and reply.value != NULL:
-            value = strict_loads(reply.value)
+            value = unpack_short_bytes(reply.value)
+            if value is None:
+                value = strict_loads(reply.value)
         # Only now: a result that cannot be decoded leaves its request open, to end as unknown.
         del self._open[request_id]
         events.append(Answered(waiting[0], reply, value))

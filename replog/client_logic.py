@@ -211,7 +211,7 @@ class ClientLogic(Generic[W]):
         """
         if at_least is None:
             at_least = self.seen_index if level is ReadLevel.TIMELINE else 0
-        body = pack_query(level.value, at_least, payload)
+        body = pack_query(level._value_, at_least, payload)  # ``value`` is a slow property
         return self.read(now, QUERY, body, node, seconds, waiter)
 
     def read(
@@ -459,7 +459,7 @@ class ClientLogic(Generic[W]):
             room_bytes -= len(body) + REQUEST_OVERHEAD_BYTES
             if room_bytes < 0:
                 break  # Goes on when the driver has written more, or replies have come.
-            self._queue.remove(command)
+            self._queue.take(command)
             command.request_id, frame = core.request(command.verb, body, command)
             command.line = line
             frames.append(frame)

@@ -66,6 +66,10 @@ class CommandQueue(Generic[W]):
             self._held.setdefault(session, OrderedDict())[command] = None
         return None
 
+    def take(self, command: Command[W]) -> None:
+        """The :meth:`first` one leaves."""
+        del self._queued[command]
+
     def remove(self, command: Command[W]) -> None:
         """Take it out of wherever it is, if it is here."""
         self._queued.pop(command, None)

@@ -338,17 +338,24 @@ class FrameCodec:
         command): nobody would read it.
         """
         layout, limit = self._by_record[type(frame)]
-        return _framed(layout.number, layout.pack(frame), limit)
+        content = layout.pack(frame)
+        if len(content) > limit:
+            raise _too_large(layout.number, content, limit)
+        return pack_frame(layout.number, content)
 
     def encode_request(self, request_id: int, verb: str, body: bytes) -> bytes:
         """The frame of a :class:`Request`; as :meth:`encode`, without the record."""
         content = pack_request(request_id, verb, body)
-        return _framed(_REQUEST, content, self._bytes_max)
+        if len(content) > self._bytes_max:
+            raise _too_large(_REQUEST, content, self._bytes_max)
+        return pack_frame(_REQUEST, content)
 
     def encode_done(self, request_id: int, index: LogIndex, value: bytes) -> bytes:
         """The frame of a :class:`Reply` to what is done; as :meth:`encode`, without the record."""
         content = pack_done(request_id, index, value)
-        return _framed(_REPLY, content, self._bytes_max)
+        if len(content) > self._bytes_max:
+            raise _too_large(_REPLY, content, self._bytes_max)
+        return pack_frame(_REPLY, content)
 
     def decode(self, frame_type: int, content: bytes) -> OwnFrame:
         """The record of a frame; raises :class:`~replog.errors.SchemaError`."""
@@ -367,15 +374,13 @@ class FrameCodec:
         return layout.unpack(content)
 
 
-def _framed(number: int, content: bytes, limit: int) -> bytes:
-    """A frame, if its content is within its limit."""
-    if len(content) > limit:
-        raise CallerError(
-            f"a {FrameType(number).name.lower()} of {len(content)} bytes is above its limit of "
-            f"{limit}; ask for less at once, or raise limits.frame_bytes_max on every node and "
-            "client"
-        )
-    return pack_frame(number, content)
+def _too_large(number: int, content: bytes, limit: int) -> CallerError:
+    """Why a frame does not leave: nobody would read it."""
+    name = FrameType(number).name.lower()
+    return CallerError(
+        f"a {name} of {len(content)} bytes is above its limit of {limit}; ask for less at once, or "
+        "raise limits.frame_bytes_max on every node and client"
+    )
 
 
 RETRY_AFTER_MS: Final = "retry_after_ms"

@@ -12,12 +12,15 @@ of the byte, or in the 1, 2, 4 or 8 bytes behind it.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 _UNSIGNED: Final = 0x00
 _BYTES: Final = 0x40
 _TEXT: Final = 0x60
+_ARRAY: Final = 0x80
 
 NULL: Final = b"\xf6"
 """The one value that most commands result in."""
@@ -29,18 +32,27 @@ TEXTS_MAX: Final = 64
 """So many verbs are remembered as bytes."""
 
 
+_HEAD_16: Final = struct.Struct(">BH")
+_HEAD_32: Final = struct.Struct(">BI")
+_HEAD_64: Final = struct.Struct(">BQ")
+
+
 def _head(major: int, argument: int) -> bytes:
     """The head of an item, in the fewest bytes."""
     if argument < 24:
         return bytes((major | argument,))
-    for low, size_bytes in ((24, 1), (25, 2), (26, 4)):
-        if argument < 1 << (8 * size_bytes):
-            return bytes((major | low,)) + argument.to_bytes(size_bytes, "big")
-    return bytes((major | 27,)) + argument.to_bytes(8, "big")
+    if argument < 1 << 8:
+        return bytes((major | 24, argument))
+    if argument < 1 << 16:
+        return _HEAD_16.pack(major | 25, argument)
+    if argument < 1 << 32:
+        return _HEAD_32.pack(major | 26, argument)
+    return _HEAD_64.pack(major | 27, argument)
 
 
 _SMALL: Final = tuple(_head(_UNSIGNED, value) for value in range(256))
 _BYTES_HEADS: Final = tuple(_head(_BYTES, length) for length in range(256))
+_TEXT_HEADS: Final = tuple(_head(_TEXT, length) for length in range(256))
 _WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 
 
@@ -79,6 +91,30 @@ def pack_query(level: str, at_least: int, payload: bytes) -> bytes:
     return b"".join(
         (b"\x83", _text(level), _unsigned(at_least), _bytes_head(len(payload)), payload)
     )
+
+
+def call_head(name: str, count: int) -> bytes:
+    """``[name, ...`` with ``count`` more items to come: how the payload of a call begins."""
+    encoded = name.encode()
+    return _head(_ARRAY, 1 + count) + _head(_TEXT, len(encoded)) + encoded
+
+
+def pack_call(head: bytes, values: Sequence[object]) -> bytes | None:
+    """A call of which all arguments are short texts and byte strings; ``None``: it is none."""
+    parts = [head]
+    for value in values:
+        if type(value) is str:
+            if not value.isascii():
+                return None
+            data, heads = value.encode(), _TEXT_HEADS
+        elif type(value) is bytes:
+            data, heads = value, _BYTES_HEADS
+        else:
+            return None
+        if len(data) > 255:
+            return None
+        parts += (heads[len(data)], data)
+    return b"".join(parts)
 
 
 # -- taking apart --
@@ -129,6 +165,13 @@ def unpack_request(content: bytes) -> tuple[int, str, bytes] | None:
     except (IndexError, KeyError, UnicodeDecodeError):
         return None
     return None if body is None else (request_id, verb, body)
+
+
+def unpack_short_bytes(content: bytes) -> bytes | None:
+    """A byte string of 24 to 255 bytes."""
+    if len(content) > 1 and content[0] == _BYTES | 24 and content[1] == len(content) - 2 > 23:
+        return content[2:]
+    return None
 
 
 def unpack_done(content: bytes) -> tuple[int, int, bytes] | None:

@@ -6,7 +6,8 @@ Nothing here trusts what it is given: a body that does not say what its verb nee
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from replog.cbor import strict_loads
 from replog.envelope import MARKED, MarkedCommand
@@ -40,14 +41,18 @@ def marked_in(request: Request) -> MarkedCommand:
 def query_in(request: Request) -> tuple[ReadLevel, LogIndex, bytes]:
     """How new the state must be, and what is asked.  Raises :class:`~replog.errors.SchemaError`."""
     quick = unpack_query(request.body)
-    asked: object = strict_loads(request.body) if quick is None else [*quick]
-    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
-        raise SchemaError("a query is an array of a level, an index and a payload")
-    name, at_least, payload = asked
+    name, at_least, payload = _query_strictly(request.body) if quick is None else quick
     level = _LEVELS.get(name)
     if level is None or not 0 <= at_least < 1 << 64:
         raise SchemaError(f"a query has a level ({', '.join(_LEVELS)}) and an index of 64 bits")
     return level, at_least, payload
+
+
+def _query_strictly(body: bytes) -> Sequence[Any]:
+    asked = strict_loads(body)
+    if not isinstance(asked, list) or list(map(type, asked)) != [str, int, bytes]:
+        raise SchemaError("a query is an array of a level, an index and a payload")
+    return asked
 
 
 def log_read_in(request: Request) -> tuple[ReadLevel, LogIndex, bool]:

@@ -92,6 +92,7 @@ from replog.attributes import CONTEXT_NAME, pack_attributes, unpack_attributes
 from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, NotYet, SchemaError
 from replog.machine import NOTHING_APPLIED, ApplyContext, DumpPage, Opened
+from replog.quick_cbor import call_head, pack_call
 
 __all__ = [
     "NOTHING_APPLIED",
@@ -124,6 +125,8 @@ class Call(Generic[P, R_co]):
         """Compile the checks of ``function``; raises ``TypeError`` if it cannot be a command."""
         self.name = ""
         """The name on the wire; empty until the class is made."""
+        self._head = b""
+        """How the payload of a call begins."""
         self.is_query = is_query
         self.function = function
         """Takes the machine, then the arguments."""
@@ -145,6 +148,7 @@ class Call(Generic[P, R_co]):
         # The first name stays; a second one is reported when the state machine's class is made,
         # because errors raised here reach the author wrapped in a RuntimeError (Python 3.11).
         self.name = self.name or name
+        self._head = call_head(self.name, self._arity)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Call[P, R_co]: ...
@@ -177,7 +181,7 @@ class Call(Generic[P, R_co]):
             values = self._bind(args, kwargs)
         if (str, *map(type, values)) not in self.plain_requests:
             values = self.fit(values, BadCommand)
-        return strict_dumps([self.name, *values])
+        return pack_call(self._head, values) or strict_dumps([self.name, *values])
 
     def plain_run(self) -> PlainRun:
         """A function that runs a decoded request if it is a list of plain arguments, and answers

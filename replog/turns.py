@@ -271,7 +271,8 @@ class Turns:
     def query(self, payload: bytes, level: ReadLevel, at_least: LogIndex, waiter: Waiter) -> None:
         """Have a query run on what this node has applied, once that is new enough; see
         :meth:`replog.replica.Replica.query`."""
-        self._check_takes_part()
+        if self._waits_for:
+            self._check_takes_part()
         now_ns = self._surroundings.clock_ns() if level is ReadLevel.LEASE else None
         self.replica.query(payload, level, at_least, waiter, now_ns)
         self._surroundings.wake()

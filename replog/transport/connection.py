@@ -38,7 +38,8 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._queue: list[bytes | memoryview] = []
-        self._queue_bytes = 0
+        self.queued_bytes = 0
+        """Bytes that wait to be sent; after the end, those that never left."""
         self._queue_bytes_max = queue_bytes_max
         self._is_blocked = False
         self._unblock = trio.Event()
@@ -47,11 +48,6 @@ class Connection:
         """How often the owner has looked since bytes last arrived; the owner counts."""
         self.blocked_since: float | None = None
         """Since when the kernel takes nothing more; ``None`` while it does."""
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that wait to be sent; after the end, those that never left."""
-        return self._queue_bytes
 
     def peer_name(self) -> str:
         """The other end as ``host:port``, for logs."""
@@ -63,10 +59,10 @@ class Connection:
 
     def queue(self, frame: bytes) -> bool:
         """Remember a frame for the next ``flush``; False: the queue is full, it was dropped."""
-        if self.is_closed or self._queue_bytes + len(frame) > self._queue_bytes_max:
+        if self.is_closed or self.queued_bytes + len(frame) > self._queue_bytes_max:
             return False
         self._queue.append(frame)
-        self._queue_bytes += len(frame)
+        self.queued_bytes += len(frame)
         return True
 
     def flush(self) -> None:
@@ -84,7 +80,7 @@ class Connection:
             except OSError:
                 self.close()
                 return
-            self._queue_bytes -= sent
+            self.queued_bytes -= sent
             if sent < len(data):
                 # A view: a large frame leaves in many pieces, and its rest is not copied for each.
                 self._queue[0:0] = [memoryview(data)[sent:]]

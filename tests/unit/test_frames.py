@@ -256,6 +256,19 @@ def test_encode_too_large_refused(frame: OwnFrame) -> None:
         CODEC.encode(frame)
 
 
+def test_frames_without_a_record() -> None:
+    """A request, and a reply to what is done, are the same bytes without a record, and have the
+    same limit."""
+    request, reply = Request(300, "call", b"body"), Reply(7, Outcome.DONE, 9, b"v", "", "", 0, "")
+    assert CODEC.encode_request(300, "call", b"body") == CODEC.encode(request)
+    assert CODEC.encode_done(7, 9, b"v") == CODEC.encode(reply)
+    too_long = bytes(LIMITS.frame_bytes_max)
+    with pytest.raises(CallerError, match=r"a request of .* is above its limit of"):
+        CODEC.encode_request(1, "call", too_long)
+    with pytest.raises(CallerError, match=r"a reply of .* is above its limit of"):
+        CODEC.encode_done(1, 1, too_long)
+
+
 @pytest.mark.parametrize(
     ("expected", "came", "sentence"),
     [

@@ -13,12 +13,15 @@ from replog.cbor import strict_dumps, strict_loads
 from replog.errors import SchemaError
 from replog.quick_cbor import (
     NULL,
+    call_head,
+    pack_call,
     pack_done,
     pack_query,
     pack_request,
     unpack_done,
     unpack_query,
     unpack_request,
+    unpack_short_bytes,
 )
 
 INTS = (0, 1, 23, 24, 255, 256, 65_535, 65_536, (1 << 32) - 1, 1 << 32, (1 << 64) - 1)
@@ -55,6 +58,36 @@ def test_other_texts_are_left_to_the_library() -> None:
         packed = pack_request(7, verb, b"body")
         assert packed == strict_dumps([7, verb, b"body"])
         assert unpack_request(packed) is None
+
+
+def test_calls_are_those_of_the_library() -> None:
+    """A call of short texts and byte strings has the library's bytes; every other one is left to
+    it."""
+    texts = ("", "k", "k" * 23, "k" * 24, "k" * 255)
+    for count, values in ((0, ()), (2, ("key", b"value")), *((1, (text,)) for text in texts)):
+        for name in ("n", "n" * 30):
+            packed = pack_call(call_head(name, count), values)
+            assert packed == strict_dumps([name, *values])
+    for length in (0, 23, 24, 255):
+        assert pack_call(call_head("n", 1), (bytes(length),)) == strict_dumps(["n", bytes(length)])
+    strangers = (None, 1, True, 1.5, [], "grün", "\ud800", "k" * 256, bytes(256))
+    assert all(pack_call(call_head("n", 2), ("key", value)) is None for value in strangers)
+
+
+def test_short_bytes_are_those_of_the_library() -> None:
+    """A byte string of a usual length is read; anything else is left to the strict reader."""
+    for length in (24, 255):
+        assert unpack_short_bytes(strict_dumps(bytes(length))) == bytes(length)
+    others = (
+        b"",
+        b"\x58",
+        b"\x58\x18" + bytes(23),
+        b"\x58\x18" + bytes(25),
+        b"\x58\x17" + bytes(23),
+    )
+    assert all(unpack_short_bytes(other) is None for other in others)
+    for value in (None, 7, "t" * 30, bytes(23), bytes(256), [bytes(30)]):
+        assert unpack_short_bytes(strict_dumps(value)) is None
 
 
 SHAPES: tuple[tuple[Callable[[bytes], object], list[object]], ...] = (
