@@ -237,7 +237,7 @@ class Client(AsyncClient[_Waiter]):
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(1, self._loop.create_future())
         command = self._logic.propose(self._loop.time(), payload, seconds, waiter, session, term)
-        self._schedule_turn()
+        self._want_turn()
         await self._wait(waiter, command)
         return result_of(command)
 
@@ -268,7 +268,7 @@ class Client(AsyncClient[_Waiter]):
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         waiter = _Waiter(1, self._loop.create_future())
         command = ask(self._logic, self._loop.time(), seconds, waiter)
-        self._schedule_turn()
+        self._want_turn()
         await self._wait(waiter, command)
         return command
 
@@ -330,6 +330,10 @@ class Client(AsyncClient[_Waiter]):
 
     def _run_turn(self) -> None:
         self._is_turn_scheduled = False
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        self._asked_count = 0
         self._logic.turn(self._loop.time())
         self._act()
 

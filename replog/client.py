@@ -20,8 +20,8 @@ Every command ends in exactly one of three outcomes:
 What is decided, :mod:`replog.client_logic` decides; :mod:`replog.aio` and :mod:`replog.blocking`
 are the same client for asyncio and for threads.  This module has the clock, the sockets and the
 tasks: one that gives the logic its turns, so that commands of one turn of the event loop leave with
-one system call, one for what is due at a time, and one per connection, which reads replies and
-wakes the callers directly.
+one system call (with a few, where they are very many), one for what is due at a time, and one per
+connection, which reads replies and wakes the callers directly.
 
 Why not a channel or a lock around the connection: a hop through a channel costs more than
 everything else that the client does for a command.
@@ -181,7 +181,7 @@ class Client(AsyncClient[_Waiter]):
         command = self._logic.propose(
             trio.current_time(), payload, seconds, _Waiter(1), session, term
         )
-        self._turn_due.set()
+        self._want_turn()
         await self._wait(command)
         return result_of(command)
 
@@ -212,7 +212,7 @@ class Client(AsyncClient[_Waiter]):
         self._check_open()
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         command = ask(self._logic, trio.current_time(), seconds, _Waiter(1))
-        self._turn_due.set()
+        self._want_turn()
         await self._wait(command)
         return command
 
@@ -285,9 +285,16 @@ class Client(AsyncClient[_Waiter]):
         """Give the logic a turn when one is due: all that was asked since leaves together."""
         while True:
             await self._turn_due.wait()
-            self._note_written()
-            self._logic.turn(trio.current_time())
-            self._act()
+            self._take_turn()
+
+    def _schedule_turn(self) -> None:
+        self._turn_due.set()
+
+    def _take_turn(self) -> None:
+        self._asked_count = 0
+        self._note_written()
+        self._logic.turn(trio.current_time())
+        self._act()
 
     async def _run_timer(self) -> None:
         """Tell the logic the time when it wants to know it."""

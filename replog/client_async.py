@@ -7,9 +7,9 @@ here, needs either loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from replog.changes import ChangeCursor, ChangesPage
 from replog.client_actions import Command
@@ -37,6 +37,10 @@ from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel, TermId
 
+TURN_COMMANDS_MAX: Final = 64
+"""As soon as so many wait for a turn they leave, and the node begins with them, while tasks that
+were woken together still ask for more: else client and node would only ever work by turns."""
+
 W = TypeVar("W")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +53,8 @@ class AsyncClient(Generic[W]):
     """How long a call may take where its caller says nothing else."""
     _limits: Limits
     _logic: ClientLogic[W]
+    _asked_count = 0
+    """How many commands were asked for since the last turn."""
 
     @property
     def leader_id(self) -> NodeId:
@@ -66,7 +72,7 @@ class AsyncClient(Generic[W]):
         """
         payload = call.encode(*args, **kwargs)
         if call.is_query:
-            applied = await self._query(payload, ReadLevel.LINEARIZABLE)
+            applied = result_of(await self._query(payload, ReadLevel.LINEARIZABLE))
         else:
             applied = await self.propose(payload)
         return cast(R, applied.result)
@@ -93,7 +99,8 @@ class AsyncClient(Generic[W]):
         """
         if not call.is_query:
             raise BadCommand(f"{call.name} is a command, which goes through the log; call it")
-        return await self._query(call.encode(*args), level, at_least, node, deadline_seconds)
+        payload = call.encode(*args)
+        return result_of(await self._query(payload, level, at_least, node, deadline_seconds))
 
     async def propose(
         self,
@@ -184,7 +191,9 @@ class AsyncClient(Generic[W]):
 
     async def _next_changes(self, cursor: ChangeCursor, node: NodeId | str | None) -> Applied:
         seconds = self.deadline_seconds + FOLLOW_MS / 1000
-        return await self._query(cursor.payload, cursor.level, cursor.at_least, node, seconds)
+        return result_of(
+            await self._query(cursor.payload, cursor.level, cursor.at_least, node, seconds)
+        )
 
     async def items(
         self,
@@ -229,20 +238,21 @@ class AsyncClient(Generic[W]):
             self, session_of(await self._order(ClientLogic.open_session, deadline_seconds))
         )
 
-    async def _query(
+    def _query(
         self,
         payload: bytes,
         level: ReadLevel,
         at_least: LogIndex | None = None,
         node: NodeId | str | None = None,
         deadline_seconds: float | None = None,
-    ) -> Applied:
+    ) -> Awaitable[Command[W]]:
+        """A query that has ended when it was awaited."""
         check_size(payload, self._limits)
 
         def ask(logic: ClientLogic[W], now: float, seconds: float, waiter: W) -> Command[W]:
             return logic.query(now, payload, level, at_least, node, seconds, waiter)
 
-        return result_of(await self._order(ask, deadline_seconds))
+        return self._order(ask, deadline_seconds)
 
     # -- questions to one node --
 
@@ -266,7 +276,23 @@ class AsyncClient(Generic[W]):
         """
         return page_in(await self._ask(node, "dump", dump_body(cursor, items_max)))
 
+    def _want_turn(self) -> None:
+        """A command was asked for: it leaves with all that are until the next turn."""
+        self._asked_count += 1
+        if self._asked_count < TURN_COMMANDS_MAX:
+            self._schedule_turn()
+        else:
+            self._take_turn()
+
     # -- what each loop adds --
+
+    def _schedule_turn(self) -> None:
+        """Have :meth:`_take_turn` called soon, behind the tasks that can run now."""
+        raise NotImplementedError
+
+    def _take_turn(self) -> None:
+        """Give the logic a turn, and act on it; nothing was asked for since."""
+        raise NotImplementedError
 
     async def _propose(
         self,

@@ -6,7 +6,7 @@ node answers "definitely not done" with its best hint.
 
 The rules this module keeps: requests in flight and queued replies are bounded per connection,
 connections per node; whatever is no correct client is refused with a sentence, counted, and logged
-at a limited rate; replies of one turn leave together.
+at a limited rate; replies of one turn leave together, or a few KiB at a time.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ from replog.frames import (
     pack_terms,
     refusal_of_first,
 )
+from replog.limits import KIB
 from replog.quick_cbor import NULL
 from replog.requests import learner_in, log_read_in, marked_in, query_in
 from replog.storage.identity import pack_founding
@@ -83,6 +84,10 @@ if TYPE_CHECKING:
 
 _KEEPALIVE: Final = pack_frame(FrameType.KEEPALIVE, b"")
 _DUMP_ITEMS_MAX: Final = 10_000
+EARLY_BYTES: Final = 4 * KIB
+"""As soon as so much is queued for a client it leaves, and the client begins with it while the node
+is still at its turn."""
+
 _TOO_MUCH_AT_ONCE: Final = (
     "too much was asked for at once over this connection, and has not left yet; ask again"
 )
@@ -455,10 +460,13 @@ class ClientServer:
 
     def _queue(self, caller: _Caller, request_id: int, frame: bytes) -> None:
         caller.in_flight.discard(request_id)
-        if not caller.connection.queue(frame):
-            caller.connection.close()  # it takes no replies; what it waits for is unknown to it
+        connection = caller.connection
+        if not connection.queue(frame):
+            connection.close()  # it takes no replies; what it waits for is unknown to it
             return
         self._replied[caller] = None
+        if connection.queued_bytes >= EARLY_BYTES:
+            connection.flush()
 
 
 def _more_of(error: Exception) -> bytes:

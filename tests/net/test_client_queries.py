@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from replog import ReadLevel
+from replog import Client, ReadLevel
 from replog.config import local_config
 from replog.errors import AddressError, BadCommand, CommandFailed, Unavailable
 from replog.plugins import engine_names
+from replog.server import EARLY_BYTES
+from replog.transport.connection import Connection
 from replog_kv import Kv
 
 from libraries import LIBRARIES, OPENERS, OpenClient
@@ -45,6 +47,33 @@ async def test_query_makes_no_entry(open_client: OpenClient, tmp_path: Path, eng
         stale = await client.query(Kv.get, "key", level=ReadLevel.STALE, node=2)
         assert (stale.index, stale.result) == (last_index, b"value")
         assert (await leader_of(nodes)).status().last_index == last_index
+
+
+async def test_answers_leave_while_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What many ask for at once is sent a few KiB at a time, and everybody has the right answer."""
+    sent: list[int] = []
+    real = Connection._send_queue
+
+    def note(connection: Connection) -> None:
+        sent.append(connection.queued_bytes)
+        real(connection)
+
+    async with running_cluster(tmp_path, nodes=1) as nodes, Client(nodes[1].config) as client:
+        for number in range(100):
+            await client.call(Kv.put, f"key {number}", bytes((number,)) * 1024)
+        monkeypatch.setattr(Connection, "_send_queue", note)
+        found: dict[int, object] = {}
+
+        async def read(number: int) -> None:
+            found[number] = await client.call(Kv.get, f"key {number}")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(read, number)
+        assert found == {number: bytes((number,)) * 1024 for number in range(100)}
+        assert 16 * 1024 > max(sent) >= EARLY_BYTES
 
 
 async def test_errors_of_queries(open_client: OpenClient, tmp_path: Path) -> None:
