@@ -267,7 +267,7 @@ class Client:
         """
         cursor = page_cursor(call, args)
         while not cursor.is_at_end:
-            applied = self._wait(lambda: self._client._query(cursor.payload, level, None, node))
+            applied = self._wait(lambda: self._client._next_items(cursor, level, node))
             yield from cursor.take(applied.result)
 
     def leading_term(self, *, deadline_seconds: float | None = None) -> TermId:

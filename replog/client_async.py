@@ -32,7 +32,7 @@ from replog.client_surface import (
 )
 from replog.errors import BadCommand
 from replog.limits import FOLLOW_MS, Limits
-from replog.pages import ItemsPage
+from replog.pages import ItemsPage, PageCursor
 from replog.sessions import SessionId
 from replog.statemachine import Call
 from replog.types import Applied, Change, LogEntry, LogIndex, NodeId, ReadLevel, TermId
@@ -212,9 +212,14 @@ class AsyncClient(Generic[W]):
         """
         cursor = page_cursor(call, args)
         while not cursor.is_at_end:
-            applied = await self._query(cursor.payload, level, None, node)
+            applied = await self._next_items(cursor, level, node)
             for item in cursor.take(applied.result):
                 yield item
+
+    async def _next_items(
+        self, cursor: PageCursor, level: ReadLevel, node: NodeId | str | None
+    ) -> Applied:
+        return result_of(await self._query(cursor.payload, level, None, node))
 
     async def leading_term(self, *, deadline_seconds: float | None = None) -> TermId:
         """The term in which the leader leads, confirmed by a quorum, for ``expect_term``; from now

@@ -214,7 +214,8 @@ class Queries:
         """Keep the ids of those alone that are open, or they might be without bound."""
         still = self._open.__contains__
         self._fresh = [*filter(still, self._fresh)]
-        self._asked = {read_id: [*filter(still, ids)] for read_id, ids in self._asked.items()}
+        asked = ((read_id, [*filter(still, ids)]) for read_id, ids in self._asked.items())
+        self._asked = {read_id: sharing for read_id, sharing in asked if sharing}
         due = ((index, [*filter(still, sharing)]) for index, sharing in self._due)
         self._due = [each for each in due if each[1]]
         self._again = [each for each in self._again if still(each[1])]

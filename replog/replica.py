@@ -370,8 +370,7 @@ class Replica:
 
     def _apply_entries(self, entries: Sequence[Entry]) -> None:
         """Apply entries in order.  One loop: a call per entry would cost as much as its work."""
-        index = self.applied_index
-        _check_follows(index, entries)
+        index = _checked(self.applied_index, entries)
         apply, context, waits = self.machine.apply, self._context, self._waits
         digested, marks, highest = self._digested, self.digests.marks, self._highest
         wait_index = waits[0][0].index if waits else 0
@@ -524,12 +523,14 @@ class Replica:
         return replace(self.engine.status(), applied_index=self.applied_index)
 
 
-def _check_follows(index: LogIndex, entries: Sequence[Entry]) -> None:
+def _checked(index: LogIndex, entries: Sequence[Entry]) -> LogIndex:
+    """The index that is applied already, behind which the entries must follow."""
     if (entries[0].index, entries[-1].index) != (index + 1, index + len(entries)):
         raise InvariantViolated(
             f"entry {entries[0].index} was handed out to be applied, as the first of "
             f"{len(entries)} up to {entries[-1].index}, after {index}"
         )
+    return index
 
 
 def _crashed(crash: Exception, index: LogIndex) -> StateMachineCrashed:

@@ -86,7 +86,7 @@ class WatchedReplica(Replica):
 
     def ready(self) -> Ready | None:
         """See :class:`~replog.replica.Replica`."""
-        ready = self.engine.ready()
+        ready = super().ready()
         if ready is not None:
             self._watcher.handle_ready(ready)
         return ready

@@ -12,7 +12,6 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 from test_cli_real import ServedCluster, make_cluster, replog
-from test_node_snapshots import leader_of
 
 import replog.rejoin as rejoining
 from replog.backup import write_backup
@@ -36,7 +35,7 @@ from replog.types import NodeId, Voter
 from replog_kv import Kv
 from replog_sqlite_kv import SqliteKv
 
-from running import running_cluster, until
+from running import leading_of, running_cluster, until
 
 pytestmark = pytest.mark.net
 
@@ -57,7 +56,7 @@ async def rejoin(config: Config, node_id: NodeId, backup: Path | None = None) ->
 async def left_behind(config: Config, *node_ids: NodeId) -> AsyncIterator[Nodes]:
     """Those nodes of a cluster that worked once with all of them; for 30 s at most."""
     async with running_cluster(Path(), config=config) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         for number in range(20):
             await leader.call(Kv.put, f"key-{number}", b"1")
         for node in nodes.values():
@@ -78,7 +77,7 @@ async def test_lost_node_comes_back(tmp_path: Path, engine: str, way: str) -> No
     limits = Limits() if way == "log" else Limits(trim_margin_entries=1)
     config = local_config(tmp_path, engine=engine, limits=limits)
     async with left_behind(config, 1, 2) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         await leader.call(Kv.put, "early", b"1")
         backup: Path | None = None
         if way != "log":
@@ -113,11 +112,11 @@ async def test_learner_makes_no_quorum(tmp_path: Path, engine: str) -> None:
     """With one voter lost the other two are needed: one of them and the learner commit nothing."""
     config = local_config(tmp_path, engine=engine)
     async with left_behind(config, 1, 2) as nodes:
-        await leader_of(nodes)
+        await leading_of(nodes)
         shutil.rmtree(config.node(3).directory)
         await rejoin(config, 3)
         async with open_node(config, 3) as third:
-            leader = await leader_of(nodes)
+            leader = await leading_of(nodes)
             await until(lambda: third.status().applied_index >= leader.status().applied_index)
     with trio.fail_after(20):
         async with open_node(config, 1) as first, open_node(config, 3) as third:
@@ -126,7 +125,7 @@ async def test_learner_makes_no_quorum(tmp_path: Path, engine: str) -> None:
             with pytest.raises(NotDone):
                 await first.call(Kv.put, "x", b"1")
             async with open_node(config, 2) as second:
-                leader = await leader_of({1: first, 2: second})
+                leader = await leading_of({1: first, 2: second})
                 await leader.call(Kv.put, "x", b"2")
                 await until(lambda: third.status().applied_index >= leader.status().applied_index)
 
@@ -138,7 +137,7 @@ async def test_replaced_node_is_not_heard(tmp_path: Path, engine: str) -> None:
     config = local_config(tmp_path, engine=engine)
     directory = config.node(3).directory
     async with left_behind(config, 1, 2) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         directory.rename(tmp_path / "found again")
         await rejoin(config, 3)
         shutil.rmtree(directory)
@@ -166,7 +165,7 @@ async def test_rejoin_is_resumed(tmp_path: Path) -> None:
     is done again without an entry."""
     config = local_config(tmp_path)
     async with left_behind(config, 1, 2) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         shutil.rmtree(config.node(3).directory)
         learner = coming_back(config, 3)
         made = make_learner(config, learner, await fetch_founding(config, learner, 10))
@@ -182,7 +181,7 @@ async def test_rejoin_refused(tmp_path: Path) -> None:
     have are not taken in, and nothing is made or proposed."""
     config = local_config(tmp_path)
     async with left_behind(config, 1, 2, 3) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         await leader.call(Kv.put, "x", b"1")
         last_index = leader.status().last_index
         with pytest.raises(DirectoryError, match="the node is not lost: start it"):
@@ -231,7 +230,7 @@ async def test_backup_is_not_added_to_who_was_taken_in(tmp_path: Path) -> None:
     the entry that says so."""
     config = local_config(tmp_path)
     async with left_behind(config, 1, 2) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         shutil.rmtree(config.node(3).directory)
         await rejoin(config, 3)
         await leader.call(Kv.put, "later", b"1")
@@ -251,7 +250,7 @@ async def test_learner_that_was_lost_twice_starts_behind_its_own_snapshot(
     again names an earlier incarnation of the very node, which goes on all the same."""
     config = local_config(tmp_path, engine=engine, state_machine="sqlite-kv")
     async with left_behind(config, 1, 2) as nodes:
-        leader = await leader_of(nodes)
+        leader = await leading_of(nodes)
         for _ in range(2):
             shutil.rmtree(config.node(3).directory)
             learner = await rejoin(config, 3)
