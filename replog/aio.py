@@ -323,7 +323,8 @@ class Client(AsyncClient[_Waiter]):
         self._set_timer()
 
     def _schedule_turn(self) -> None:
-        """All that is asked before the loop comes round leaves together."""
+        """All that is asked before the loop comes round leaves together, but for what is very much
+        (:data:`~replog.client_async.TURN_COMMANDS_MAX`)."""
         if not self._is_turn_scheduled:
             self._is_turn_scheduled = True
             self._loop.call_soon(self._run_turn)

@@ -29,11 +29,11 @@ from replog.storage.snapshot_format import (
 )
 from replog.storage.snapshot_reader import SnapshotReader
 from replog.testing.files import ForgetfulFiles
-from replog.types import EntryId, Epoch, SnapshotMeta, Voter
+from replog.types import EntryId, Epoch, SnapshotMeta, TermId, Voter
 
 PATH = Path("/node/some.snap")
 EPOCH = Epoch(2, "fast", (Voter(1, 17), Voter(3, (1 << 63) - 1)), 9, (("q1", 2), ("q2", 2)))
-META = SnapshotMeta(EntryId(1, 7, 40), EPOCH, 1_700_000_000_123, "kv")
+META = SnapshotMeta(EntryId(1, 7, 40), EPOCH, 1_700_000_000_123, "kv", highest_term=TermId(1, 6))
 
 
 def packed(*records: tuple[int, bytes], cluster_id: str = "demo") -> bytes:
@@ -69,26 +69,28 @@ MACHINE = (RECORD_SECTION, pack_section("machine", True))
 def test_format_frozen() -> None:
     """The bytes of a snapshot are those of docs/snapshot-format.md, for ever."""
     meta = SnapshotMeta(EntryId(1, 2, 7), Epoch(1, "e", (Voter(1, 5),), 1), 9, "kv")
+    meta = replace(meta, highest_term=TermId(1, 3))
     data = ended((RECORD_META, pack_meta(meta)), MACHINE, (RECORD_BLOCK, b"state"))
     assert data[:16].hex() == "52504c47534e500a0001000464656d6f"
     assert data[16:508] == bytes(492)
     chain = zlib.crc32(data[:508])
     assert data[508:512] == chain.to_bytes(4)
     content = (
-        "a5" "646c617374" "83010207"  # a map of 5: last: [1, 2, 7]
+        "a6" "646c617374" "83010207"  # a map of 6: last: [1, 2, 7]
         "6565706f6368" "a5"  # epoch: a map of 5
         "666e756d626572" "01" "66656e67696e65" "6165"  # number: 1, engine: "e"
         "66766f74657273" "81820105" "6b73746172745f696e646578" "01"  # voters: [[1, 5]], start_index
         "66616772656564" "80"  # agreed: []
         "6774696d655f6d73" "09" "676d616368696e65" "626b76"  # time_ms: 9, machine: "kv"
         "686c6561726e657273" "80"  # learners: []
+        "6c686967686573745f7465726d" "820103"  # highest_term: [1, 3]
     )  # fmt: skip
     at = 512
     for head, body in (
-        ("01" "00000060", content),
+        ("01" "00000070", content),
         ("02" "00000008", "01" + b"machine".hex()),  # flags, name
         ("03" "00000005", b"state".hex()),
-        ("04" "0000000c", "00000001" "000000000000029d"),  # sections, size of the file
+        ("04" "0000000c", "00000001" "00000000000002ad"),  # sections, size of the file
     ):  # fmt: skip
         expected = bytes.fromhex(head + body)
         assert data[at : at + len(expected)].hex() == expected.hex()
@@ -96,7 +98,7 @@ def test_format_frozen() -> None:
         chain = zlib.crc32(expected, chain)
         assert data[at : at + 4] == chain.to_bytes(4)
         at += 4
-    assert at == len(data) == 0x29D
+    assert at == len(data) == 0x2AD
 
 
 def test_meta_round_trip() -> None:
@@ -109,6 +111,8 @@ def test_meta_round_trip() -> None:
     [
         ({"last": EntryId(1, 7, 0)}, "last entry"),
         ({"last": EntryId(3, 7, 40)}, "not in force"),
+        ({"highest_term": TermId(1, 1 << 64)}, "highest term"),
+        ({"highest_term": TermId(-1, 0)}, "highest term"),
         ({"last": EntryId(1, 1 << 64, 40)}, "last entry"),
         ({"time_ms": -1}, "milliseconds"),
         ({"machine": ""}, "state machine"),
@@ -178,7 +182,7 @@ def test_unknown_section() -> None:
         )
         assert read(data, None) == {"sessions": b"s", "machine": b"m"}
         if mandatory:
-            with pytest.raises(UnknownFormat, match="'sessions' at offset 650 is mandatory, and"):
+            with pytest.raises(UnknownFormat, match="'sessions' at offset 666 is mandatory, and"):
                 read(data, ("machine",))
         else:
             assert read(data, ("machine",)) == {"machine": b"m"}
@@ -213,7 +217,7 @@ def test_broken_writer_noticed() -> None:
     ):
         with pytest.raises(SnapshotDamaged, match="so a broken or foreign program wrote it, at"):
             read(data)
-    with pytest.raises(SnapshotDamaged, match="claims to have 1048577 bytes, at offset 650"):
+    with pytest.raises(SnapshotDamaged, match="claims to have 1048577 bytes, at offset 666"):
         read(ended(META_RECORD, (RECORD_BLOCK, bytes(BLOCK_BYTES_MAX + 1))))
     with pytest.raises(SnapshotDamaged, match="something follows the end mark"):
         read(ended(META_RECORD, MACHINE) + b"\0")
