@@ -71,8 +71,13 @@ def test_overload_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         "--factor",
         "9",
     ]
-    assert main([*arguments, "--json", "--directory", str(tmp_path)]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    for _ in range(3):
+        status = main([*arguments, "--json", "--directory", str(tmp_path)])
+        printed = capsys.readouterr()
+        if "does not lead" not in printed.err:
+            break  # else a busy machine cost the leader its lead, and nothing was measured
+    assert status == 0, printed.err
+    rows = json.loads(printed.out)
     assert [row["machine"] for row in rows] == ["kv", "slow kv", "slow kv"]
     for row in rows:
         assert row["engine"] == ENGINES[0]
