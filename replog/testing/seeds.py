@@ -10,11 +10,12 @@ import gc
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from statistics import median
@@ -188,9 +189,11 @@ def _run_here(parts: Iterator[Part]) -> Iterator[tuple[str, Sequence[SeedResult]
 
 def _run_apart(parts: Iterator[Part], processes: int) -> Iterator[tuple[str, Sequence[SeedResult]]]:
     """Deal the parts out to processes; whatever ends this ends them."""
-    workers = [_start_worker() for _ in range(processes)]
+    workers: list[tuple[BaseProcess, Connection]] = []
     engines: dict[Connection, str] = {}
     try:
+        with _interrupts_waiting():
+            workers.extend(_start_worker() for _ in range(processes))
         for _, connection in workers:
             _deal(parts, connection, engines)
         while engines:
@@ -220,21 +223,31 @@ def _deal(parts: Iterator[Part], connection: Connection, engines: dict[Connectio
 
 
 def _start_worker() -> tuple[BaseProcess, Connection]:
-    """A process of our own; Ctrl-C is for the one that waits, and that one ends the others."""
+    """A process of our own."""
     # A child that is forked would inherit whatever threads and patches this process has.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    is_main = threading.current_thread() is threading.main_thread()
-    # What is ignored when a process begins stays ignored in it.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    try:
-        process.start()
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, handler)
+    process.start()
     theirs.close()
     return process, ours
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Ctrl-C waits for the end of this, and never comes to the processes that begin meanwhile.
+
+    It is for the process that waits for them, and that one ends the others.
+    """
+    # The first process brings a helper of the library's own, after which Ctrl-C is let through.
+    resource_tracker.ensure_running()
+    # What is blocked when a process begins stays blocked in it.  If it were ignored instead, a
+    # Ctrl-C of this moment would be lost.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _work(connection: Connection) -> None:

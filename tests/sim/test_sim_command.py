@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from replog.errors import Unavailable
 from replog.plugins import engine_names
 from replog.testing import seeds as seeds_module
 from replog.testing import shrink as shrink_module
-from replog.testing.seeds import Tally, fresh_tally
+from replog.testing.seeds import Tally, fresh_tally, run_seeds
 from replog.testing.sim import SimOptions
 
 ENGINE = engine_names()[0]
@@ -174,6 +176,15 @@ def test_nothing_asked_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "show little" in capsys.readouterr().out
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C has its usual effect, also if a shell began these tests in the background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("seconds", [0.3, 2.0])
 def test_interrupt_ends_everything_at_once(seconds: float) -> None:
     """Ctrl-C, which every process of a terminal is sent, ends all of them in silence."""
@@ -196,6 +207,24 @@ def test_interrupt_ends_everything_at_once(seconds: float) -> None:
             return
         time.sleep(0.05)
     pytest.fail("a process of the command goes on")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_interrupt_while_processes_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is not lost in the moment in which the processes begin; it ends them as well."""
+    begin = SpawnProcess.start
+    begun = []
+
+    def interrupted_start(process: SpawnProcess) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        begin(process)
+        begun.append(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        run_seeds([ENGINE], SimOptions("", 0), range(8), processes=2)
+    assert len(begun) == 2
+    assert [process.is_alive() for process in begun] == [False, False]
 
 
 def test_killed_worker_said(monkeypatch: pytest.MonkeyPatch) -> None:
