@@ -32,7 +32,7 @@ LEARNER: Final = 1
 OPENING: Final = 2
 CLOSING: Final = 3
 _LEARNER: Final = struct.Struct(">BHQ")
-_OPENING: Final = struct.Struct(">BQIIII")
+_OPENING: Final = struct.Struct(">BQIIIII")
 _CLOSING: Final = struct.Struct(">BQ")
 
 
@@ -58,6 +58,7 @@ def pack_opening(terms: SessionTerms, time_ms: int) -> bytes:
         terms.answers_max,
         terms.answer_bytes_max,
         terms.sessions_max,
+        terms.all_bytes_max,
     )
 
 

@@ -22,6 +22,15 @@ REJOIN_REMEDY: Final = "move the node's directory away and bring it back with `r
 class ReplogError(Exception):
     """The root of every error that replog raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """An error can be copied, and sent to another process of the program, as it is: without
+        its class being called again, which makes the message from other things."""
+        return _remade, (type(self), self.args), vars(self)
+
+
+def _remade(kind: type[ReplogError], args: tuple[object, ...]) -> ReplogError:
+    return kind.__new__(kind, *args)
+
 
 class CallerError(ReplogError):
     """Something asked for cannot be had; the message says what and what to do about it."""

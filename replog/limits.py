@@ -69,6 +69,9 @@ class Limits:
     """Commands of one session whose answers its client has not said to have; more are refused."""
     session_answer_bytes_max: int = 1 * MIB
     """Bytes of those answers that are kept; one that does not fit is not given a second time."""
+    sessions_bytes_max: int = 64 * MIB
+    """The same for all sessions together; and where there are so many answers that they would take
+    as much without their values, commands in sessions are refused."""
     snapshot_entries: int = 1_000_000
     """A snapshot is taken when so many entries were applied since the last one, ..."""
     snapshot_log_bytes: int = 256 * MIB
@@ -103,6 +106,11 @@ class Limits:
             f"{name}: must be at least 1, not {value}"
             for name, value in ((name, getattr(self, name)) for name in LIMIT_NAMES)
             if value < 1
+        ]
+        found += [
+            f"{name}: must be at most {_U32_MAX}, not {value}"
+            for name, value in ((name, getattr(self, name)) for name in _OF_SESSIONS)
+            if value > _U32_MAX
         ]
         overhead = 4 * KIB
         if self.command_bytes_max + overhead > self.frame_bytes_max:
@@ -147,6 +155,17 @@ class Limits:
             )
         return found
 
+
+_OF_SESSIONS: Final = (
+    "sessions_max",
+    "session_idle_ms_max",
+    "session_answers_max",
+    "session_answer_bytes_max",
+    "sessions_bytes_max",
+)
+"""They stand in the entries that open sessions, as 32 bits each."""
+
+_U32_MAX: Final = (1 << 32) - 1
 
 LIMIT_NAMES: tuple[str, ...] = tuple(Limits.__annotations__)
 """The names of all limits, in the order of the record."""

@@ -16,8 +16,9 @@ The rules:
   the lowest is refused and never applied.  So each is applied once, in the order of the log.
 * A session that was idle for too long, by the replicated time, is gone, and so is one that was
   closed.  A command in it is refused and not applied: that it was not done *before* is not said.
-* Everything is bounded: the sessions, the answers that one keeps, and their bytes.  An answer too
-  large to be kept was done all the same, and says so when it is asked for again.
+* Everything is bounded: the sessions, the answers that one keeps, those that all of them keep, and
+  their bytes.  Above a number of answers no command is applied; one whose answer does not fit into
+  the bytes was done all the same, and its second copy is told so.
 
 Pure, and below any encoding: how values become bytes is handed in.
 """
@@ -25,7 +26,7 @@ Pure, and below any encoding: how values become bytes is handed in.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
 
 from replog.errors import (
@@ -47,13 +48,16 @@ SessionId: TypeAlias = int
 Answer: TypeAlias = "tuple[LogIndex, object, Exception | None]"
 """How a command ended, as a :data:`~replog.types.Waiter` is told."""
 
-FORM: Final = "sessions 1"
+FORM: Final = "sessions 2"
 """What the records of a snapshot are (:mod:`replog.chunks`)."""
 
 ANSWER_OVERHEAD_BYTES: Final = 64
 """What an answer counts for beside its value."""
 
-_SESSION: Final = struct.Struct(">BQQQIIII")
+ANSWER_MEMORY_BYTES: Final = 256
+"""What an answer takes of a process's memory beside its value, roughly and seldom more."""
+
+_SESSION: Final = struct.Struct(">BQQQIIIII")
 _ANSWER: Final = struct.Struct(">BQQQ")
 _IS_SESSION, _IS_RESULT, _IS_ERROR = 1, 2, 3
 _NOT_KEPT: Final = "AnswerNotKept"
@@ -82,6 +86,9 @@ class SessionTerms:
     """Bytes of those answers."""
     sessions_max: int
     """Sessions of the cluster, this one included."""
+    all_bytes_max: int
+    """Bytes of the answers of all sessions together, above which this one keeps no more; and at
+    ``ANSWER_MEMORY_BYTES`` for each, how many answers there may be before one more is kept."""
 
 
 class _Session:
@@ -114,7 +121,7 @@ the name and the message of a declared error."""
 class Sessions:
     """Every session of a cluster, as of the last entry that was applied."""
 
-    __slots__ = ("_decode", "_encode", "_sessions", "were_used")
+    __slots__ = ("_bytes", "_count", "_decode", "_encode", "_quiet_ms", "_sessions", "were_used")
 
     def __init__(
         self, encode: Callable[[object], bytes], decode: Callable[[bytes], object]
@@ -125,6 +132,12 @@ class Sessions:
         self._decode = decode
         self._sessions: dict[SessionId, _Session] = {}
         """Ascending by id."""
+        self._count = 0
+        """The answers of all of them."""
+        self._bytes = 0
+        """The bytes that those count for."""
+        self._quiet_ms = -1
+        """Up to this time, by an earlier look, none is gone."""
         self.were_used = False
         """Whether one was ever asked for, here or on any replica; all may be gone since."""
 
@@ -147,10 +160,14 @@ class Sessions:
             )
         assert session_id not in self._sessions
         self._sessions[session_id] = _Session(terms, time_ms)
+        self._quiet_ms = min(self._quiet_ms, time_ms + terms.idle_ms_max)
 
     def close(self, session_id: SessionId) -> None:
         """End a session; who is closed already stays so."""
-        self._sessions.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._count -= len(session.answers)
+            self._bytes -= session.bytes
 
     def begin(
         self, session_id: SessionId, sequence: int, lowest: int, time_ms: int
@@ -159,7 +176,7 @@ class Sessions:
         call :meth:`finish` with what came of it."""
         session = self._sessions.get(session_id)
         if session is None or time_ms - session.time_ms > session.terms.idle_ms_max:
-            self._sessions.pop(session_id, None)
+            self.close(session_id)
             return 0, None, SessionExpired(session_id)
         session.time_ms = time_ms
         answers = session.answers
@@ -179,7 +196,26 @@ class Sessions:
                     "said to have; wait for some of them"
                 ),
             )
+        if self._count >= _answers_max(session.terms) and self._is_full(session.terms, time_ms):
+            return (
+                0,
+                None,
+                Overloaded(
+                    f"the sessions of all clients have {self._count} commands whose answers they "
+                    "have not said to have, for which limits.sessions_bytes_max leaves no room; "
+                    "close sessions that nobody uses, or try again later"
+                ),
+            )
         return None
+
+    def _is_full(self, terms: SessionTerms, time_ms: int) -> bool:
+        """Whether there are too many answers, once the sessions are dropped that are gone.
+
+        By the number alone: of their bytes a replica may know less than others, which have kept
+        answers that it has lost, and all of them must refuse the same.
+        """
+        self._drop_expired(time_ms)
+        return self._count >= _answers_max(terms)
 
     def finish(
         self,
@@ -195,14 +231,18 @@ class Sessions:
         form, value = _PLAIN, result
         if value_bytes is None:
             form, value, value_bytes = self._kept_value(result, error)
-        size_bytes = session.bytes + ANSWER_OVERHEAD_BYTES + value_bytes
-        if size_bytes > session.terms.answer_bytes_max:
+        size_bytes = ANSWER_OVERHEAD_BYTES + value_bytes
+        terms = session.terms
+        if session.bytes + size_bytes > terms.answer_bytes_max:
             self._finish_without(
                 session, sequence, index, "was too large to be kept for a client that asks again"
             )
-            return
-        session.answers[sequence] = (index, form, ANSWER_OVERHEAD_BYTES + value_bytes, value)
-        session.bytes = size_bytes
+        elif self._bytes + size_bytes > terms.all_bytes_max:
+            self._finish_without(
+                session, sequence, index, "found no room beside those of all other sessions"
+            )
+        else:
+            self._keep(session, sequence, (index, form, size_bytes, value))
 
     def finish_unkept(self, session_id: SessionId, sequence: int, index: LogIndex) -> None:
         """A command was applied, and what came of it is lost."""
@@ -230,8 +270,7 @@ class Sessions:
                 f"command {sequence} of session {session_id}: its files are damaged, or it mixes "
                 "answers up; remove its directory, and it is filled again"
             )
-        session.answers[sequence] = kept
-        session.bytes += kept[2]
+        self._keep(session, sequence, kept)
 
     def answers(self) -> Iterator[Answer]:
         """Every answer that is kept, of all sessions; for whoever judges them."""
@@ -240,8 +279,13 @@ class Sessions:
 
     def _finish_without(self, session: _Session, sequence: int, index: LogIndex, why: str) -> None:
         sentence = f"the command was done at entry {index}, and its answer {why}"
-        session.answers[sequence] = (index, _ERROR, ANSWER_OVERHEAD_BYTES, (_NOT_KEPT, sentence))
-        session.bytes += ANSWER_OVERHEAD_BYTES
+        self._keep(session, sequence, (index, _ERROR, ANSWER_OVERHEAD_BYTES, (_NOT_KEPT, sentence)))
+
+    def _keep(self, session: _Session, sequence: int, kept: _Kept) -> None:
+        session.answers[sequence] = kept
+        session.bytes += kept[2]
+        self._bytes += kept[2]
+        self._count += 1
 
     def _kept_value(
         self, result: object, error: StateMachineError | None
@@ -280,35 +324,57 @@ class Sessions:
             kept = answers.pop(sequence, None)
             if kept is not None:
                 session.bytes -= kept[2]
+                self._bytes -= kept[2]
+                self._count -= 1
 
     def _drop_expired(self, time_ms: int) -> None:
-        for session_id, session in list(self._sessions.items()):
-            if time_ms - session.time_ms > session.terms.idle_ms_max:
-                del self._sessions[session_id]
+        """Drop what is gone by now, so that there is room for others."""
+        if time_ms <= self._quiet_ms:
+            return  # as a look at each would show, which takes long where there are many
+        last_ms = {
+            session_id: session.time_ms + session.terms.idle_ms_max
+            for session_id, session in self._sessions.items()
+        }
+        for session_id, session_ms in last_ms.items():
+            if session_ms < time_ms:
+                self.close(session_id)
+        # Who sends a command from now on lasts longer; one that is opened, see there.
+        self._quiet_ms = min((ms for ms in last_ms.values() if ms >= time_ms), default=time_ms)
 
     # -- snapshots --
 
-    def freeze(self) -> Sequence[bytes]:
+    def freeze(self) -> Iterator[bytes]:
         """All of it as of now, as records that :meth:`restore` takes; the same on every replica of
-        the same applied index."""
-        records: list[bytes] = []
-        for session_id, session in self._sessions.items():
-            terms = session.terms
-            records.append(
-                _SESSION.pack(
-                    _IS_SESSION,
-                    session_id,
-                    session.time_ms,
-                    session.lowest,
-                    terms.idle_ms_max,
-                    terms.answers_max,
-                    terms.answer_bytes_max,
-                    terms.sessions_max,
-                )
-            )
-            for sequence, kept in sorted(session.answers.items(), key=_sequence_of):
-                records.append(self._pack_answer(sequence, kept))
-        return records
+        the same applied index.
+
+        They are made as they are asked for, which another thread may do: no answer ever changes,
+        and the tables are copied here, some 20 ms for as many as the limits allow by default.
+        """
+        frozen = [
+            (self._pack_session(session_id, session), session.answers.copy())
+            for session_id, session in self._sessions.items()
+        ]
+        return self._packed(frozen)
+
+    def _packed(self, frozen: Iterable[tuple[bytes, dict[int, _Kept]]]) -> Iterator[bytes]:
+        for head, answers in frozen:
+            yield head
+            for sequence, kept in sorted(answers.items(), key=_sequence_of):
+                yield self._pack_answer(sequence, kept)
+
+    def _pack_session(self, session_id: SessionId, session: _Session) -> bytes:
+        terms = session.terms
+        return _SESSION.pack(
+            _IS_SESSION,
+            session_id,
+            session.time_ms,
+            session.lowest,
+            terms.idle_ms_max,
+            terms.answers_max,
+            terms.answer_bytes_max,
+            terms.sessions_max,
+            terms.all_bytes_max,
+        )
 
     def _pack_answer(self, sequence: int, kept: _Kept) -> bytes:
         index, form, size_bytes, value = kept
@@ -324,6 +390,7 @@ class Sessions:
         :class:`~replog.errors.SnapshotDamaged` and then keeps what there was."""
         sessions: dict[SessionId, _Session] = {}
         session: _Session | None = None
+        count = size_bytes = 0
         for content in records:
             if content[:1] == bytes([_IS_SESSION]) and len(content) == _SESSION.size:
                 _, session_id, time_ms, lowest, *terms = _SESSION.unpack(content)
@@ -335,7 +402,10 @@ class Sessions:
             sequence, kept = self._unpack_answer(content)
             session.answers[sequence] = kept
             session.bytes += kept[2]
-        self._sessions = sessions
+            size_bytes += kept[2]
+            count += 1
+        self._sessions, self._count, self._bytes = sessions, count, size_bytes
+        self._quiet_ms = -1
         self.were_used = True
 
     def _unpack_answer(self, content: bytes) -> tuple[int, _Kept]:
@@ -350,6 +420,11 @@ class Sessions:
         name, message = rest[2 : 2 + length], rest[2 + length :]
         texts = (name.decode(errors="replace"), message.decode(errors="replace"))
         return sequence, (index, _ERROR, size_bytes, texts)
+
+
+def _answers_max(terms: SessionTerms) -> int:
+    """How many answers all sessions may keep, as one of them was opened; at least one."""
+    return -(-terms.all_bytes_max // ANSWER_MEMORY_BYTES)
 
 
 def _sequence_of(item: tuple[int, _Kept]) -> int:

@@ -23,7 +23,7 @@ way of :mod:`replog.turns`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias, cast
 
 from replog.chunks import pack_chunks
@@ -369,7 +369,7 @@ class Snapshots:
         self.transfer.close()
 
     def write(
-        self, meta: SnapshotMeta, chunks: Iterable[bytes], sessions: Sequence[bytes] | None
+        self, meta: SnapshotMeta, chunks: Iterable[bytes], sessions: Iterable[bytes] | None
     ) -> SnapshotInfo:
         """Write a snapshot, make it durable, and remove those before it.  Blocks."""
         with self._store.begin(meta) as writer:
@@ -400,7 +400,7 @@ class _Taking:
         snapshots: Snapshots,
         meta: SnapshotMeta,
         chunks: Iterable[bytes],
-        sessions: Sequence[bytes] | None,
+        sessions: Iterable[bytes] | None,
     ) -> None:
         self._snapshots = snapshots
         self._meta = meta

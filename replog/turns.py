@@ -324,6 +324,7 @@ class Turns:
             limits.session_answers_max,
             limits.session_answer_bytes_max,
             limits.sessions_max,
+            limits.sessions_bytes_max,
         )
         data = pack_opening(terms, self._surroundings.time_ms())
         self._propose_control(data, waiter)

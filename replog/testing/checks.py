@@ -39,7 +39,7 @@ from typing import Final, TypeAlias
 
 from replog.control import LEARNER, sub_kind_of
 from replog.envelope import is_in_session, open_envelope, session_in
-from replog.errors import SessionExpired, StaleSequence, TermChanged
+from replog.errors import Overloaded, SessionExpired, StaleSequence, TermChanged
 from replog.node_messages import NODE_TYPES
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
@@ -58,8 +58,7 @@ from replog.types import (
     Term,
 )
 
-APPLIED_REFUSALS: Final = (SessionExpired, StaleSequence, TermChanged)
-"""What a command is told that is committed and not applied, by its session or for its term."""
+_APPLIED_REFUSALS: Final = (SessionExpired, StaleSequence, TermChanged)
 
 Nodes: TypeAlias = "Mapping[NodeId, ClusterNode]"
 
@@ -446,7 +445,7 @@ class Invariants:
     def _check_not_done(self, proposal: Proposal) -> None:
         """What was definitely not done must not be committed; in a term, an index is proposed
         once.  A command that its session or its term refused is, and does nothing (I21, I27)."""
-        if isinstance(proposal.error, APPLIED_REFUSALS):
+        if was_refused_applied(proposal):
             return
         chosen = self.chosen.get(proposal.index)
         if chosen is not None and chosen.origin.term == proposal.term:
@@ -454,6 +453,15 @@ class Invariants:
                 f"I6: proposal {proposal.number} was reported as not done, and is committed at "
                 f"index {proposal.index}"
             )
+
+
+def was_refused_applied(proposal: Proposal) -> bool:
+    """Whether a command was told that its session or its term refuses it: it is committed, and does
+    nothing.  Sessions that keep too many answers refuse as an overloaded node does, which proposes
+    nothing."""
+    if isinstance(proposal.error, Overloaded):
+        return proposal.mark is not None and proposal.index != 0
+    return isinstance(proposal.error, _APPLIED_REFUSALS)
 
 
 def _has(check: Check, name: str) -> bool:

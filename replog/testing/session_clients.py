@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Final
 
 from replog.envelope import SessionMark, marks_in
 from replog.errors import NotDone, SessionExpired, StaleSequence, TermChanged
-from replog.testing.checks import APPLIED_REFUSALS, Broken
+from replog.limits import MIB
+from replog.testing.checks import Broken, was_refused_applied
 from replog.testing.driver import QUIET, Driver
 from replog.testing.judged_machine import JudgedKeeper, Results, is_lost, is_unkept
 from replog.testing.nodes import ClusterNode, Outcome, Proposal
@@ -64,8 +65,29 @@ TERM_CHANCE: Final = 0.3
 NEXT_TERM_CHANCE: Final = 0.05
 """... or, out of these, the next one."""
 
+ANSWER_BYTES_KEPT: Final = 500
+"""A session keeps some six answers in so many bytes, where machines keep them over a restart."""
+
 ASK_TERM_CHANCE: Final = 0.15
 """How likely a client that sends a copy is to ask that node for its term, too."""
+
+
+def drawn_session_limits(random: Random, answers_outlive: bool) -> Mapping[str, int]:
+    """The limits of sessions in one run; ``answers_outlive``: machines keep them over a restart, so
+    there are to be some, of which some are too large to be kept."""
+    sessions_max, idle_ms_max = random.choice((2, 4096)), random.choice((300, 3000, 1 << 30))
+    answers_max, bytes_max = random.choice((1, 64)), random.choice((1, 1000))
+    # An answer or two of all clients together, where those that are idle soon make room.
+    all_bytes_max = random.choice((1, 500)) if idle_ms_max < 1 << 30 else MIB
+    if answers_outlive:
+        idle_ms_max, answers_max, bytes_max, all_bytes_max = 1 << 30, 64, ANSWER_BYTES_KEPT, MIB
+    return {
+        "sessions_max": sessions_max,
+        "session_idle_ms_max": idle_ms_max,
+        "session_answers_max": answers_max,
+        "session_answer_bytes_max": bytes_max,
+        "sessions_bytes_max": all_bytes_max,
+    }
 
 
 class SessionClient:
@@ -419,7 +441,7 @@ class SessionClients:
             chosen = self._driver.invariants.chosen.get(proposal.index)
             if chosen is None or chosen.origin.term != proposal.term:
                 continue
-            if isinstance(proposal.error, APPLIED_REFUSALS):
+            if was_refused_applied(proposal):
                 self._check_refused(proposal, chosen, highest[chosen.index], applied)
 
     def _check_refused(

@@ -50,7 +50,7 @@ from replog.testing.nodes import Outcome, Proposal
 from replog.testing.queries import STRICT_LEVELS
 from replog.testing.readers import Readers
 from replog.testing.registers import Workload
-from replog.testing.session_clients import SessionClients
+from replog.testing.session_clients import SessionClients, drawn_session_limits
 from replog.testing.trials import EngineTrial, find_trial
 from replog.testing.watchers import Watchers, drawn_workload
 from replog.types import NodeId, Role, record
@@ -91,9 +91,6 @@ KEPT_ANSWERS_CHANCE: Final = 0.7
 
 SESSION_CLIENTS_KEPT: Final = 4
 """There are so many clients with sessions then, ..."""
-
-ANSWER_BYTES_KEPT: Final = 500
-"""A session keeps some six answers in so many bytes, ..."""
 
 FORGOTTEN_MAX: Final = 6
 """... and each may ask again for the answers of so many commands before its last."""
@@ -303,24 +300,15 @@ class Simulation:
             read_wait_ms=self._source("read wait").choice((500, 5000)),
             query_reruns_max=self._source("reruns").choice((1, 128)),
             log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
-            sessions_max=(sessions := self._source("session limits")).choice((2, 4096)),
-            session_idle_ms_max=sessions.choice((300, 3000, 1 << 30)),
-            session_answers_max=sessions.choice((1, 64)),
-            session_answer_bytes_max=sessions.choice((1, 1000)),
+            **drawn_session_limits(self._source("session limits"), self.machines_keep),
             snapshot_entries=snapshots.choice((5, 12, 30, 1 << 30)),
             trim_margin_entries=snapshots.choice((1, 3, 10)),
             snapshot_chunk_bytes=(chunk_bytes := snapshots.choice((40, 100, 1000))),
             snapshot_bytes_per_second_max=max(chunk_bytes, snapshots.choice((400, 1000, 1 << 20))),
         )
         if self.machines_keep:
-            # So that there are answers to be kept, not in a snapshot, and some that are too large.
-            return replace(
-                limits,
-                snapshot_entries=snapshots.choice((30, 1 << 30, 1 << 30)),
-                session_idle_ms_max=1 << 30,
-                session_answers_max=64,
-                session_answer_bytes_max=ANSWER_BYTES_KEPT,
-            )
+            # So that there are answers to be kept that are not in a snapshot.
+            return replace(limits, snapshot_entries=snapshots.choice((30, 1 << 30, 1 << 30)))
         return limits
 
     def run(self) -> SimReport:

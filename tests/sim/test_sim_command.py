@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from replog.errors import Unavailable
 from replog.plugins import engine_names
 from replog.testing import seeds as seeds_module
 from replog.testing import shrink as shrink_module
-from replog.testing.seeds import Tally, fresh_tally, run_seeds
+from replog.testing.seeds import Tally, fresh_tally
 from replog.testing.sim import SimOptions
 
 ENGINE = engine_names()[0]
@@ -209,22 +208,34 @@ def test_interrupt_ends_everything_at_once(seconds: float) -> None:
     pytest.fail("a process of the command goes on")
 
 
+INTERRUPTED_START = """
+import os, signal, sys
+from multiprocessing.context import SpawnProcess
+from replog.testing.seeds import run_seeds
+from replog.testing.sim import SimOptions
+
+begin, begun = SpawnProcess.start, []
+
+def interrupted_start(process):
+    os.kill(os.getpid(), signal.SIGINT)
+    begin(process)
+    begun.append(process)
+
+SpawnProcess.start = interrupted_start
+try:
+    run_seeds([sys.argv[1]], SimOptions("", 0), range(8), processes=2)
+except KeyboardInterrupt:
+    print([process.is_alive() for process in begun])
+"""
+
+
 @pytest.mark.usefixtures("interruptible")
-def test_interrupt_while_processes_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C is not lost in the moment in which the processes begin; it ends them as well."""
-    begin = SpawnProcess.start
-    begun = []
-
-    def interrupted_start(process: SpawnProcess) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        begin(process)
-        begun.append(process)
-
-    monkeypatch.setattr(SpawnProcess, "start", interrupted_start)
-    with pytest.raises(KeyboardInterrupt):
-        run_seeds([ENGINE], SimOptions("", 0), range(8), processes=2)
-    assert len(begun) == 2
-    assert [process.is_alive() for process in begun] == [False, False]
+def test_interrupt_while_processes_begin() -> None:
+    """Ctrl-C is not lost in the moment in which the processes begin; it ends them as well.  In a
+    process that has no other thread, as the command's: another one would take the signal."""
+    command = [sys.executable, "-c", INTERRUPTED_START, ENGINE]
+    ran = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (ran.stdout.decode().strip(), ran.stderr) == ("[False, False]", b"")
 
 
 def test_killed_worker_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,6 +214,10 @@ def test_load_bad_text(tmp_path: Path, data: bytes, sentence: str) -> None:
         ('[limits]\ntick_ms = "9"', "limits.tick_ms: must be an integer, not the string '9'"),
         ("[limits]\ntick_ms = [9]", "limits.tick_ms: must be an integer, not an array"),
         ("[limits]\ntick_ms = 0", "limits.tick_ms: must be at least 1, not 0"),
+        (
+            "[limits]\nsession_idle_ms_max = 4294967296",
+            "limits.session_idle_ms_max: must be at most 4294967295, not 4294967296",
+        ),
         (f"[limits]\ntick_ms = {2**64}", "limits.tick_ms: does not fit into 64 bits"),
         ("[engine]\nfake = 3", "engine.fake: must be a table, not 3"),
         ("[engine.fake]\nticks = 0", "engine.fake.ticks: must be at least 1, not 0"),

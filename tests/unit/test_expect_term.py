@@ -59,7 +59,9 @@ from replog.types import (
     unpack_term,
 )
 
-TERMS = SessionTerms(idle_ms_max=1000, answers_max=4, answer_bytes_max=1000, sessions_max=3)
+TERMS = SessionTerms(
+    idle_ms_max=1000, answers_max=4, answer_bytes_max=1000, sessions_max=3, all_bytes_max=10_000
+)
 
 
 def entry(

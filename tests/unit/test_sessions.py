@@ -30,10 +30,22 @@ from replog.limits import Limits
 from replog.loading import new_sessions, replay_session
 from replog.machine import NOTHING_APPLIED, ApplyContext, Opened
 from replog.replica import Replica
-from replog.sessions import ANSWER_OVERHEAD_BYTES, Answer, Sessions, SessionTerms
+from replog.sessions import (
+    ANSWER_MEMORY_BYTES,
+    ANSWER_OVERHEAD_BYTES,
+    Answer,
+    Sessions,
+    SessionTerms,
+)
 from replog.types import NO_TERM, Entry, EntryKind, entry_body
 
-TERMS = SessionTerms(idle_ms_max=1000, answers_max=4, answer_bytes_max=1000, sessions_max=3)
+TERMS = SessionTerms(
+    idle_ms_max=1000,
+    answers_max=4,
+    answer_bytes_max=1000,
+    sessions_max=3,
+    all_bytes_max=6 * ANSWER_MEMORY_BYTES,
+)
 
 
 class TooPoor(StateMachineError):
@@ -155,7 +167,7 @@ def test_acknowledged_is_refused(lowest: int) -> None:
         assert isinstance(answer[2], StaleSequence)
         assert answer[0] == 0
     kept = {sequence for sequence in (3, 4) if sequence >= lowest} | {lowest}
-    assert len(sessions.freeze()) == 1 + len(kept | ({4} if lowest <= 4 else set()))
+    assert len(list(sessions.freeze())) == 1 + len(kept | ({4} if lowest <= 4 else set()))
 
 
 def test_number_above_lowest_only() -> None:
@@ -199,7 +211,7 @@ def test_gone_sessions_were_used() -> None:
     assert not sessions.were_used
     sessions.open(7, TERMS, 100)
     sessions.close(7)
-    assert sessions.freeze() == []
+    assert list(sessions.freeze()) == []
     restored = new_sessions()
     restored.restore(sessions.freeze())
     assert sessions.were_used
@@ -248,6 +260,107 @@ def test_answer_bytes_are_bounded() -> None:
     assert done(sessions, 3, lowest=3) == (13, bytes(300), None)
 
 
+def test_answers_of_all_are_bounded() -> None:
+    """However many sessions there are, all together keep no more answers than there is room for: a
+    command above that is refused and not applied, in whatever session, until somebody acknowledges,
+    closes or is gone."""
+    sessions = opened()
+    for session_id in (8, 9):
+        sessions.open(session_id, TERMS, 100)
+    for session_id in (7, 8):
+        for sequence in (1, 2, 3):
+            assert sessions.begin(session_id, sequence, 1, 100 * session_id) is None
+            sessions.finish(session_id, sequence, 20, None, None)
+    for session_id in (7, 9):
+        refused = sessions.begin(session_id, 4, 1, 900)
+        assert refused is not None
+        assert isinstance(refused[2], Overloaded)
+        assert "sessions_bytes_max" in str(refused[2])
+    assert sessions.begin(7, 2, 1, 900) == (20, None, None)
+    acknowledged, closed, expired = new_sessions(), new_sessions(), new_sessions()
+    for each in (acknowledged, closed, expired):
+        each.restore(sessions.freeze())
+    assert acknowledged.begin(7, 4, 2, 900) is None
+    closed.close(8)
+    assert closed.begin(9, 4, 1, 900) is None
+    assert expired.begin(9, 4, 1, 1800) is not None
+    assert expired.begin(9, 4, 1, 1801) is None
+    assert len(expired) == 2
+
+
+def test_answer_bytes_of_all_are_bounded() -> None:
+    """An answer that finds no room beside those of all other sessions is not kept; the command was
+    done, and says so; where there is room again, answers are kept again."""
+    sessions = opened()
+    sessions.open(8, TERMS, 100)
+    assert done(sessions, 1, bytes(900)) is None
+    assert sessions.begin(8, 1, 1, 100) is None
+    sessions.finish(8, 1, 20, bytes(600), None)
+    answer = sessions.begin(8, 1, 1, 100)
+    assert answer is not None
+    assert isinstance(answer[2], CommandFailed)
+    assert "done at entry 20" in str(answer[2])
+    assert "beside those of all other sessions" in str(answer[2])
+    assert done(sessions, 2, lowest=2) is None
+    assert sessions.begin(8, 2, 1, 100) is None
+    sessions.finish(8, 2, 21, bytes(600), None)
+    assert sessions.begin(8, 2, 1, 100) == (21, bytes(600), None)
+
+
+def test_replica_that_lost_answers_refuses_the_same() -> None:
+    """Which commands are refused does not depend on what the answers count for: a replica that was
+    started again may have lost them, and must not apply what the others refuse."""
+    whole, lossy = opened(), opened()
+    for sequence in (1, 2, 3, 4):
+        for each in (whole, lossy):
+            each.begin(7, sequence, 1, 100)
+        whole.finish(7, sequence, 20, bytes(180), None)
+        lossy.finish_unkept(7, sequence, 20)
+    for each in (whole, lossy):
+        each.open(8, TERMS, 100)
+        for sequence in (1, 2):
+            assert each.begin(8, sequence, 1, 100) is None
+            each.finish(8, sequence, 20, None, None)
+        refused = each.begin(8, 3, 1, 100)
+        assert refused is not None
+        assert isinstance(refused[2], Overloaded)
+
+
+def test_room_is_found_where_sessions_are_gone() -> None:
+    """A session that is gone makes room at once, also one that was opened after a look found none
+    that was gone, and that may be idle for less long than the others."""
+    sessions = opened(replace(TERMS, idle_ms_max=5000))
+    sessions.open(8, TERMS, 200)
+
+    def fill(session_id: int, time_ms: int) -> None:
+        for sequence in (1, 2, 3):
+            assert sessions.begin(session_id, sequence, 1, time_ms) is None
+            sessions.finish(session_id, sequence, 20, None, None)
+        assert isinstance((sessions.begin(7, 4, 1, time_ms) or (0, 0, None))[2], Overloaded)
+
+    for sequence in (1, 2, 3):
+        done(sessions, sequence)
+    fill(8, 200)
+    sessions.close(8)
+    sessions.open(9, replace(TERMS, idle_ms_max=10), 300)
+    fill(9, 300)
+    assert isinstance((sessions.begin(7, 4, 1, 310) or (0, 0, None))[2], Overloaded)
+    assert sessions.begin(7, 4, 1, 311) is None
+    assert len(sessions) == 1
+
+
+def test_frozen_is_as_of_then() -> None:
+    """The records of a snapshot are made while commands go on, and are as of when it was begun."""
+    sessions = opened()
+    done(sessions, 1, b"one")
+    expected = list(sessions.freeze())
+    frozen = sessions.freeze()
+    done(sessions, 2, b"two", lowest=2)
+    sessions.open(8, TERMS, 100)
+    sessions.close(7)
+    assert list(frozen) == expected
+
+
 def test_freeze_same_from_any_history() -> None:
     """What was restored freezes to the same bytes, and goes on in the same way."""
     dice = random.Random(5)
@@ -262,7 +375,7 @@ def test_freeze_same_from_any_history() -> None:
                     each.open(index, replace(TERMS, idle_ms_max=500), time_ms)
                 except Overloaded:
                     assert len(each) == 3
-        elif first.freeze():
+        elif len(first):
             session_id = dice.randrange(max(1, index - 60), index)
             sequence = dice.randrange(1, 12)
             lowest = dice.randrange(0, sequence + 1)
@@ -275,7 +388,7 @@ def test_freeze_same_from_any_history() -> None:
             if answers[0] is None:
                 for each in (first, second):
                     each.finish(session_id, sequence, index, None if error else result, error)
-        assert first.freeze() == second.freeze()
+        assert list(first.freeze()) == list(second.freeze())
         if dice.random() < 0.2:
             second = new_sessions()
             second.restore(first.freeze())
@@ -515,7 +628,7 @@ def test_kept_answers_outlive_a_restart(
     ]
     apply_commands(keeping, engine, 60, *commands)
     sessions = replayed(engine, keeper)
-    assert sessions.freeze() == keeping.sessions.freeze()
+    assert list(sessions.freeze()) == list(keeping.sessions.freeze())
     assert sessions.begin(1, 1, 1, 60) == (2, "answer 2", None)
     _, _, error = sessions.begin(1, 2, 1, 60) or (0, None, None)
     assert isinstance(error, CommandFailed)
