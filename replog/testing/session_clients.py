@@ -9,10 +9,10 @@ the node does not lead, it is overloaded.  What is judged:
   never refused as acknowledged; and what a session refused is not applied.
 * Where machines keep answers, a copy that comes after a restart is told the first answer, too.
 * A copy that reaches a session which was reported closed before is not done.
-* Some commands are for one term only.  I27: none of these is applied where that is not the highest
-  term of an origin up to its entry, and it is refused nowhere else; whoever is refused for it is
-  told that term; where the term was over, no copy is ever applied; and whoever asks a leader for
-  its term is told the highest one as of then.
+* Some commands are for one term only, also some of clients without sessions.  I27: none of these
+  is applied where that is not the highest term of an origin up to its entry, and it is refused
+  nowhere else; whoever is refused for it is told that term; where the term was over, no copy is
+  ever applied; and whoever asks a leader for its term is told the highest one as of then.
 * The history of the *commands* (not of their copies) is linearizable, with those that were given up
   or refused by an expired session after an unknown outcome as unknown (I13).
 """
@@ -65,6 +65,12 @@ TERM_CHANCE: Final = 0.3
 NEXT_TERM_CHANCE: Final = 0.05
 """... or, out of these, the next one."""
 
+PLAIN_TERM_CHANCE: Final = 0.05
+"""How likely a command without a session is to be for the term in which its node is, ..."""
+
+PAST_TERM_CHANCE: Final = 0.01
+"""... or, out of these, for the one before."""
+
 ANSWER_BYTES_KEPT: Final = 500
 """A session keeps some six answers in so many bytes, where machines keep them over a restart."""
 
@@ -88,6 +94,14 @@ def drawn_session_limits(random: Random, answers_outlive: bool) -> Mapping[str, 
         "session_answer_bytes_max": bytes_max,
         "sessions_bytes_max": all_bytes_max,
     }
+
+
+def drawn_term(dice: float, node: ClusterNode) -> TermId | None:
+    """The term for which alone a command without a session is, if it is; ``dice``: from 0 to 1."""
+    if dice >= PLAIN_TERM_CHANCE:
+        return None
+    status = node.replica.engine.status()
+    return TermId(status.epoch, max(0, status.term - (dice < PAST_TERM_CHANCE)))
 
 
 class SessionClient:
@@ -462,7 +476,8 @@ class SessionClients:
                 f"I27: entry {entry.index} is for {proposal.expected} only, {highest} is the "
                 f"highest term there, and its client is told: {proposal.error}"
             )
-        assert proposal.mark is not None, "commands for one term are in sessions here"
+        if proposal.mark is None:
+            return  # there is no other copy of it
         done_at = applied.get(proposal.mark[:2], 0)
         if done_at and (done_at < entry.index or proposal.error.is_final):
             raise Broken(

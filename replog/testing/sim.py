@@ -50,7 +50,7 @@ from replog.testing.nodes import Outcome, Proposal
 from replog.testing.queries import STRICT_LEVELS
 from replog.testing.readers import Readers
 from replog.testing.registers import Workload
-from replog.testing.session_clients import SessionClients, drawn_session_limits
+from replog.testing.session_clients import SessionClients, drawn_session_limits, drawn_term
 from replog.testing.trials import EngineTrial, find_trial
 from replog.testing.watchers import Watchers, drawn_workload
 from replog.types import NodeId, Role, record
@@ -227,6 +227,7 @@ class Simulation:
         source, drift = self._source("leases"), self.trial.clock_drift_percent(self.engine_options)
         self._lease_readers = LeaseReaders(source, cluster, workload, first, drift)
         self._sessions = self._made_session_clients()
+        self._terms_random = self._source("terms")
         followers = self._source("followers")
         count, reads_max = followers.choice((0, 1, 2)), self.limits.reads_max
         driver, nodes = cluster.driver, cluster.nodes
@@ -353,9 +354,13 @@ class Simulation:
             number = len(cluster.proposals) + 1
             payload = self.workload.draw(random, number)
             node_id = self._node_for(guess)
+            dice = self._terms_random.random()
             if asks and node_id and number <= self.options.operations_max:
                 self._asked_at[client] = cluster.now
-                self._clients[client] = cluster.propose(node_id, payload, client + 1)
+                node = cluster.nodes[node_id]
+                expected = drawn_term(dice, node)
+                proposal = cluster.driver.propose(node, payload, client + 1, expected=expected)
+                self._clients[client] = proposal
         is_open = len(cluster.proposals) < self.options.operations_max
         self._sessions.tick(self._ask_chance, self._draw_in_session, is_open)
         operations_max = self.options.operations_max
