@@ -72,7 +72,9 @@ class _Search:
             if violation.invariant != self._invariant:
                 return False
             struck = simulation.chance.struck
-            self.options, self.violation = options, violation
+            # Its traceback would keep the whole cluster in memory for as long as it is kept.
+            violation.__cause__ = violation.__context__ = None
+            self.options, self.violation = options, violation.with_traceback(None)
             self.strikes = [(kind, number) for kind in KINDS for number in struck[kind]]
             return True
         return False

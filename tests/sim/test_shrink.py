@@ -66,6 +66,9 @@ def test_shrink_to_few_strikes(engine: str, monkeypatch: pytest.MonkeyPatch) -> 
         simulate(shrunk.options)
     assert again.value.invariant == violation.invariant
     assert again.value.sentence == shrunk.violation.sentence
+    kept = shrunk.violation
+    runs = (kept.__traceback__, kept.__cause__, kept.__context__)
+    assert runs == (None, None, None), "else each violation would keep a whole cluster in memory"
 
 
 def test_shrink_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
