@@ -36,7 +36,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def shrunk_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """How far a run can be shrunk is another test's business, and takes long."""
-    monkeypatch.setattr(shrink_module, "ATTEMPTS_MAX", 40)
+    monkeypatch.setattr(shrink_module, "ATTEMPTS_MAX", 12)
 
 
 def run_json(

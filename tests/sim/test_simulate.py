@@ -81,7 +81,7 @@ def workload_of(machine: type[Registers]) -> RegisterWorkload:
 @pytest.mark.parametrize("engine", engine_names())
 def test_simulate_without_faults(engine: str) -> None:
     """Without faults every command ends as done, and nothing breaks, whatever else is drawn."""
-    for seed in range(3):
+    for seed in range(2):
         simulation = Simulation(SimOptions(engine, seed, faults=NONE))
         report = simulation.run()
         assert report.operations >= 5
