@@ -70,6 +70,13 @@ _FOREIGN: Final = (
     "snapshot of another node"
 )
 
+NAME_CHARACTERS_MAX: Final = 1000
+"""So much is kept of the name of a declared error."""
+
+_INT_MIN: Final = -(1 << 63)
+_INT_MAX: Final = (1 << 64) - 1
+"""The integers that travel, as :mod:`replog.cbor` has it."""
+
 _PLAIN_BYTES: Final = {type(None): 1, bool: 1, int: 9, float: 9}
 """The types whose values nobody can change later, with the bytes that they count for."""
 
@@ -228,6 +235,8 @@ class Sessions:
         """Keep what came of a command that :meth:`begin` had applied."""
         session = self._sessions[session_id]
         value_bytes = _PLAIN_BYTES.get(type(result)) if error is None else None
+        if type(result) is int and not _INT_MIN <= result <= _INT_MAX:
+            value_bytes = None  # it cannot travel, nor stand in a snapshot
         form, value = _PLAIN, result
         if value_bytes is None:
             form, value, value_bytes = self._kept_value(result, error)
@@ -293,7 +302,7 @@ class Sessions:
         """What came of a command in a form that can be kept, with the bytes that it counts for."""
         if error is not None:
             name = error.name if isinstance(error, CommandFailed) else type(error).__name__
-            message = str(error)
+            name, message = _packable(name[:NAME_CHARACTERS_MAX]), _packable(str(error))
             return _ERROR, (name, message), 4 * (len(name) + len(message))
         if type(result) is bytes:
             return _PLAIN, result, len(result)
@@ -394,12 +403,16 @@ class Sessions:
         for content in records:
             if content[:1] == bytes([_IS_SESSION]) and len(content) == _SESSION.size:
                 _, session_id, time_ms, lowest, *terms = _SESSION.unpack(content)
+                if session_id in sessions:
+                    raise SnapshotDamaged(_FOREIGN)
                 session = sessions[session_id] = _Session(SessionTerms(*terms), time_ms)
                 session.lowest = lowest
                 continue
             if session is None or len(content) < _ANSWER.size:
                 raise SnapshotDamaged(_FOREIGN)
             sequence, kept = self._unpack_answer(content)
+            if sequence in session.answers:
+                raise SnapshotDamaged(_FOREIGN)
             session.answers[sequence] = kept
             session.bytes += kept[2]
             size_bytes += kept[2]
@@ -420,6 +433,11 @@ class Sessions:
         name, message = rest[2 : 2 + length], rest[2 + length :]
         texts = (name.decode(errors="replace"), message.decode(errors="replace"))
         return sequence, (index, _ERROR, size_bytes, texts)
+
+
+def _packable(text: str) -> str:
+    """A text that has an encoding: a machine may put anything into its errors."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _answers_max(terms: SessionTerms) -> int:

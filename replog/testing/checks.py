@@ -459,7 +459,7 @@ def was_refused_applied(proposal: Proposal) -> bool:
     """Whether a command was told that its session or its term refuses it: it is committed, and does
     nothing.  Sessions that keep too many answers refuse as an overloaded node does, which proposes
     nothing."""
-    if isinstance(proposal.error, Overloaded):
+    if type(proposal.error) is Overloaded:  # a full disk proposes nothing
         return proposal.mark is not None and proposal.index != 0
     return isinstance(proposal.error, _APPLIED_REFUSALS)
 

@@ -84,7 +84,7 @@ def drawn_session_limits(random: Random, answers_outlive: bool) -> Mapping[str, 
     sessions_max, idle_ms_max = random.choice((2, 4096)), random.choice((300, 3000, 1 << 30))
     answers_max, bytes_max = random.choice((1, 64)), random.choice((1, 1000))
     # An answer or two of all clients together, where those that are idle soon make room.
-    all_bytes_max = random.choice((1, 500)) if idle_ms_max < 1 << 30 else MIB
+    all_bytes_max = random.choice((1, 500, MIB)) if idle_ms_max < 1 << 30 else MIB
     if answers_outlive:
         idle_ms_max, answers_max, bytes_max, all_bytes_max = 1 << 30, 64, ANSWER_BYTES_KEPT, MIB
     return {

@@ -142,6 +142,45 @@ def test_answer_that_cannot_travel() -> None:
     assert answer[2].name == InvalidResult.__name__
 
 
+@pytest.mark.parametrize("result", [1 << 64, -(1 << 63) - 1, 1 << 200])
+def test_int_that_cannot_travel(result: int) -> None:
+    """An int beyond 64 bits is such an answer, and does not keep a snapshot from being taken."""
+    sessions = opened()
+    done(sessions, 1, result)
+    for _ in range(2):
+        answer = done(sessions, 1)
+        assert answer is not None
+        assert isinstance(answer[2], CommandFailed)
+        assert answer[2].name == InvalidResult.__name__
+        restored = new_sessions()
+        restored.restore(sessions.freeze())
+        sessions = restored
+
+
+def test_largest_ints_are_kept() -> None:
+    """The largest and the smallest int that travel are answers like any other."""
+    sessions = opened()
+    for sequence, result in ((1, (1 << 64) - 1), (2, -(1 << 63))):
+        done(sessions, sequence, result)
+        assert len(list(sessions.freeze())) == 1 + sequence
+        assert done(sessions, sequence) == (10 + sequence, result, None)
+
+
+@pytest.mark.parametrize("message", ["half of a pair: \ud800", "x" * 70_000])
+def test_any_declared_error_is_kept(message: str) -> None:
+    """Whatever a machine puts into its error, a snapshot can be taken of it."""
+    sessions = opened(replace(TERMS, answer_bytes_max=1 << 20, all_bytes_max=1 << 20))
+    done(sessions, 1, type("E" * 70_000, (StateMachineError,), {})(message))
+    answers = []
+    for _ in range(2):
+        answers.append(repr(done(sessions, 1)))
+        restored = new_sessions()
+        restored.restore(sessions.freeze())
+        sessions = restored
+    assert answers[0] == answers[1]
+    assert "half of a pair" in answers[0] or "xxx" in answers[0]
+
+
 def test_commands_come_in_any_order() -> None:
     """A session's commands may be in flight together: each is applied once, in any order."""
     sessions = opened()
@@ -392,6 +431,16 @@ def test_freeze_same_from_any_history() -> None:
         if dice.random() < 0.2:
             second = new_sessions()
             second.restore(first.freeze())
+
+
+def test_restore_doubled_refused() -> None:
+    """A session, or an answer, that a snapshot holds twice is not what a correct writer makes."""
+    sessions = opened()
+    done(sessions, 1, 5)
+    head, answer = sessions.freeze()
+    for records in ([head, answer, head], [head, answer, answer]):
+        with pytest.raises(SnapshotDamaged, match="sessions"):
+            new_sessions().restore(records)
 
 
 @pytest.mark.parametrize(
