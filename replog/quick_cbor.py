@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import Final
 
 _UNSIGNED: Final = 0x00
-_BYTES: Final = 0x40
-_TEXT: Final = 0x60
+BYTES: Final = 0x40
+TEXT: Final = 0x60
 _ARRAY: Final = 0x80
 
 NULL: Final = b"\xf6"
@@ -51,8 +51,8 @@ def _head(major: int, argument: int) -> bytes:
 
 
 _SMALL: Final = tuple(_head(_UNSIGNED, value) for value in range(256))
-_BYTES_HEADS: Final = tuple(_head(_BYTES, length) for length in range(256))
-_TEXT_HEADS: Final = tuple(_head(_TEXT, length) for length in range(256))
+_BYTES_HEADS: Final = tuple(_head(BYTES, length) for length in range(256))
+_TEXT_HEADS: Final = tuple(_head(TEXT, length) for length in range(256))
 _WIDTHS: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 
 
@@ -61,13 +61,13 @@ def _unsigned(value: int) -> bytes:
 
 
 def _bytes_head(length: int) -> bytes:
-    return _BYTES_HEADS[length] if length < 256 else _head(_BYTES, length)
+    return _BYTES_HEADS[length] if length < 256 else _head(BYTES, length)
 
 
 @lru_cache(TEXTS_MAX)
 def _text(value: str) -> bytes:
     encoded = value.encode()
-    return _head(_TEXT, len(encoded)) + encoded
+    return _head(TEXT, len(encoded)) + encoded
 
 
 # -- putting together --
@@ -96,7 +96,7 @@ def pack_query(level: str, at_least: int, payload: bytes) -> bytes:
 def call_head(name: str, count: int) -> bytes:
     """``[name, ...`` with ``count`` more items to come: how the payload of a call begins."""
     encoded = name.encode()
-    return _head(_ARRAY, 1 + count) + _head(_TEXT, len(encoded)) + encoded
+    return _head(_ARRAY, 1 + count) + _head(TEXT, len(encoded)) + encoded
 
 
 def pack_call(head: bytes, values: Sequence[object]) -> bytes | None:
@@ -132,7 +132,7 @@ def _read_unsigned(content: bytes, at: int) -> tuple[int, int]:
 
 def _read_short_text(content: bytes, at: int) -> tuple[str, int]:
     """A text of less than 24 bytes, and where it ends; raises ``KeyError`` for what is none."""
-    length = content[at] - _TEXT
+    length = content[at] - TEXT
     if not 0 <= length < 24:
         raise KeyError
     end = at + 1 + length
@@ -142,7 +142,7 @@ def _read_short_text(content: bytes, at: int) -> tuple[str, int]:
 def _read_bytes(content: bytes, at: int, end: int) -> bytes | None:
     """The byte string that stands from ``at`` to exactly ``end``."""
     head = content[at]
-    low = head - _BYTES
+    low = head - BYTES
     if 0 <= low < 24:
         start = at + 1
         length = low
@@ -169,7 +169,7 @@ def unpack_request(content: bytes) -> tuple[int, str, bytes] | None:
 
 def unpack_short_bytes(content: bytes) -> bytes | None:
     """A byte string of 24 to 255 bytes."""
-    if len(content) > 1 and content[0] == _BYTES | 24 and content[1] == len(content) - 2 > 23:
+    if len(content) > 1 and content[0] == BYTES | 24 and content[1] == len(content) - 2 > 23:
         return content[2:]
     return None
 

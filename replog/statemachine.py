@@ -92,6 +92,7 @@ from replog.attributes import CONTEXT_NAME, pack_attributes, unpack_attributes
 from replog.cbor import strict_dumps, strict_loads
 from replog.errors import BadCommand, DumpUnavailable, InvalidCommand, NotYet, SchemaError
 from replog.machine import NOTHING_APPLIED, ApplyContext, DumpPage, Opened
+from replog.quick_calls import NAME_END, QuickRun, head_of, quick_run
 from replog.quick_cbor import call_head, pack_call
 
 __all__ = [
@@ -205,6 +206,11 @@ class Call(Generic[P, R_co]):
 
         return run
 
+    def quick_run(self, function: Callable[..., object]) -> tuple[bytes, QuickRun] | None:
+        """How the usual payloads of this call begin, and what passes their arguments to
+        ``function`` (:mod:`replog.quick_calls`); ``None`` where the signature is another one."""
+        return quick_run(self.name, function, [plain_kinds(place) for place in self._kinds])
+
     def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Sequence[object]:
         try:
             bound = self._signature.bind(*args, **kwargs)
@@ -272,6 +278,12 @@ class CommandMachine:
     """
 
     _runs: ClassVar[Mapping[str, PlainRun]] = {}
+    _quick_runs: ClassVar[Mapping[bytes, QuickRun]] = {}
+    """By how a payload begins, what runs it; of the calls for which there is such a thing."""
+    _quick_queries: ClassVar[Mapping[bytes, QuickRun]] = {}
+    """The same of the queries alone."""
+    _quick_checks: ClassVar[Mapping[bytes, QuickRun]] = {}
+    """The same, but for what does nothing."""
     calls: ClassVar[Mapping[str, Call[..., object]]] = {}
     """Every command and query of the class, by name."""
 
@@ -279,6 +291,11 @@ class CommandMachine:
         super().__init_subclass__()
         cls.calls = _collect_calls(cls)
         cls._runs = {name: call.plain_run() for name, call in cls.calls.items()}
+        calls = cls.calls.values()
+        cls._quick_runs = dict(filter(None, [call.quick_run(call.function) for call in calls]))
+        cls._quick_checks = dict(filter(None, [call.quick_run(_do_nothing) for call in calls]))
+        queries = [call for call in calls if call.is_query]
+        cls._quick_queries = dict(filter(None, [call.quick_run(call.function) for call in queries]))
         _check_snapshot_methods(cls)
 
     def apply(self, context: ApplyContext, payload: bytes) -> object:
@@ -288,7 +305,19 @@ class CommandMachine:
         class; it is a replicated result, so what is hostile or too new cannot stop the node.
         """
         self.context = context
-        # Most calls are a name and plain arguments.  Their encoding was checked when they were
+        quick = self._quick_runs.get(payload[: payload[1] - NAME_END]) if len(payload) > 1 else None
+        if quick is not None:
+            try:
+                result = quick(self, payload)
+            except NotYet as nothing:
+                return nothing.result  # a query that was proposed; what is applied cannot wait
+            if result is not UNFIT:
+                return result
+        return self._apply_decoded(payload)
+
+    def _apply_decoded(self, payload: bytes) -> object:
+        """Apply what :mod:`replog.quick_calls` does not know."""
+        # Most are still a name and plain arguments.  Their encoding was checked when they were
         # admitted, so it is not checked again: that would take a third of the time.
         try:
             request = cbor2.loads(payload)
@@ -298,7 +327,7 @@ class CommandMachine:
         try:
             result = run(self, request)
         except NotYet as nothing:
-            return nothing.result  # a query that was proposed; what is applied cannot wait
+            return nothing.result
         return self._apply_strictly(payload) if result is UNFIT else result
 
     def _apply_strictly(self, payload: bytes) -> object:
@@ -320,6 +349,9 @@ class CommandMachine:
         ``context`` is that of the last command.  Raises :class:`~replog.errors.BadCommand` for a
         command.
         """
+        quick = self._quick_queries.get(head_of(payload))
+        if quick is not None and (result := quick(self, payload)) is not UNFIT:
+            return result
         call, arguments = self._matched(payload)
         if not call.is_query:
             raise BadCommand(f"{call.name} is a command, which goes through the log; propose it")
@@ -330,7 +362,9 @@ class CommandMachine:
 
         What :meth:`Call.encode` of this class made always passes.
         """
-        self._matched(payload)
+        check = self._quick_checks.get(head_of(payload))
+        if check is None or check(self, payload) is UNFIT:
+            self._matched(payload)
 
     def _matched(self, payload: bytes) -> tuple[Call[..., object], Sequence[object]]:
         """The call that a payload is, with its arguments; raises ``BadCommand`` if it is none."""
@@ -379,6 +413,10 @@ class CommandMachine:
                 f"the attribute {name!r} of {type(self).__name__} cannot be shown ({error}); give "
                 "the class a dump() of its own"
             ) from None
+
+
+def _do_nothing(machine: object, *arguments: object) -> None:
+    """Stands in for a call of which only the arguments are to be looked at."""
 
 
 def _check_snapshot_methods(cls: type[CommandMachine]) -> None:

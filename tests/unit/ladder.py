@@ -90,6 +90,7 @@ LADDER = (
             "replog.storage",
             "replog.storage.*",
             "replog.argument_kinds",
+            "replog.quick_calls",
             "replog.attributes",
             "replog.statemachine",
             "replog.transport",
