@@ -51,8 +51,8 @@ class Limits:
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
     log_cache_bytes_max: int = 8 * MIB
-    """Bytes of applied entries that are kept in memory for slow peers; older ones are read back
-    from the log."""
+    """What applied entries may take of memory, at 140 bytes each beside their own, to be at hand
+    for slow peers; older ones are read back from the log."""
     peer_queue_bytes_max: int = 32 * MIB
     """Bytes queued for one slow peer before messages to it are dropped."""
     client_queue_bytes_max: int = 16 * MIB
@@ -71,7 +71,7 @@ class Limits:
     """Bytes of those answers that are kept; one that does not fit is not given a second time."""
     sessions_bytes_max: int = 64 * MIB
     """The same for all sessions together; and where there are so many answers that they would take
-    as much without their values, commands in sessions are refused."""
+    as much without their values, commands in sessions are refused but the lowest of each."""
     snapshot_entries: int = 1_000_000
     """A snapshot is taken when so many entries were applied since the last one, ..."""
     snapshot_log_bytes: int = 256 * MIB

@@ -2,7 +2,7 @@
 
 An engine works at the end of its log, and now and then tells a slow peer what is older.  So the
 end is held here, and what was handed out to be applied and is durable may be *evicted* once it
-takes more than ``limits.log_cache_bytes_max``: then it is read from the
+takes more of memory than ``limits.log_cache_bytes_max``: then it is read from the
 :class:`~replog.stored_log.StoredLog`, a stretch at a time.
 
 The rules this module keeps:
@@ -40,6 +40,9 @@ READ_BYTES: Final = 1 * MIB
 STRETCH_COUNT: Final = 512
 """How many entries are counted at a time where it is sought how many fit."""
 
+ENTRY_MEMORY_BYTES: Final = 140
+"""What an entry takes of memory beside its body's bytes: the objects, and its place in a list."""
+
 UNCOUNTED: Final = -1
 """Nobody asked yet how many bytes these are."""
 
@@ -52,6 +55,7 @@ class Tail:
         "_entries",
         "_log",
         "_marks",
+        "_origin",
         "_released_bytes",
         "_released_index",
         "_slice",
@@ -75,6 +79,9 @@ class Tail:
         self.first_index: LogIndex = self.last_index + 1
         """Everything from here on is in memory."""
         self._entries: list[Entry] = []
+        self._origin: LogIndex = self.first_index
+        """The index of the first of ``_entries``; what stands there below ``first_index`` is a
+        :data:`HOLE`, for taking it out of a long list costs more than leaving it in."""
         self._released_index: LogIndex = base_index
         self._released_bytes = 0
         """Of what is held and was released."""
@@ -99,14 +106,14 @@ class Tail:
             held = self._read_slots(known_index + 1, first - 1, 1 << 62) + held
             first = known_index + 1
         assert first > base_index
-        self._entries, self.first_index = held, first
+        self._entries, self._origin, self.first_index = held, first, first
 
     def _read_slots(self, first: LogIndex, last: LogIndex, bytes_max: int) -> list[Entry]:
         """What the storage holds from ``first`` to ``last``, holes included; cut off where it takes
-        more than ``bytes_max``."""
+        more of memory than ``bytes_max``."""
         found: list[Entry] = []
         for entry in chain.from_iterable(self._stored(first, last)):
-            bytes_max -= len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
+            bytes_max -= len(entry.body) + ENTRY_MEMORY_BYTES
             if bytes_max < 0:
                 return found
             found += [HOLE] * (entry.index - first - len(found))
@@ -142,7 +149,7 @@ class Tail:
         """What is at ``index``; :data:`HOLE` where there is nothing.  Below ``first_index`` it is
         read from the storage."""
         if self.first_index <= index <= self.last_index:
-            return self._entries[index - self.first_index]
+            return self._entries[index - self._origin]
         if index > self.last_index or self._log.runs.at(index) is None:
             return HOLE
         (entry,) = self._log.read(index, index, 1)
@@ -151,17 +158,18 @@ class Tail:
     def term_at(self, index: LogIndex) -> Term:
         """The term of what is at ``index``; 0 where there is nothing."""
         if self.first_index <= index <= self.last_index:
-            return self._entries[index - self.first_index].term
+            return self._entries[index - self._origin].term
         return self._log.runs.term_at(index) if index < self.first_index else 0
 
     def last_index_at_most(self, index: LogIndex, term: Term) -> LogIndex:
         """The highest index not above ``index`` whose term is not above ``term``, 0 if there is
         none; only for terms that never fall along the log, as Raft's do."""
-        first = self.first_index
-        count = max(0, min(index, self.last_index) - first + 1)
-        at = bisect_right(self._entries, term, hi=count, key=_term_of)
-        if at:
-            return first + at - 1
+        first, origin = self.first_index, self._origin
+        low = first - origin
+        high = max(low, min(index, self.last_index) - origin + 1)
+        at = bisect_right(self._entries, term, low, high, key=_term_of)
+        if at > low:
+            return origin + at - 1
         return self._log.runs.last_at_most(min(index, first - 1), term)
 
     def slice(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
@@ -172,8 +180,8 @@ class Tail:
         """
         assert first <= last <= self.last_index
         if self._slice_span != (first, last):
-            origin = self.first_index
-            if first >= origin:
+            origin = self._origin
+            if first >= self.first_index:
                 entries = tuple(self._entries[first - origin : last - origin + 1])
             else:
                 entries = self._mixed(first, last)
@@ -182,12 +190,12 @@ class Tail:
 
     def _mixed(self, first: LogIndex, last: LogIndex) -> tuple[Entry, ...]:
         """A stretch that begins below what is held."""
-        origin = self.first_index
+        held, origin = self.first_index, self._origin
         found: list[Entry] = []
-        for entries in self._stored(first, min(last, origin - 1)):
+        for entries in self._stored(first, min(last, held - 1)):
             found += entries
-        if last >= origin:
-            found += self._entries[: last - origin + 1]
+        if last >= held:
+            found += self._entries[held - origin : last - origin + 1]
         return tuple(found)
 
     def slice_within(
@@ -195,9 +203,9 @@ class Tail:
     ) -> tuple[tuple[Entry, ...], int]:
         """The entries from ``first`` to at most ``last`` that fit into ``bytes_max`` as they
         travel, at least one, and how many bytes they take at most; there is no hole among them."""
-        origin = self.first_index
-        if first < origin:
-            return self._stored_within(first, min(last, origin - 1), bytes_max)
+        held = self.first_index
+        if first < held:
+            return self._stored_within(first, min(last, held - 1), bytes_max)
         asked = (first, last, bytes_max)
         if self._within_asked != asked:
             self._within_last = self._last_within(first, last, bytes_max)
@@ -220,7 +228,7 @@ class Tail:
             end = upto
         else:
             return last
-        for entry in self._entries[end + 1 - self.first_index : upto + 1 - self.first_index]:
+        for entry in self._entries[end + 1 - self._origin : upto + 1 - self._origin]:
             bytes_max -= len(entry.body) + ENTRY_OVERHEAD_BYTES_MAX
             if bytes_max < 0:
                 break
@@ -236,9 +244,9 @@ class Tail:
     def read_within(self, first: LogIndex, last: LogIndex, bytes_max: int) -> tuple[Entry, ...]:
         """As :meth:`slice_within`, for whoever reads at a place of its own: what the peers and the
         disk are told next stays at hand."""
-        origin = self.first_index
-        if first < origin:
-            return self._stored_within(first, min(last, origin - 1), bytes_max)[0]
+        held, origin = self.first_index, self._origin
+        if first < held:
+            return self._stored_within(first, min(last, held - 1), bytes_max)[0]
         last = self._last_within(first, last, bytes_max)
         return tuple(self._entries[first - origin : last - origin + 1])
 
@@ -256,15 +264,15 @@ class Tail:
 
     def _found(self, first: LogIndex) -> Iterator[Entry]:
         yield from chain.from_iterable(self._stored(first, self.first_index - 1))
-        for at in range(max(0, first - self.first_index), len(self._entries)):
+        for at in range(max(first, self.first_index) - self._origin, len(self._entries)):
             if (entry := self._entries[at]) is not HOLE:
                 yield entry
 
     def size_bytes(self, first: LogIndex, last: LogIndex) -> int:
         """The bytes of the bodies from ``first`` to ``last``, both included, which are held."""
         if self._slice_span != (first, last):
-            origin = self.first_index
-            assert first >= origin
+            origin = self._origin
+            assert first >= self.first_index
             return _body_bytes(self._entries[first - origin : last - origin + 1])
         if self._slice_bytes == UNCOUNTED:
             self._slice_bytes = _body_bytes(self._slice)
@@ -285,15 +293,16 @@ class Tail:
             if type(entries) is tuple:
                 self._keep_slice(entries, first, last)
             return
-        origin = self.first_index
-        assert first >= origin
+        origin = self._origin
+        assert first >= self.first_index
         self._entries[first - origin : last - origin + 1] = entries
         self.last_index = max(self.last_index, last)
         self._forget_slices()
 
     def truncate(self, from_index: LogIndex) -> None:
         """Void everything at and above ``from_index``."""
-        del self._entries[max(0, from_index - self.first_index) :]
+        del self._entries[max(0, from_index - self._origin) :]
+        self._origin = min(self._origin, from_index)
         self.first_index = min(self.first_index, from_index)
         self.last_index = from_index - 1
         self._forget_slices()
@@ -301,11 +310,11 @@ class Tail:
     def release(self, entries: Sequence[Entry], durable_index: LogIndex) -> None:
         """``entries`` were handed out to be applied, behind those that were before; what is up to
         ``durable_index`` can be read back.  Of what is both the oldest go, above the limit."""
-        last, origin = entries[-1].index, self.first_index
+        last = entries[-1].index
         # From where the last ones ended: those in between were applied without being handed out.
-        first = max(origin, self._released_index + 1)
+        first = max(self.first_index, self._released_index + 1)
         if first <= last:
-            size_bytes = self.size_bytes(first, last)
+            size_bytes = self.size_bytes(first, last) + (last + 1 - first) * ENTRY_MEMORY_BYTES
             self._marks.append((last, size_bytes))
             self._released_bytes += size_bytes
         self._released_index = last
@@ -313,29 +322,39 @@ class Tail:
             self._evict(min(self._released_index, durable_index))
 
     def _evict(self, upto: LogIndex) -> None:
-        """Some more than what is above the limit, so that it is not done for every entry; not much
-        more, for nothing else goes on meanwhile.  What was released at once goes at once."""
-        enough, marks = self._bytes_max * 15 // 16, self._marks
-        behind = self.first_index
-        while self._released_bytes > enough and marks[0][0] <= upto:
+        """What is above the limit.  What was released at once goes at once.
+
+        So about as much goes as came, and the interpreter, which looks for cyclic garbage whenever
+        hundreds of objects were made that were not freed, seldom has reason to.
+        """
+        marks, origin, behind = self._marks, self._origin, self.first_index
+        while self._released_bytes > self._bytes_max and marks[0][0] <= upto:
             last, size_bytes = marks.popleft()
             self._released_bytes -= size_bytes
             behind = last + 1
-        del self._entries[: behind - self.first_index]
+        self._entries[self.first_index - origin : behind - origin] = [HOLE] * (
+            behind - self.first_index
+        )
         self.first_index = behind
+        if behind - origin > len(self._entries) // 8:
+            del self._entries[: behind - origin]
+            self._origin = behind
 
     def trim(self, upto: LogIndex) -> None:
         """Forget everything up to ``upto``: a snapshot stands for it."""
-        held = self._entries[: max(0, upto + 1 - self.first_index)]
+        gone = max(0, upto + 1 - self._origin)
+        held = self._entries[self.first_index - self._origin : gone]
         released_count = self._released_index + 1 - self.first_index
-        size_bytes = _body_bytes(held[: max(0, released_count)])
+        released = held[: max(0, released_count)]
+        size_bytes = _body_bytes(released) + len(released) * ENTRY_MEMORY_BYTES
         self._released_bytes -= size_bytes
         marks = self._marks
         while marks and marks[0][0] <= upto:
             size_bytes -= marks.popleft()[1]
         if size_bytes:
             marks[0] = (marks[0][0], marks[0][1] - size_bytes)
-        del self._entries[: len(held)]
+        del self._entries[:gone]
+        self._origin = max(self._origin, upto + 1)
         self.first_index = max(self.first_index, upto + 1)
         self.last_index = max(self.last_index, upto)
         self._released_index = max(self._released_index, upto)
@@ -346,6 +365,7 @@ class Tail:
         copy: Tail = object.__new__(Tail)
         copy._log, copy._bytes_max = self._log, self._bytes_max
         copy._entries = self._entries.copy()
+        copy._origin = self._origin
         copy.first_index, copy.last_index = self.first_index, self.last_index
         copy._released_index = self._released_index
         copy._released_bytes, copy._marks = self._released_bytes, self._marks.copy()
@@ -358,7 +378,8 @@ class Tail:
         Reads what is not held: for logs that fit into memory, where all is.
         """
         below = tuple(chain.from_iterable(self._stored(1, self.first_index - 1)))
-        return (below, tuple(self._entries), self.first_index, self._released_bytes)
+        held = tuple(self._entries[self.first_index - self._origin :])
+        return (below, held, self.first_index, self._released_bytes)
 
 
 def _body_bytes(entries: Sequence[Entry]) -> int:

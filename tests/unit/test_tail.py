@@ -8,10 +8,13 @@ import pytest
 
 from replog.entries import ENTRY_OVERHEAD_BYTES_MAX
 from replog.stored_log import HeldLog, all_entries
-from replog.tail import HOLE, Tail
+from replog.tail import ENTRY_MEMORY_BYTES, HOLE, Tail
 from replog.types import Entry, EntryId, EntryKind, LogIndex, Term, entry_body
 
-CACHE_BYTES_MAX = 400
+ENTRY_BYTES = 29 + ENTRY_MEMORY_BYTES
+"""Of one whose command is as small as here."""
+
+CACHE_BYTES_MAX = 11 * ENTRY_BYTES
 
 
 def entry(index: LogIndex, term: Term, size_bytes: int = 8) -> Entry:
@@ -105,14 +108,14 @@ def test_tail_reads_like_whole_log(seed: int, monkeypatch: pytest.MonkeyPatch) -
         check_reads(tail.clone(), model, random)
 
 
-def test_evicted_down_to_less_than_the_limit() -> None:
+def test_evicted_down_to_the_limit() -> None:
     """What was handed out goes, oldest first, and only as far as it is durable."""
     log = HeldLog()
     tail = Tail(log, 0, 0, CACHE_BYTES_MAX)
     entries = [entry(index, 1) for index in range(1, 31)]
     tail.put(entries)
     log.put(entries)
-    body_bytes = len(entries[0].body)
+    assert len(entries[0].body) + ENTRY_MEMORY_BYTES == ENTRY_BYTES
     tail.release(entries[:3], durable_index=30)
     tail.release(entries[3:10], durable_index=30)
     assert tail.first_index == 1, "within the limit nothing goes"
@@ -122,10 +125,10 @@ def test_evicted_down_to_less_than_the_limit() -> None:
     assert tail.first_index == 21, "what was released at once goes at once"
     for each in entries[25:]:
         tail.release([each], durable_index=30)
-        held_bytes = (each.index + 1 - tail.first_index) * body_bytes
+        held_bytes = (each.index + 1 - tail.first_index) * ENTRY_BYTES
         assert held_bytes <= CACHE_BYTES_MAX
     tail.trim(27)
-    assert (tail.first_index, tail.key()[-1]) == (28, 3 * body_bytes)  # type: ignore[index]
+    assert (tail.first_index, tail.key()[-1]) == (28, 3 * ENTRY_BYTES)  # type: ignore[index]
 
 
 def test_recovered_held_within_limit() -> None:
@@ -159,7 +162,7 @@ def test_released_bytes_counted_once() -> None:
     tail.put([following])
     tail.release([following], durable_index=11)
     *_, released_bytes = tail.key()  # type: ignore[misc]
-    assert released_bytes == 11 * len(following.body)
+    assert released_bytes == 11 * (len(following.body) + ENTRY_MEMORY_BYTES)
     tail.trim(11)
     *_, released_bytes = tail.key()  # type: ignore[misc]
     assert released_bytes == 0
@@ -169,7 +172,7 @@ def test_last_index_at_most_over_both_parts() -> None:
     """The highest index of a term is found in memory and in the storage alike."""
     terms = [1, 1, 2, 4, 4, 7]
     log = HeldLog([entry(index, term) for index, term in enumerate(terms, 1)])
-    for bytes_max in (1, 60, 1 << 20):
+    for bytes_max in (1, 2 * ENTRY_BYTES, 1 << 20):
         tail = Tail(log, 0, 6, bytes_max)
         for index in range(8):
             for term in range(9):
