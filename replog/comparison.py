@@ -65,6 +65,7 @@ class Comparison:
         "_ticks",
         "_ticks_max",
         "_told_index",
+        "_unknown",
         "_votes",
         "differences",
         "diverged",
@@ -94,6 +95,8 @@ class Comparison:
         self._peer_ids = [peer for peer in epoch.voter_ids if peer != node_id]
         self._agreed: dict[NodeId, LogIndex] = dict.fromkeys(self._peer_ids, 0)
         """Up to where nothing is to be compared with a peer any more."""
+        self._unknown: dict[NodeId, LogIndex] = dict.fromkeys(self._peer_ids, 0)
+        """Up to where nobody could compare the front of what was agreed on with a peer."""
         self._votes: dict[LogIndex, dict[NodeId, int]] = {}
         """Who has which mark, of entries that were asked about one by one in this period: what a
         node said before may have been said by another run of it."""
@@ -115,7 +118,7 @@ class Comparison:
             for peer in self._peer_ids:
                 first, agreed = self._digests.first, self._agreed[peer]
                 if max(first, agreed) < last:
-                    unknown_upto = first if first > agreed else 0
+                    unknown_upto = first if first > agreed else self._unknown[peer]
                     self._compare(peer, max(first, agreed), last, unknown_upto)
 
     def step(self, message: DigestCompare) -> None:
@@ -142,9 +145,10 @@ class Comparison:
                 self._compare(peer, first, upto, unknown_upto=first)
             return
         unknown_upto = message.unknown_upto
-        if not message.differs_upto and after > self._agreed[peer]:
-            # What the peer has agreed on before was with an earlier run of this node, or of it.
-            unknown_upto = after
+        if not message.differs_upto:
+            # What the peer has agreed on before may have been with an earlier run of this node.
+            is_new = after > self._agreed[peer]
+            unknown_upto = after if is_new else max(unknown_upto, self._unknown[peer])
         is_single = upto == after + 1
         if own != message.digest:
             if not is_single:
@@ -156,7 +160,7 @@ class Comparison:
             self._search(peer, upto, message.differs_upto, unknown_upto)
         elif not message.differs_upto:
             if after <= max(self._agreed[peer], self._digests.first) or message.unknown_upto:
-                self._note_agreement(peer, upto)
+                self._note_agreement(peer, after, upto, unknown_upto)
         elif self._hear_vote(message, own):
             self._judge(upto)
         is_agreed = own == message.digest and not message.differs_upto
@@ -207,9 +211,12 @@ class Comparison:
         if known is None:
             self.handle_difference(peer, difference)
 
-    def _note_agreement(self, peer: NodeId, upto: LogIndex) -> None:
+    def _note_agreement(
+        self, peer: NodeId, after: LogIndex, upto: LogIndex, unknown_upto: LogIndex
+    ) -> None:
         """Some entries came to the same at a peer."""
         self._agreed[peer] = max(self._agreed[peer], upto)
+        self._unknown[peer] = unknown_upto if after else 0
         known = self.differences.get(peer)
         if known is not None and known.index <= upto:
             del self.differences[peer]  # one of the two was started again, and is right now
@@ -242,8 +249,10 @@ class Comparison:
                 self._give_up(index, sorted(others))
 
     def _give_up(self, index: LogIndex, others: Sequence[NodeId]) -> None:
-        found = [self.differences.get(each) for each in others]
-        first = Difference(index, is_first=Difference(index, is_first=True) in found)
+        known = [self.differences[each] for each in others if each in self.differences]
+        is_first = Difference(index, is_first=True) in known
+        is_earlier_known = min([each.index for each in known], default=index) < index
+        first = Difference(index, is_first=is_first and not is_earlier_known)
         self.diverged = ReplicaDiverged(self._node_id, index, str(first), others)
 
     def _forget_replaced(self) -> None:
@@ -253,6 +262,7 @@ class Comparison:
                 self.differences.pop(learner.node_id, None)
                 if learner.node_id in self._agreed:
                     self._agreed[learner.node_id] = 0
+                    self._unknown[learner.node_id] = 0
                 for votes in self._votes.values():
                     votes.pop(learner.node_id, None)
         self._learners = self._replica.learners

@@ -14,7 +14,7 @@ The rules of a mark:
   and machine: no ``hash``, no order of a dict, no words of an error, which a later release may put
   better.
 * A command of a session that was applied before has none: who has lost the answer, and may, answers
-  otherwise (:class:`~replog.errors.AnswerNotKept`).  Nor has what is no command.
+  otherwise (:data:`~replog.sessions.NOT_KEPT`).  Nor has what is no command.
 * Two outcomes that differ have the same mark once in 2**32 times, two states as often as the
   machine's digest has it.  It finds errors, and not somebody who forges them.
 

@@ -17,8 +17,9 @@ The rules:
 * A session that was idle for too long, by the replicated time, is gone, and so is one that was
   closed.  A command in it is refused and not applied: that it was not done *before* is not said.
 * Everything is bounded: the sessions, the answers that one keeps, those that all of them keep, and
-  their bytes.  Above a number of answers no command is applied; one whose answer does not fit into
-  the bytes was done all the same, and its second copy is told so.
+  their bytes.  Above a number of answers no command is applied but the *lowest* of each session,
+  so that every session goes on; a command whose answer does not fit into the bytes was done all the
+  same, and its second copy is told so.
 
 Pure, and below any encoding: how values become bytes is handed in.
 """
@@ -48,7 +49,7 @@ SessionId: TypeAlias = int
 Answer: TypeAlias = "tuple[LogIndex, object, Exception | None]"
 """How a command ended, as a :data:`~replog.types.Waiter` is told."""
 
-FORM: Final = "sessions 2"
+FORM: Final = "sessions 3"
 """What the records of a snapshot are (:mod:`replog.chunks`)."""
 
 ANSWER_OVERHEAD_BYTES: Final = 64
@@ -59,11 +60,16 @@ ANSWER_MEMORY_BYTES: Final = 256
 
 _SESSION: Final = struct.Struct(">BQQQIIIII")
 _ANSWER: Final = struct.Struct(">BQQQ")
-_IS_SESSION, _IS_RESULT, _IS_ERROR = 1, 2, 3
-_NOT_KEPT: Final = "AnswerNotKept"
+_IS_SESSION, _IS_RESULT, _IS_ERROR, _IS_UNKEPT = 1, 2, 3, 4
+
+NOT_KEPT: Final = "AnswerNotKept"
+"""The name of the declared error that is told instead of an answer that is not kept."""
 
 LOST: Final = "was lost when the node that was asked again started anew"
-"""Why an answer is not kept that was not too large."""
+_TOO_LARGE: Final = "was too large to be kept for a client that asks again"
+_NO_ROOM: Final = "found no room beside those of all other sessions"
+_REASONS: Final = (LOST, _TOO_LARGE, _NO_ROOM)
+"""Why an answer is not kept; which of these it is, is what is kept of it."""
 
 _FOREIGN: Final = (
     "the sessions in a snapshot are not what this release writes; its writer is at fault: take the "
@@ -120,9 +126,9 @@ plain tuple, because one is made for every command in a session."""
 
 _NOTHING: Final[_Kept] = (0, 0, 0, None)
 
-_PLAIN, _PACKED, _ERROR = 0, 1, 2
+_PLAIN, _PACKED, _ERROR, _UNKEPT = 0, 1, 2, 3
 """A value that nobody can change later; the encoding of one that the machine may change, as a list;
-the name and the message of a declared error."""
+the name and the message of a declared error; the place in ``_REASONS`` of why it is not kept."""
 
 
 class Sessions:
@@ -203,26 +209,31 @@ class Sessions:
                     "said to have; wait for some of them"
                 ),
             )
-        if self._count >= _answers_max(session.terms) and self._is_full(session.terms, time_ms):
+        # The lowest one is always done: the session goes on with it, however much others hoard, and
+        # has at most this one above the bound, for it is forgotten when another is the lowest.
+        if sequence > session.lowest and self._is_full(session.terms, time_ms):
             return (
                 0,
                 None,
                 Overloaded(
                     f"the sessions of all clients have {self._count} commands whose answers they "
                     "have not said to have, for which limits.sessions_bytes_max leaves no room; "
-                    "close sessions that nobody uses, or try again later"
+                    f"wait for command {session.lowest} of session {session_id}, which is done at "
+                    "any rate, close sessions that nobody uses, or try again later"
                 ),
             )
         return None
 
     def _is_full(self, terms: SessionTerms, time_ms: int) -> bool:
-        """Whether there are too many answers, once the sessions are dropped that are gone.
+        """Whether there are too many answers, also when the sessions are dropped that are gone.
 
         By the number alone: of their bytes a replica may know less than others, which have kept
         answers that it has lost, and all of them must refuse the same.
         """
-        self._drop_expired(time_ms)
-        return self._count >= _answers_max(terms)
+        answers_max = -(-terms.all_bytes_max // ANSWER_MEMORY_BYTES)
+        if self._count >= answers_max:
+            self._drop_expired(time_ms)
+        return self._count >= answers_max
 
     def finish(
         self,
@@ -243,13 +254,9 @@ class Sessions:
         size_bytes = ANSWER_OVERHEAD_BYTES + value_bytes
         terms = session.terms
         if session.bytes + size_bytes > terms.answer_bytes_max:
-            self._finish_without(
-                session, sequence, index, "was too large to be kept for a client that asks again"
-            )
+            self._finish_without(session, sequence, index, _TOO_LARGE)
         elif self._bytes + size_bytes > terms.all_bytes_max:
-            self._finish_without(
-                session, sequence, index, "found no room beside those of all other sessions"
-            )
+            self._finish_without(session, sequence, index, _NO_ROOM)
         else:
             self._keep(session, sequence, (index, form, size_bytes, value))
 
@@ -286,9 +293,18 @@ class Sessions:
         for session in self._sessions.values():
             yield from map(self._answer, session.answers.values())
 
+    def numbers(self, time_ms: int) -> dict[SessionId, list[int]]:
+        """By session that is not gone at ``time_ms``, the numbers of the commands whose answers it
+        keeps, ascending; for whoever judges them."""
+        return {
+            session_id: sorted(session.answers)
+            for session_id, session in self._sessions.items()
+            if time_ms - session.time_ms <= session.terms.idle_ms_max
+        }
+
     def _finish_without(self, session: _Session, sequence: int, index: LogIndex, why: str) -> None:
-        sentence = f"the command was done at entry {index}, and its answer {why}"
-        self._keep(session, sequence, (index, _ERROR, ANSWER_OVERHEAD_BYTES, (_NOT_KEPT, sentence)))
+        kept = (index, _UNKEPT, ANSWER_OVERHEAD_BYTES, _REASONS.index(why))
+        self._keep(session, sequence, kept)
 
     def _keep(self, session: _Session, sequence: int, kept: _Kept) -> None:
         session.answers[sequence] = kept
@@ -317,6 +333,10 @@ class Sessions:
         index, form, _, value = kept
         if form == _ERROR:
             return index, None, CommandFailed(*value)  # type: ignore[misc]
+        if form == _UNKEPT:
+            why = _REASONS[value]  # type: ignore[call-overload]
+            sentence = f"the command was done at entry {index}, and its answer {why}"
+            return index, None, CommandFailed(NOT_KEPT, sentence)
         if form == _PACKED:
             value = self._decode(value)  # type: ignore[arg-type]
         return index, value, None
@@ -391,6 +411,9 @@ class Sessions:
             name, message = (text.encode() for text in value)  # type: ignore[attr-defined]
             head = _ANSWER.pack(_IS_ERROR, sequence, index, size_bytes)
             return b"".join((head, len(name).to_bytes(2), name, message))
+        if form == _UNKEPT:
+            head = _ANSWER.pack(_IS_UNKEPT, sequence, index, size_bytes)
+            return head + bytes([value])  # type: ignore[list-item]
         head = _ANSWER.pack(_IS_RESULT, sequence, index, size_bytes)
         return head + (value if form == _PACKED else self._encode(value))  # type: ignore[operator]
 
@@ -427,6 +450,8 @@ class Sessions:
         if kind == _IS_RESULT:
             # Packed or not is nobody's business but this object's: both answer the same.
             return sequence, (index, _PACKED, size_bytes, rest)
+        if kind == _IS_UNKEPT and len(rest) == 1 and rest[0] < len(_REASONS):
+            return sequence, (index, _UNKEPT, size_bytes, rest[0])
         if kind != _IS_ERROR:
             raise SnapshotDamaged(_FOREIGN)
         length = int.from_bytes(rest[:2])
@@ -438,11 +463,6 @@ class Sessions:
 def _packable(text: str) -> str:
     """A text that has an encoding: a machine may put anything into its errors."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _answers_max(terms: SessionTerms) -> int:
-    """How many answers all sessions may keep, as one of them was opened; at least one."""
-    return -(-terms.all_bytes_max // ANSWER_MEMORY_BYTES)
 
 
 def _sequence_of(item: tuple[int, _Kept]) -> int:

@@ -23,9 +23,11 @@ from typing import Final
 from replog.storage.protocol import Recovered, Write
 from replog.storage.replay import Replay
 from replog.stored_log import all_entries
-from replog.types import Entry, HardState, LogIndex, record
+from replog.types import NO_NODE, Entry, HardState, LogIndex, record
 
 GROUPS_UNBOUNDED: Final = 1 << 30
+
+_FIRST_STATE: Final = HardState(1, 0, NO_NODE)
 
 
 @record
@@ -45,9 +47,13 @@ class DiskModel:
 
 
 def is_same(one: Recovered, other: Recovered) -> bool:
-    """Whether two recoveries found the same."""
+    """Whether two recoveries found the same.
+
+    Who has not voted may have no hard state, or the first one: a log in which something else was
+    written has that.
+    """
     return (
-        one.hard_state == other.hard_state
+        (one.hard_state or _FIRST_STATE) == (other.hard_state or _FIRST_STATE)
         and one.log.base == other.log.base
         and all_entries(one.log) == all_entries(other.log)
     )

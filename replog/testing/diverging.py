@@ -35,9 +35,9 @@ def is_wrong(node: ClusterNode) -> bool:
 def check_found(cluster: Cluster, leader_ticks: int, done_ticks: int, payload: bytes) -> None:
     """Judge that in calm a wrong replica is found, if a majority is right (L12); all of them are
     started again, who stops at once: without it there may be no quorum, by which others come to
-    know enough to be of the majority.  A node that takes part no more knows nothing, and is not of
-    it."""
-    wrong = cluster.driver.diverging.wrong
+    know enough to be of the majority.  A node that takes part no more knows nothing: it is not of
+    it, and cannot be found."""
+    wrong = _wrong(cluster)
     if not wrong:
         return
     right_count = sum(
@@ -68,7 +68,12 @@ def _is_over(cluster: Cluster, wrong: Sequence[ClusterNode]) -> bool:
     for node in wrong:
         if not node.is_up:
             cluster.restart(node.node_id)
-    return not cluster.driver.diverging.wrong
+    return not _wrong(cluster)
+
+
+def _wrong(cluster: Cluster) -> list[ClusterNode]:
+    """Who is in another state than the others, and takes part."""
+    return [node for node in cluster.driver.diverging.wrong if not cluster.is_out(node.node_id)]
 
 
 class Diverging:

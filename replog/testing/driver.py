@@ -157,37 +157,41 @@ class Driver:
     def turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
         """Give a node something to deal with, and carry out all that it is ready for."""
         self.turn_count += 1
+        self._have(node, partial(self._take_turn, node, act))
+
+    def _have(self, node: ClusterNode, act: Callable[[], object]) -> None:
+        """Have a node do something, which its run may end with."""
         try:
-            self.judge(partial(self._take_turn, node, act))
+            self.judge(partial(self._try, node, act))
         except Crashed as crashed:
             self.handle_crash(node, str(crashed))
 
-    def _take_turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
+    def _try(self, node: ClusterNode, act: Callable[[], object]) -> None:
         try:
             act()
-            self.observe(node)
-            node.wants_turn = False
-            self.room.note_turn(node)
-            node.turns.turn()
-            disk = node.disk
-            while disk.pending and disk.pending[0].due <= self.agenda.now and not disk.stands_still:
-                self._sync(node, 1)
-                self.room.note_turn(node)
-                node.turns.turn()
-            self.room.plan(node)
         except Replaced:
             self.handle_replaced(node)
             self.end_replaced(node)
-            return
         except ReplicaDiverged as error:
             self.diverging.judge(node, error)
             self.end_diverged(node)
-            return
         except StorageFailed:
             if node.log_disk is None or node.log_disk.files.fault is None:
                 raise
             self.handle_failure(node)
-            return
+
+    def _take_turn(self, node: ClusterNode, act: Callable[[], object]) -> None:
+        act()
+        self.observe(node)
+        node.wants_turn = False
+        self.room.note_turn(node)
+        node.turns.turn()
+        disk = node.disk
+        while disk.pending and disk.pending[0].due <= self.agenda.now and not disk.stands_still:
+            self._sync(node, 1)
+            self.room.note_turn(node)
+            node.turns.turn()
+        self.room.plan(node)
         if node.wants_turn:
             due = self.agenda.now + self.crowd.lags.get(node.node_id, 0)
             self.agenda.plan(due, partial(self._turn_again, node, node.run))
@@ -395,12 +399,15 @@ class Driver:
             return
         self.turn_count += 1
         is_turn_planned = node.wants_turn
-        self.judge(act)
-        self.judge(partial(self.observe, node))
-        if not is_turn_planned:
+        self._have(node, partial(self._hear, node, act))
+        if not is_turn_planned and node.is_running:
             node.wants_turn = True
             again = partial(self._turn_again, node, node.run)
             self.agenda.plan(self.agenda.now, again, AFTER_ARRIVALS)
+
+    def _hear(self, node: ClusterNode, act: Callable[[], object]) -> None:
+        act()
+        self.observe(node)
 
     def _step(self, node: ClusterNode, flight: Flight) -> None:
         if node.was_full and brings_entries(flight.message):

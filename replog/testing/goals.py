@@ -22,6 +22,7 @@ COMMON: Final[dict[str, str]] = {
     "answer_outlived_restart": "... by a node that was started again since, and kept it",
     "late_copy_refused": "a copy of a command that was acknowledged came late, and was refused",
     "session_expired": "a client's session was gone by the replicated time, and it was told so",
+    "full_session_refused": "a command was refused, because its session kept too many answers",
     "full_sessions_refused": "a command was refused, because all sessions kept too many answers",
     "closed_session_refused": "a copy came to a session that was closed, and was refused",
     "done_in_its_term": "a command for one term only was done in it",

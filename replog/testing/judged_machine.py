@@ -29,7 +29,7 @@ from replog.machine import (
     digested,
     machine_kind,
 )
-from replog.sessions import LOST, Sessions
+from replog.sessions import LOST, NOT_KEPT, Sessions
 from replog.testing.checks import Broken
 from replog.testing.nodes import MachineDisk, Proposal
 from replog.types import LogIndex
@@ -46,13 +46,28 @@ _COMMAND: Final = struct.Struct(">QQ")
 class Results:
     """What applying each entry came to, in one cluster."""
 
-    __slots__ = ("_by_index", "_states", "_times_ms")
+    __slots__ = ("_by_index", "_passed", "_states", "_times_ms")
 
     def __init__(self) -> None:
         self._by_index: dict[LogIndex, tuple[bytes, str]] = {}
+        self._passed: set[LogIndex] = set()
+        """What some machine was not given although it was given what is behind it."""
         self._times_ms: dict[LogIndex, int] = {}
         self._states: dict[LogIndex, list[object]] = {}
         """The state of the machine, of which a snapshot was taken, by its last command."""
+
+    def judge_step(self, before: LogIndex, index: LogIndex) -> None:
+        """A machine that was given the command at ``before``, or is as of then, is given the one at
+        ``index`` next: what is between them is applied nowhere."""
+        for passed in range(before + 1, index):
+            self._passed.add(passed)
+            if passed in self._by_index:
+                raise Broken(
+                    f"I21: entry {passed} was applied by a replica, and another one goes from "
+                    f"{before} to {index}"
+                )
+        if index in self._passed:
+            raise Broken(f"I21: entry {index} is applied, and another replica has passed it over")
 
     def judge(self, context: ApplyContext, result: object, error: str) -> None:
         """An entry was applied, with a result or with a declared error."""
@@ -109,6 +124,10 @@ class Results:
                 f"{rule}: applying entry {index} came to {applied}, and {whom} {_text(*came_to)}"
             )
 
+    def time_ms_at(self, index: LogIndex) -> int:
+        """The replicated time at the command at ``index``, which a machine was given."""
+        return self._times_ms[index]
+
     def has_applied(self, index: LogIndex) -> bool:
         """Whether a machine was given the command at ``index``."""
         return index in self._by_index
@@ -151,6 +170,7 @@ class JudgedMachine:
                 f"I10: entry {context.index} of time {context.time_ms} is applied after entry "
                 f"{self._index} of time {self._time_ms}"
             )
+        self._results.judge_step(self._index, context.index)
         self._index, self._time_ms = context.index, context.time_ms
         try:
             result = self._machine.apply(context, payload)
@@ -337,7 +357,7 @@ def dump_all(machine: Machine) -> list[object]:
 
 def is_unkept(error: Exception | None) -> bool:
     """Whether a session knows that a command was done, and no more."""
-    return isinstance(error, CommandFailed) and error.name == "AnswerNotKept"
+    return isinstance(error, CommandFailed) and error.name == NOT_KEPT
 
 
 def is_lost(error: Exception | None) -> bool:

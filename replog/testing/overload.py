@@ -145,8 +145,6 @@ class Crowd:
             raise Broken(
                 f"I6: p{proposal.number} was refused, and proposed at index {proposal.index}"
             )
-        if "sessions_bytes_max" in str(refusal):
-            goals.reach("full_sessions_refused")
         if not proposal.index:
             self._judge_hint(proposal, refusal.retry_after_ms)
 

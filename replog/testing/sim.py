@@ -95,6 +95,9 @@ SESSION_CLIENTS_KEPT: Final = 4
 FORGOTTEN_MAX: Final = 6
 """... and each may ask again for the answers of so many commands before its last."""
 
+FORGOTTEN_ELSE: Final = (2, 0, 2)
+"""The same for each client where they are not kept."""
+
 CROWDED_CHANCE: Final = 0.15
 """How likely it is that one command, if it is as large as any, is as much as a node takes."""
 
@@ -249,19 +252,18 @@ class Simulation:
         of those where machines keep answers, and for what was answered as well."""
         random = self._source("sessions")
         count = random.choice((1, 2, 3)) if random.random() < SESSIONS_CHANCE else 0
-        forgotten_max = 0
+        forgotten_max = FORGOTTEN_ELSE[:count]
         if self.machines_keep:
-            count, forgotten_max = SESSION_CLIENTS_KEPT, FORGOTTEN_MAX
+            forgotten_max = (FORGOTTEN_MAX,) * SESSION_CLIENTS_KEPT
         self._sessions_random = self._source("session commands")
         return SessionClients(
             self.cluster.driver,
             self.cluster.nodes,
             self._results,
             random,
-            count,
+            forgotten_max,
             PATIENCE_TICKS,
             self._node_for,
-            forgotten_max,
         )
 
     def _source(self, purpose: str) -> Random:
@@ -300,7 +302,7 @@ class Simulation:
             reads_max=self._reads_max,
             read_wait_ms=self._source("read wait").choice((500, 5000)),
             query_reruns_max=self._source("reruns").choice((1, 128)),
-            log_cache_bytes_max=self._source("cache").choice((1, 500, MIB)),
+            log_cache_bytes_max=self._source("cache").choice((1, 2000, MIB)),
             **drawn_session_limits(self._source("session limits"), self.machines_keep),
             snapshot_entries=snapshots.choice((5, 12, 30, 1 << 30)),
             trim_margin_entries=snapshots.choice((1, 3, 10)),
@@ -321,7 +323,7 @@ class Simulation:
         if self.machines_keep:
             self._check_answers_outlive()
         cluster.check_committed()
-        cluster.driver.judge(self._sessions.check_applied_once)
+        cluster.driver.judge(self._sessions.check_log)
         is_overtaken = self._overtake()
         self._check_equal()
         self._check_answered()

@@ -74,10 +74,11 @@ def test_overload_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for _ in range(3):
         status = main([*arguments, "--json", "--directory", str(tmp_path)])
         printed = capsys.readouterr()
-        if "does not lead" not in printed.err:
-            break  # else a busy machine cost the leader its lead, and nothing was measured
+        rows = json.loads(printed.out) if status == 0 else []
+        # A busy machine may cost the leader its lead, or offer too little to be refused.
+        if rows and rows[1]["refused_share"] > 0:
+            break
     assert status == 0, printed.err
-    rows = json.loads(printed.out)
     assert [row["machine"] for row in rows] == ["kv", "slow kv", "slow kv"]
     for row in rows:
         assert row["engine"] == ENGINES[0]

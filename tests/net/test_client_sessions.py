@@ -126,18 +126,22 @@ async def test_too_many_sessions(tmp_path: Path) -> None:
 
 
 async def test_too_many_answers(tmp_path: Path) -> None:
-    """Where all sessions keep as many answers as they may, a command is refused, and was not done;
-    what is known is answered all the same; and a session that is closed makes room."""
+    """Where all sessions keep as many answers as they may, a command is refused that is not the
+    lowest one of its session, and was not done; one at a time goes on; who closes makes room."""
     config = local_config(tmp_path, nodes=1, limits=Limits(sessions_bytes_max=1))
     async with running_cluster(tmp_path, config=config), Client(config) as client:
         session, other = await client.open_session(), await client.open_session()
         await session.call(Kv.put, "key", b"1")
-        await session.call(Kv.put, "key", b"2")
+        for value in (b"2", b"3"):
+            await other.call(Kv.put, "key", value)
+        # As of a client whose earlier command is still on its way.
+        sequence = other._session.take()
         with pytest.raises(Overloaded, match=r"limits\.sessions_bytes_max"):
-            await other.propose(Kv.put.encode("key", b"3"), deadline_seconds=0.3)
-        assert await client.call(Kv.get, "key") == b"2"
+            await other.propose(Kv.put.encode("key", b"4"), deadline_seconds=0.3)
+        assert await client.call(Kv.get, "key") == b"3"
         await session.close()
-        await other.call(Kv.put, "key", b"4")
+        await other.call(Kv.put, "key", b"5")
+        other._session.settle(sequence)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ async def test_libraries_tell_the_hint(
 
     async with scripted_nodes(be_busy) as (node,), open_client(node.address) as client:
         with pytest.raises(made) as refused:
-            await client.propose(b"x", deadline_seconds=0.1)
+            await client.propose(b"x", deadline_seconds=0.5)
         assert refused.value.retry_after_ms == 5000
         outcomes = await client.propose_many([b"1", b"2"], deadline_seconds=0.1)
         for outcome in outcomes:

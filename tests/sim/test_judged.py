@@ -18,6 +18,7 @@ from replog.testing.calm import check_lone_leader, check_overtaken_leader, check
 from replog.testing.chance import Chance, Selection
 from replog.testing.checks import Broken, Violation
 from replog.testing.cluster import Cluster
+from replog.testing.files import Crashed
 from replog.testing.nodes import Outcome, Proposal, Recorder
 from replog.testing.registers import DrawnWorkload, Registers
 from replog.testing.sim import SimOptions, Simulation, simulate
@@ -138,6 +139,26 @@ def test_silent_stop_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Turns, "end", lambda *_: None)
     with pytest.raises(Violation, match="L5: node 1 stopped and told nobody what became of p1"):
         cluster.stop(1)
+
+
+def test_crash_over_a_message_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that crashes as it takes a message in, which it may read its log for, is down, also
+    where its turn comes later; the others go on."""
+    cluster = led(batched=True)
+    node = cluster.nodes[2]
+
+    step, turns = Turns.step, node.turns
+
+    def crash(self: Turns, message: object) -> None:
+        if self is turns:
+            raise Crashed("read")
+        step(self, message)
+
+    monkeypatch.setattr(Turns, "step", crash)
+    proposal = cluster.propose(1, b"x")
+    cluster.tick(4)
+    assert not node.is_running
+    assert proposal.outcome is Outcome.DONE
 
 
 def test_batched_proposal_gets_turn() -> None:

@@ -216,6 +216,23 @@ def test_first_is_not_claimed_where_nobody_knows() -> None:
     assert "at entry 61 or before it, it came" in str(world.nodes[2].diverged)
 
 
+@pytest.mark.parametrize("starting", [(1, 3), (3,)])
+def test_agreement_says_nothing_of_what_nobody_knows(starting: Sequence[NodeId]) -> None:
+    """Who has agreed on the last entries, with somebody who knows no others, has not agreed on what
+    is in front of them: the next entry that differs may not be the first."""
+    world = World(3)
+    world.apply(60, wrong=[2], behind=10)
+    world.apply(40)
+    for node_id in starting:
+        begin_at(world.replicas[node_id].digests, 60)
+    world.tick(4)
+    assert world.diverged() == {}
+    world.apply(10, wrong=[2])
+    world.tick(4)
+    assert world.diverged() == {2: 101}
+    assert "at entry 101 or before it, it came" in str(world.nodes[2].diverged)
+
+
 def test_different_starts_fall_silent() -> None:
     """Nodes that know of different stretches agree on what both know, and are silent then."""
     world = World(3)

@@ -33,6 +33,7 @@ from replog.replica import Replica
 from replog.sessions import (
     ANSWER_MEMORY_BYTES,
     ANSWER_OVERHEAD_BYTES,
+    NOT_KEPT,
     Answer,
     Sessions,
     SessionTerms,
@@ -293,24 +294,18 @@ def test_answer_bytes_are_bounded() -> None:
     answer = done(sessions, 2)
     assert answer is not None
     assert isinstance(answer[2], CommandFailed)
-    assert answer[2].name == "AnswerNotKept"
+    assert answer[2].name == NOT_KEPT
     assert "was done at entry 12" in str(answer[2])
     assert done(sessions, 3, bytes(300), lowest=3) is None
     assert done(sessions, 3, lowest=3) == (13, bytes(300), None)
 
 
 def test_answers_of_all_are_bounded() -> None:
-    """However many sessions there are, all together keep no more answers than there is room for: a
-    command above that is refused and not applied, in whatever session, until somebody acknowledges,
-    closes or is gone."""
-    sessions = opened()
-    for session_id in (8, 9):
-        sessions.open(session_id, TERMS, 100)
+    """All sessions together keep no more answers than there is room for: a command above that, of a
+    session that awaits others, is refused and not applied until somebody acknowledges, closes or is
+    gone; and what is known is answered all the same."""
+    sessions = full_of_answers()
     for session_id in (7, 8):
-        for sequence in (1, 2, 3):
-            assert sessions.begin(session_id, sequence, 1, 100 * session_id) is None
-            sessions.finish(session_id, sequence, 20, None, None)
-    for session_id in (7, 9):
         refused = sessions.begin(session_id, 4, 1, 900)
         assert refused is not None
         assert isinstance(refused[2], Overloaded)
@@ -321,10 +316,40 @@ def test_answers_of_all_are_bounded() -> None:
         each.restore(sessions.freeze())
     assert acknowledged.begin(7, 4, 2, 900) is None
     closed.close(8)
-    assert closed.begin(9, 4, 1, 900) is None
-    assert expired.begin(9, 4, 1, 1800) is not None
-    assert expired.begin(9, 4, 1, 1801) is None
-    assert len(expired) == 2
+    assert closed.begin(7, 4, 1, 900) is None
+    assert expired.begin(7, 4, 1, 1800) is not None
+    sessions.begin(7, 1, 1, 1900)
+    assert sessions.begin(7, 4, 1, 1901) is None
+    assert len(sessions) == 1
+
+
+def full_of_answers() -> Sessions:
+    """As many answers as fit, in the sessions 7 and 8; number 8 had its last command at time 800,
+    7 at 700, and 9 had none."""
+    sessions = opened()
+    for session_id in (8, 9):
+        sessions.open(session_id, TERMS, 100)
+    for session_id in (7, 8):
+        for sequence in (1, 2, 3):
+            assert sessions.begin(session_id, sequence, 1, 100 * session_id) is None
+            sessions.finish(session_id, sequence, 20, None, None)
+    return sessions
+
+
+def test_lowest_command_is_always_done() -> None:
+    """However many answers others hoard, a session has its commands done one by one, the lowest
+    that it awaits each time; the others are refused, also when nothing is kept."""
+    sessions = full_of_answers()
+    for sequence in range(1, 50):
+        for is_done in (False, True):
+            refused = sessions.begin(9, sequence + 1, sequence, 900)
+            assert refused is not None
+            assert isinstance(refused[2], Overloaded)
+            assert f"wait for command {sequence} of session 9" in str(refused[2])
+            if not is_done:
+                assert sessions.begin(9, sequence, sequence, 900) is None
+                sessions.finish(9, sequence, 20 + sequence, b"done", None)
+        assert sessions.begin(9, sequence, sequence, 900) == (20 + sequence, b"done", None)
 
 
 def test_answer_bytes_of_all_are_bounded() -> None:
@@ -431,6 +456,33 @@ def test_freeze_same_from_any_history() -> None:
         if dice.random() < 0.2:
             second = new_sessions()
             second.restore(first.freeze())
+
+
+def test_reason_travels() -> None:
+    """Why an answer is not kept is known wherever a snapshot of the sessions is; a reason that no
+    release writes is refused."""
+    sessions = opened()
+    sessions.open(8, TERMS, 100)
+    sessions.begin(8, 1, 1, 100)
+    sessions.finish(8, 1, 20, bytes(900), None)
+    done(sessions, 1, bytes(1000))
+    done(sessions, 2, bytes(600))
+    sessions.begin(7, 3, 1, 100)
+    sessions.finish_unkept(7, 3, 13)
+    restored = new_sessions()
+    restored.restore(sessions.freeze())
+    reasons = {1: "was too large to be kept", 2: "found no room beside those", 3: "was lost when"}
+    for each in (sessions, restored):
+        for sequence, reason in reasons.items():
+            answer = done(each, sequence)
+            assert answer is not None
+            assert isinstance(answer[2], CommandFailed)
+            assert answer[2].name == NOT_KEPT
+            assert f"done at entry {10 + sequence}, and its answer {reason}" in str(answer[2])
+    head, answer_record, *_ = sessions.freeze()
+    for wrong in (answer_record[:-1], answer_record[:-1] + b"\x03", answer_record + b"\x00"):
+        with pytest.raises(SnapshotDamaged, match="sessions"):
+            new_sessions().restore([head, wrong])
 
 
 def test_restore_doubled_refused() -> None:
