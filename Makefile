@@ -51,8 +51,9 @@ check-deep: $(RUNNABLE) ## walk the larger spaces of the model checker
 crash-deep: $(RUNNABLE) ## strike every operation on a node's files in every way
 	$(PY) -m replog.testing.every_write --deep
 
+# More than an hour; one that is interrupted is gone on with by the next.
 mutants: $(RUNNABLE) ## plant every fault of tests/mutants, and say what finds it
-	$(PY) tests/mutants/run.py
+	$(PY) tests/mutants/run.py --journal .mutants.jsonl
 
 # Nearly two minutes; the last runs are to fail, for their nodes forget what they answered.
 exactly-once: $(RUNNABLE) ## count in sessions while leaders are struck

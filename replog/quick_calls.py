@@ -1,9 +1,10 @@
 """The calls that are made all the time, read and run without the library.
 
 The payload of a call is a list of its name and its arguments, and most arguments are one or two
-texts or byte strings.  Decoding such a list takes the library longer than all else that applying a
-put takes, on every replica.  So for each method with such a signature there is a function here that
-takes the arguments out of the payload head by head (RFC 8949, section 3), and calls the method.
+texts or byte strings.  The library makes that list first, of which each item must then be looked
+at: to decode and check a get takes more than twice the time of running it.  So for each method with
+such a signature there is a function here that takes the arguments out of the payload head by head
+(RFC 8949, section 3), and calls the method.
 
 What it takes is one strict value, as :mod:`replog.cbor` has it, of exactly the declared types.  On
 anything else, longer arguments among it, it answers ``UNFIT`` and does nothing: then the library
@@ -21,7 +22,7 @@ from replog.quick_cbor import BYTES, TEXT, call_head
 QuickRun: TypeAlias = "Callable[[object, bytes], object]"
 """Runs a payload on a machine, or answers ``UNFIT``."""
 
-NAME_END: Final = TEXT - 2
+_NAME_END: Final = TEXT - 2
 """The head of a call with a short name ends where its second byte says, less this."""
 
 _ONE_BYTE: Final = 24
@@ -32,7 +33,7 @@ _MAJORS: Final[Mapping[frozenset[type], int]] = {frozenset({str}): TEXT, frozens
 
 def head_of(payload: bytes) -> bytes:
     """How a payload begins, if it is a call with a short name."""
-    return payload[: payload[1] - NAME_END] if len(payload) > 1 else b""
+    return payload[: payload[1] - _NAME_END] if len(payload) > 1 else b""
 
 
 def quick_run(
@@ -79,7 +80,7 @@ def _run_of_two(
 ) -> QuickRun:
     first_is_text, second_is_text = first_major == TEXT, second_major == TEXT
 
-    # The same twice, spelled out: a call for each argument would cost half of what is won.
+    # The same twice, spelled out: a call for each argument would cost two thirds of what is won.
     def run(machine: object, payload: bytes) -> object:
         try:
             length = payload[start] - first_major

@@ -108,7 +108,7 @@ async def fetch_founding(config: Config, learner: Voter, seconds: float) -> Foun
     is_active = False
     with trio.move_on_after(seconds):
         while True:
-            is_active = False
+            is_heard = False
             for node in _others(config, learner.node_id):
                 try:
                     reply, value = await _ask(config, node, "founding", _packed(learner))
@@ -121,8 +121,9 @@ async def fetch_founding(config: Config, learner: Voter, seconds: float) -> Foun
                     check_matching(config, founding, name)
                     return founding
                 reasons[node.id] = reply.message or "it answered with something else"
-                if is_active := reply.code == NodeActive.__name__:
+                if is_heard := reply.code == NodeActive.__name__:
                     break
+            is_active = is_heard
             await trio.sleep(_PAUSE_SECONDS)
     if is_active:
         raise NodeActive(learner.node_id)

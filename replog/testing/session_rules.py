@@ -1,7 +1,8 @@
 """What the rules of sessions say of every command in the log, spelled out as plainly as can be.
 
-A second reading of what :mod:`replog.sessions` documents, which shares no code with it: it keeps no
-answers and no bytes, counts anew whenever it is asked, and remembers nothing to be faster.  When a
+A second reading of what :mod:`replog.sessions` documents, which shares with it how entries are
+encoded and nothing else: it keeps no answers and no bytes, counts anew whenever it is asked, and
+remembers nothing to be faster.  When a
 run has ended, its whole log is put through it, and what the replicas did is compared:
 
 * I10: the replicated time at a command is the highest that the entries up to it are stamped with.

@@ -8,6 +8,9 @@ simulator to which a mutant never comes is missed only if the unchanged code com
 
     python tests/mutants/run.py --only leader_counts_itself_early --kind raft
     python tests/mutants/run.py --kind shared --seeds 20 --by sim --by check
+    python tests/mutants/run.py --journal hunted.jsonl
+
+The journal is for a hunt that may be interrupted: the same again goes on where that was.
 
 Exit code 0: every mutant is found, or its survival is explained where the patch is; 1: one
 survives without a word, or something is found in the unchanged code; 2: bad input.
@@ -25,11 +28,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from hunt import CHECK, CONFORMANCE, SEARCHERS, SIM, Finding, Order
+from journal import Journal, Line, digest_of, tree_digest
 from mutants import (
     FOLDER,
     KINDS,
@@ -76,6 +81,8 @@ class Hunted:
     error: str
     """Why the hunt itself failed; empty if it did not."""
     seconds: float
+    goals: Mapping[str, int] = field(default_factory=dict)
+    """Of the unchanged code, in how many seeds the simulator came to each goal."""
 
     @property
     def is_found(self) -> bool:
@@ -117,14 +124,26 @@ class Runner:
         self._goals: dict[str, Mapping[str, int]] = {}
         """By engine, the goals of the unchanged code."""
 
+    @property
+    def subject(self) -> str:
+        """One text for what is hunted and how."""
+        settings = json.dumps(asdict(self._settings)).encode()
+        parts = tree_digest(self._snapshot).encode(), settings, (FOLDER / "hunt.py").read_bytes()
+        return digest_of(parts)
+
     def hunt_none(self, none: Mutant) -> Hunted:
-        """Hunt the unchanged code with one engine; what fails there is excused for the mutants."""
+        """Hunt the unchanged code with one engine."""
         began = time.monotonic()
         ended = self._order(none, self._seeds, self._settings.searchers, is_exhaustive=True)
         (engine,) = none.engines
-        self._excused[engine] = [each.scenario for each in ended.findings if each.scenario]
-        self._goals[engine] = ended.goals.get(engine, {})
-        return Hunted(none, ended.findings, ended.error, time.monotonic() - began)
+        goals = ended.goals.get(engine, {})
+        return Hunted(none, ended.findings, ended.error, time.monotonic() - began, goals)
+
+    def note_none(self, hunted: Hunted) -> None:
+        """What the unchanged code came to is what the mutants are measured by."""
+        (engine,) = hunted.mutant.engines
+        self._excused[engine] = [each.scenario for each in hunted.findings if each.scenario]
+        self._goals[engine] = hunted.goals
 
     def hunt(self, mutant: Mutant) -> Hunted:
         """Hunt one mutant, until something is found."""
@@ -243,19 +262,26 @@ def hunt_all(
     processes: int = 0,
     is_none_hunted: bool = True,
     handle_hunted: Callable[[Sequence[Hunted]], None] = lambda _: None,
+    journal_path: Path | None = None,
 ) -> list[Hunted]:
     """Hunt the unchanged code with each engine concerned, then the mutants, in their order.
 
     ``processes`` 0: one for each core.  ``handle_hunted`` is told of all that are through, whenever
-    one is; not by the caller's thread.
+    one is; not by the caller's thread.  ``journal_path``: who is in there is not hunted again.
     """
     done: list[Hunted] = []
     engines = {engine for mutant in mutants for engine in mutant.engines}
     nones = [none for none in NONE if engines.intersection(none.engines)] if is_none_hunted else []
     lock = threading.Lock()
 
-    def note(hunted: Hunted) -> Hunted:
+    def hunt_once(
+        mutant: Mutant, hunt: Callable[[Mutant], Hunted], journal: Journal | None
+    ) -> Hunted:
+        known = journal.find(mutant) if journal else None
+        hunted = hunt(mutant) if known is None else hunted_of(mutant, known)
         with lock:
+            if journal and known is None and not hunted.error:
+                journal.add(mutant, line_of(hunted))
             done.append(hunted)
             handle_hunted(done)
         return hunted
@@ -265,9 +291,27 @@ def hunt_all(
         ThreadPoolExecutor(processes or os.cpu_count() or 1) as pool,
     ):
         runner = Runner(settings, Path(folder))
-        # The conformance suite is judged by what the unchanged code passes, so that comes first.
-        first = list(pool.map(lambda none: note(runner.hunt_none(none)), nones))
-        return [*first, *pool.map(lambda mutant: note(runner.hunt(mutant)), mutants)]
+        with Journal(journal_path, runner.subject) if journal_path else nullcontext() as journal:
+            # What the conformance suite finds is judged by what the unchanged code passes there.
+            first = list(pool.map(lambda none: hunt_once(none, runner.hunt_none, journal), nones))
+            for hunted in first:
+                runner.note_none(hunted)
+            return [*first, *pool.map(lambda each: hunt_once(each, runner.hunt, journal), mutants)]
+
+
+def line_of(hunted: Hunted) -> Line:
+    """What a journal says of a hunt."""
+    return {
+        "findings": [asdict(each) for each in hunted.findings],
+        "seconds": round(hunted.seconds, 1),
+        "goals": hunted.goals,
+    }
+
+
+def hunted_of(mutant: Mutant, line: Line) -> Hunted:
+    """The hunt of which a journal says that."""
+    findings = tuple(Finding(**each) for each in line["findings"])
+    return Hunted(mutant, findings, "", line["seconds"], line["goals"])
 
 
 # -- what is said --
@@ -368,6 +412,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--by", choices=SEARCHERS, action="append", help="search by this alone; repeatable"
     )
+    parser.add_argument(
+        "--journal", metavar="FILE", type=Path, help="go on where a hunt with this file was ended"
+    )
     parser.add_argument("--json", action="store_true", help="say all of it as JSON")
     given = parser.parse_args(arguments)
     every = load_mutants()
@@ -386,6 +433,7 @@ def main(arguments: Sequence[str]) -> int:
         settings,
         is_none_hunted=not given.only,
         handle_hunted=lambda done: show_progress(done, len(chosen) + len(NONE)),
+        journal_path=given.journal,
     )
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from hunt import CHECK, SIM
+import run
+from hunt import CHECK, SIM, Order
 from mutants import (
     ENGINES,
     KINDS,
@@ -17,7 +21,7 @@ from mutants import (
     packages,
     read_mutants,
 )
-from run import Hunted, Settings, hunt_all, main, render
+from run import Ended, Hunted, Settings, hunt_all, main, render, run_order
 
 MUTANTS = load_mutants()
 COUNT_MIN = 30
@@ -134,6 +138,47 @@ def test_hunt_endless_loop() -> None:
     assert not found.is_bad
     assert "cannot be imported" in failed.error
     assert failed.is_bad
+
+
+def test_journal_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was hunted is not hunted again and comes to the same, also when the end of the journal
+    was cut off; a changed patch, other settings and a failed hunt are hunted again."""
+    begun: list[str] = []
+
+    def count_order(order: Order) -> Ended:
+        changed = Path(order.copy, "replog/quorum.py").read_text(encoding="utf-8")
+        words = [each for each in ("sum(", "fail") if f"held = {each}" in changed]
+        begun.append("".join(words) or "none")
+        if begun[-1] == "fail":
+            return Ended(error="it failed")
+        return run_order(order)
+
+    monkeypatch.setattr(run, "run_order", count_order)
+    broken = HARMLESS.replace("held = ", "held = fail +").replace('"renamed"', '"failing"')
+    mutants = [*read_mutants(HARMLESS, "raft"), *read_mutants(broken, "raft")]
+    path, settings = tmp_path / "hunted", Settings(1, (SIM,))
+
+    def hunt(mutants: Sequence[Mutant], settings: Settings = settings) -> list[Hunted]:
+        begun.clear()
+        return hunt_all(mutants, settings, processes=1, journal_path=path)
+
+    first = hunt(mutants)
+    assert begun == ["none", "sum(", "fail"]
+    assert first[0].goals
+    again = hunt(mutants)
+    assert begun == ["fail"]
+    assert [replace(each, seconds=0) for each in again] == [
+        replace(each, seconds=0) for each in first
+    ]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    hunt(mutants[:1])
+    assert begun == ["sum("]
+    assert path.read_bytes().count(b"\n") == whole.count(b"\n") == 3
+    hunt([replace(mutants[0], survives="It is no fault.")])
+    assert len(begun) == 1
+    hunt(mutants[:1], replace(settings, seeds=2))
+    assert begun == ["none", "sum("]
 
 
 def test_main_unknown_mutant(capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,9 +189,9 @@ async def test_rejoin_refused(tmp_path: Path) -> None:
         other = next(each for each in (1, 2, 3) if each != leader.node_id)
         await until(lambda: leader._transport.is_called_by(other))
         with pytest.raises(NodeActive, match=f"node {other} was heard a moment ago"):
-            await fetch_founding(config, Voter(other, 7), 1.0)
+            await fetch_founding(config, Voter(other, 7), 2.0)
         with pytest.raises(OutcomeUnknown, match=f"node {other} was heard a moment ago"):
-            await admit_learner(config, Voter(other, 7), 1.0)
+            await admit_learner(config, Voter(other, 7), 2.0)
         with pytest.raises(NotDone, match=f"node {leader.node_id} was heard a moment ago"):
             leader.submit_learner(Voter(leader.node_id, 7), lambda *_: None)
         with pytest.raises(NotDone, match="there is no node 9"):
@@ -296,6 +296,22 @@ async def test_node_that_was_heard_once_is_not_blamed_for_ever(
 
     monkeypatch.setattr(rejoining, "_ask", ask)
     with pytest.raises(Unavailable, match="nobody there"):
+        await fetch_founding(local_config(tmp_path), Voter(3, 77), 2.0)
+
+
+async def test_deadline_amid_a_question_takes_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """That the node was heard is still known when the time ends while somebody is asked again."""
+    replies = [Reply(1, Outcome.NOT_DONE, 0, b"", "NodeActive", "heard", 0, "")]
+
+    async def ask(*_: object) -> tuple[Reply, object]:
+        if not replies:
+            await trio.sleep_forever()
+        return replies.pop(), None
+
+    monkeypatch.setattr(rejoining, "_ask", ask)
+    with pytest.raises(NodeActive, match="node 3"):
         await fetch_founding(local_config(tmp_path), Voter(3, 77), 2.0)
 
 
