@@ -12,6 +12,7 @@ from replog.limits import Limits
 from replog.machine import DumpPage
 from replog.plugins import engine_names, find_engine
 from replog.quorum import Majority
+from replog.sessions import Sessions
 from replog.snapshots import Snapshots
 from replog.testing import sim
 from replog.testing.calm import check_lone_leader, check_overtaken_leader, check_vain_transfer
@@ -112,6 +113,13 @@ def test_stale_time_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Proposal, "__call__", wrong)
     with pytest.raises(Violation, match=r"I10: the command at index 5 was proposed at 6\d+ ms"):
+        simulate(SimOptions(ENGINE, 0, faults=NONE))
+
+
+def test_wrong_sessions_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I21: a node that has applied all and holds a session that the log does not open is found."""
+    monkeypatch.setattr(Sessions, "numbers", lambda *_: {77: [1]})
+    with pytest.raises(Violation, match=r"I21: node \d has these commands .*\{77: \[1\]\}"):
         simulate(SimOptions(ENGINE, 0, faults=NONE))
 
 
