@@ -50,6 +50,7 @@ from replog.errors import (
     PeerError,
     QueryFailed,
     SchemaError,
+    SessionFull,
     SnapshotFailed,
     SnapshotUnavailable,
     TermChanged,
@@ -337,7 +338,7 @@ _NOT_DONE: Final[Mapping[str, type[CallerError]]] = {
 """The errors that are made of a sentence alone, by the code in a reply."""
 
 _BUSY: Final[Mapping[str, type[Overloaded]]] = {
-    made.__name__: made for made in (Overloaded, DiskFull)
+    made.__name__: made for made in (Overloaded, DiskFull, SessionFull)
 }
 """Those that also say when to come back."""
 

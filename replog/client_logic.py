@@ -68,6 +68,7 @@ from replog.errors import (
     Overloaded,
     Refused,
     SessionExpired,
+    SessionFull,
     Unavailable,
 )
 from replog.frames import Outcome, Reply, ServerHello
@@ -439,8 +440,12 @@ class ClientLogic(Generic[W]):
             self._questions.withdraw(command, command.route)
 
     def _pause(self, now: float, command: Command[W], failure: NotDone) -> None:
-        """The leader is too busy for a command, or has no room: it is sent again a little later."""
+        """The leader is too busy for a command, or has no room: it is sent again a little later, or
+        after those in front of it."""
         command.line = None
+        if isinstance(failure, SessionFull) and self._queue.wait_for_others(command, failure):
+            self.is_turn_due = True
+            return
         self._queue.pause(now, command, self._pauses.after_refusal(now, command, failure))
 
     def _send_queued(self, now: float, line: Line[W]) -> None:
@@ -517,7 +522,7 @@ class ClientLogic(Generic[W]):
             self._questions.handle_welcome(now, line, line.question, hello)
         elif not self.search.note_hello(line.address, hello):
             self._lines.close(line, "it does not lead")
-        elif self._doubted is not None and _node_of(self._doubted) == hello.node_id:
+        elif self._doubted and self._doubted.hello and self._doubted.hello.node_id == hello.node_id:
             # The same node under another address: slow, but it lives and leads.
             self._doubted = None
             self._lines.close(line, "it is known under another address")
@@ -591,7 +596,3 @@ class ClientLogic(Generic[W]):
         for command in [command for command in self._queue if not command.may_be_done]:
             self._withdraw(command)
             self._end(command, Refused(f"no address leads to the cluster ({reasons})"))
-
-
-def _node_of(line: Line[W]) -> NodeId | None:
-    return line.hello.node_id if line.hello else None

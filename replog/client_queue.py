@@ -4,17 +4,21 @@
 * A *paused* one was too much for the leader, or would be, and is queued again a little later.
 * A *held* one is so far ahead of the first unanswered command of its session that the cluster might
   keep no answer for it: it waits until that one is answered.  Else later commands could take the
-  room of earlier ones that are sent again, and none of them would ever be answered.
+  room of earlier ones that are sent again, and none of them would ever be answered.  Where the
+  cluster has said that there is no room, that is any but the lowest, which is done at any rate;
+  and more than one is tried again after some were done.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 from replog.client_actions import NEVER, Command
 from replog.client_session import ClientSession
+from replog.errors import SessionFull
 
 W = TypeVar("W")
 
@@ -32,7 +36,7 @@ class CommandQueue(Generic[W]):
         """In the order in which they will leave."""
         self._paused: dict[Command[W], float] = {}
         """With when each is queued again."""
-        self._held: dict[ClientSession, OrderedDict[Command[W], None]] = {}
+        self._held: dict[ClientSession, list[Command[W]]] = {}
         """By session, ascending by number; never empty."""
         self.resume_at = NEVER
         """When paused commands are looked at next."""
@@ -60,11 +64,19 @@ class CommandQueue(Generic[W]):
         while self._queued:
             command = next(iter(self._queued))
             session = command.session
-            if session is None or command.sequence < session.lowest + self._answers_max:
+            if session is None or command.sequence < self._behind(session):
                 return command
             del self._queued[command]
-            self._held.setdefault(session, OrderedDict())[command] = None
+            self._hold(session, command)
         return None
+
+    def _behind(self, session: ClientSession) -> int:
+        """The lowest number that must wait for others of its session."""
+        count = self._answers_max
+        return session.lowest + (min(session.window, count) if session.is_narrow else count)
+
+    def _hold(self, session: ClientSession, command: Command[W]) -> None:
+        insort(self._held.setdefault(session, []), command, key=_sequence_of)
 
     def take(self, command: Command[W]) -> None:
         """The :meth:`first` one leaves."""
@@ -75,9 +87,11 @@ class CommandQueue(Generic[W]):
         self._queued.pop(command, None)
         self._paused.pop(command, None)
         session = command.session
-        if session in self._held:
-            self._held[session].pop(command, None)
-            if not self._held[session]:
+        if session is not None and (held := self._held.get(session)):
+            at = bisect_left(held, command.sequence, key=_sequence_of)
+            if at < len(held) and held[at] is command:
+                del held[at]
+            if not held:
                 del self._held[session]
 
     def note_settled(self, session: ClientSession) -> bool:
@@ -85,16 +99,27 @@ class CommandQueue(Generic[W]):
         held = self._held.get(session)
         if held is None:
             return False
-        behind = session.lowest + self._answers_max
-        ready = []
-        for command in held:
-            if command.sequence >= behind:
-                break
-            ready.append(command)
-        for command in ready:
-            self.remove(command)
+        ready_count = bisect_left(held, self._behind(session), key=_sequence_of)
+        for command in held[:ready_count]:
             self.add(command)
-        return bool(ready)
+        del held[:ready_count]
+        if not held:
+            del self._held[session]
+        return ready_count > 0
+
+    def wait_for_others(self, command: Command[W], failure: SessionFull) -> bool:
+        """The cluster had no room for the answer of a command that has left: it is to leave again
+        as the lowest of its session, which it may be by now.  ``False``: it was that."""
+        session, was_told = command.session, isinstance(command.failure, SessionFull)
+        if session is None or (was_told and command.sequence == session.lowest):
+            return False
+        command.failure = failure
+        session.narrow()
+        if command.sequence < self._behind(session):
+            self.add(command)
+        else:
+            self._hold(session, command)
+        return True
 
     def pause(self, now: float, command: Command[W], seconds: float) -> None:
         """It is to be queued again after so long."""
@@ -119,3 +144,7 @@ class CommandQueue(Generic[W]):
     def _look_later(self, now: float) -> None:
         earliest = min(self._paused.values(), default=NEVER)
         self.resume_at = max(earliest, now + GRAIN_SECONDS)
+
+
+def _sequence_of(command: Command[W]) -> int:
+    return command.sequence

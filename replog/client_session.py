@@ -46,10 +46,22 @@ LEADING_TERM: Final = "leading_term"
 """The verb that asks the leader for its term; the result is an epoch and a term."""
 
 
+WIDENED_AFTER: Final = 8
+"""After so many settled commands one more may leave beside the lowest, where there was no room."""
+
+
 class ClientSession:
     """One session, as its client sees it."""
 
-    __slots__ = ("_last", "_open", "lowest", "repeated_count", "session_id")
+    __slots__ = (
+        "_last",
+        "_open",
+        "_settled_count",
+        "is_narrow",
+        "lowest",
+        "repeated_count",
+        "session_id",
+    )
 
     def __init__(self, session_id: SessionId) -> None:
         self.session_id = session_id
@@ -61,6 +73,19 @@ class ClientSession:
         """Those whose outcome somebody waits for; only ever looked up."""
         self.lowest = 1
         """The lowest number that is open; the next one, when there is none."""
+        self.is_narrow = False
+        """Whether the cluster had no room once for more answers, ..."""
+        self._settled_count = 0
+        """... and how many commands were settled since then."""
+
+    @property
+    def window(self) -> int:
+        """How many numbers may be in flight, from the lowest on, where the session is narrow."""
+        return 1 + self._settled_count // WIDENED_AFTER
+
+    def narrow(self) -> None:
+        """The cluster keeps as many answers as it may: it does the lowest command and no other."""
+        self.is_narrow, self._settled_count = True, 0
 
     def take(self) -> int:
         """The number of a new command."""
@@ -72,6 +97,8 @@ class ClientSession:
         """Nobody waits for this command any more: its outcome is known, or it was given up."""
         still_open, last = self._open, self._last
         still_open.remove(sequence)
+        if self.is_narrow:
+            self._settled_count += 1
         if sequence == self.lowest:
             sequence += 1
             while sequence <= last and sequence not in still_open:

@@ -92,6 +92,11 @@ class DiskFull(Overloaded):
     then, if one has room."""
 
 
+class SessionFull(Overloaded):
+    """The session keeps as many answers as it may, or all sessions together do, so the command was
+    not done this time; the lowest one that the session awaits is done at any rate."""
+
+
 class CommandTooLarge(NotDone):
     """The command exceeds ``limits.command_bytes_max``."""
 

@@ -37,6 +37,7 @@ from replog.errors import (
     MachineDamaged,
     Overloaded,
     SessionExpired,
+    SessionFull,
     SnapshotDamaged,
     StaleSequence,
     StateMachineError,
@@ -200,29 +201,33 @@ class Sessions:
         kept = answers.get(sequence)
         if kept is not None:
             return self._answer(kept)
-        if len(answers) >= session.terms.answers_max:
-            return (
-                0,
-                None,
-                Overloaded(
-                    f"session {session_id} has {len(answers)} commands whose answers it has not "
-                    "said to have; wait for some of them"
-                ),
-            )
         # The lowest one is always done: the session goes on with it, however much others hoard, and
-        # has at most this one above the bound, for it is forgotten when another is the lowest.
-        if sequence > session.lowest and self._is_full(session.terms, time_ms):
-            return (
-                0,
-                None,
-                Overloaded(
-                    f"the sessions of all clients have {self._count} commands whose answers they "
-                    "have not said to have, for which limits.sessions_bytes_max leaves no room; "
-                    f"wait for command {session.lowest} of session {session_id}, which is done at "
-                    "any rate, close sessions that nobody uses, or try again later"
-                ),
-            )
+        # has at most this one above the bounds, for it is forgotten when another is the lowest.
+        if sequence > session.lowest and (full := self._fullness(session_id, session, time_ms)):
+            return 0, None, full
         return None
+
+    def _fullness(
+        self, session_id: SessionId, session: _Session, time_ms: int
+    ) -> SessionFull | None:
+        """Why no command of a session is done now but the lowest; ``None``: others are, too."""
+        if len(session.answers) >= session.terms.answers_max:
+            said = (
+                f"session {session_id} has {len(session.answers)} commands whose answers it has "
+                "not said to have; acknowledge them"
+            )
+        elif self._is_full(session.terms, time_ms):
+            said = (
+                f"the sessions of all clients have {self._count} commands whose answers they have "
+                "not said to have, for which limits.sessions_bytes_max leaves no room; close those "
+                "that nobody uses"
+            )
+        else:
+            return None
+        return SessionFull(
+            f"{said}, or wait for command {session.lowest} of session {session_id}, which is done "
+            "at any rate"
+        )
 
     def _is_full(self, terms: SessionTerms, time_ms: int) -> bool:
         """Whether there are too many answers, also when the sessions are dropped that are gone.

@@ -39,7 +39,7 @@ from typing import Final, TypeAlias
 
 from replog.control import LEARNER, sub_kind_of
 from replog.envelope import is_in_session, open_envelope, session_in
-from replog.errors import Overloaded, SessionExpired, StaleSequence, TermChanged
+from replog.errors import SessionExpired, SessionFull, StaleSequence, TermChanged
 from replog.node_messages import NODE_TYPES
 from replog.quorum import QuorumSystem
 from replog.storage.protocol import Write
@@ -58,7 +58,7 @@ from replog.types import (
     Term,
 )
 
-_APPLIED_REFUSALS: Final = (SessionExpired, StaleSequence, TermChanged)
+_APPLIED_REFUSALS: Final = (SessionExpired, SessionFull, StaleSequence, TermChanged)
 
 Nodes: TypeAlias = "Mapping[NodeId, ClusterNode]"
 
@@ -457,10 +457,7 @@ class Invariants:
 
 def was_refused_applied(proposal: Proposal) -> bool:
     """Whether a command was told that its session or its term refuses it: it is committed, and does
-    nothing.  Sessions that keep too many answers refuse as an overloaded node does, which proposes
     nothing."""
-    if type(proposal.error) is Overloaded:  # a full disk proposes nothing
-        return proposal.mark is not None and proposal.index != 0
     return isinstance(proposal.error, _APPLIED_REFUSALS)
 
 

@@ -23,7 +23,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from replog.envelope import SessionMark
-from replog.errors import NotDone, Overloaded, SessionExpired, StaleSequence, TermChanged
+from replog.errors import NotDone, SessionExpired, SessionFull, StaleSequence, TermChanged
 from replog.limits import MIB
 from replog.testing.checks import Broken
 from replog.testing.driver import QUIET, Driver
@@ -396,7 +396,7 @@ class SessionClients:
             # Another node, or this one a little later, may take it.
             now = self._driver.agenda.now
             client.asked_at = now - self._patience_ticks + REFUSED_TICKS
-            client.is_crowded = type(copy.error) is Overloaded and copy.index != 0
+            client.is_crowded = isinstance(copy.error, SessionFull)
 
     def _judge_answer(self, copy: Proposal) -> None:
         machine = self._nodes[copy.node_id].machine

@@ -22,7 +22,7 @@ from typing import Final
 
 from replog.control import CLOSING, OPENING, sub_kind_of, unpack_closing, unpack_opening
 from replog.envelope import Marks, SessionMark, marks_in, open_envelope
-from replog.errors import Overloaded, SessionExpired, StaleSequence, TermChanged
+from replog.errors import SessionExpired, SessionFull, StaleSequence, TermChanged
 from replog.sessions import SessionTerms
 from replog.testing.checks import Broken, was_refused_applied
 from replog.testing.goals import Goals
@@ -49,8 +49,8 @@ class Verdict(Enum):
 _REFUSALS: Final[Mapping[Verdict, type[Exception]]] = {
     Verdict.GONE: SessionExpired,
     Verdict.STALE: StaleSequence,
-    Verdict.FULL: Overloaded,
-    Verdict.CROWDED: Overloaded,
+    Verdict.FULL: SessionFull,
+    Verdict.CROWDED: SessionFull,
     Verdict.OTHER_TERM: TermChanged,
 }
 
@@ -140,10 +140,12 @@ class SessionRules:
             self.done_at[index] = done_at[sequence]
             return Verdict.KNOWN
         terms = session.terms
+        if sequence == session.lowest:
+            return Verdict.APPLIED
         if len(done_at) >= terms.answers_max:
             return Verdict.FULL
         count = sum([len(each.done_at) for each in self._living()])
-        if sequence > session.lowest and count * ANSWER_BYTES >= terms.all_bytes_max:
+        if count * ANSWER_BYTES >= terms.all_bytes_max:
             return Verdict.CROWDED
         return Verdict.APPLIED
 

@@ -165,6 +165,8 @@ class World:
         self.sends: dict[bytes, list[str]] = {}
         """By body: what became of each time that it was sent."""
         self._places: dict[bytes, Peer] = {}
+        self._unsent_at: dict[bytes, float] = {}
+        """By body, when its line ended last before it had left."""
         self.goals: set[str] = set()
         """What has happened in this world; a set of worlds should see everything."""
 
@@ -257,8 +259,8 @@ class World:
             return
         self.peers.remove(peer)
         for request, end in peer.requests.values():
-            fate = "lost" if end <= peer.sent_bytes else "unsent"
-            self._note_fate(peer, request, fate)
+            is_unsent = end > peer.sent_bytes and self._is_awaited(peer, request)
+            self._note_fate(peer, request, "unsent" if is_unsent else "lost")
         self.logic.ended(self.now, peer.line, len(peer.unsent))
         self.act()
         if self.logic.is_turn_due:
@@ -274,7 +276,9 @@ class World:
         if command.is_harmless and not isinstance(command.failure, OutcomeUnknown):
             return
         if isinstance(command.failure, OutcomeUnknown):
-            assert self.may_have_arrived(command.body), "unknown, but it never left"
+            # A deadline passes before it is known what left over a line that is closed with it.
+            is_news = self._unsent_at.get(command.body) == self.now
+            assert is_news or self.may_have_arrived(command.body), "unknown, but it never left"
             self.goals.add("unknown")
         elif isinstance(command.failure, NotDone):
             assert not self.may_have_arrived(command.body), "not done, but it may have arrived"
@@ -320,13 +324,22 @@ class World:
         fates = self.sends.get(payload_of(request), [])
         if self._places.get(payload_of(request)) is peer and fates[-1] == "open":
             fate = {Outcome.NOT_DONE: "refused", Outcome.UNKNOWN: "unknown"}
-            fates[-1] = fate.get(reply.outcome, "answered")
+            is_awaited = self._is_awaited(peer, request)
+            fates[-1] = fate.get(reply.outcome, "answered") if is_awaited else "lost"
+
+    def _is_awaited(self, peer: Peer, request: Request) -> bool:
+        """Whether the logic looks for what comes of a request there.  It does not of what it took
+        back from a silent leader: that may have been done, whatever is heard later."""
+        body = payload_of(request)
+        return peer.line in [each.line for each in self.logic._waiting if each.body == body]
 
     def _note_fate(self, peer: Peer, request: Request, fate: str) -> None:
         if self._places.get(payload_of(request)) is peer:
             fates = self.sends[payload_of(request)]
             if fates[-1] == "open":
                 fates[-1] = fate
+                if fate == "unsent":
+                    self._unsent_at[payload_of(request)] = self.now
 
     def may_have_arrived(self, body: bytes) -> bool:
         """Whether some node may have taken a command, or may still."""

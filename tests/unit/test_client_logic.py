@@ -875,18 +875,24 @@ class Walk:
         self.frozen_id = 0
         """A node that answers nothing."""
         self.session = ClientSession(7)
+        self.is_calm = self.dice.random() < 0.5
+        """Whether little goes wrong and time passes slowly, so that more commands are answered."""
         self.goals = self.world.goals
 
     def run(self, steps: int) -> None:
         """Take steps, then heal everything and ask for one command more; then close."""
+        often = 0.1 if self.is_calm else 1.0
         moves = [
             (self.ask, 6), (self.ask_node, 1), (self.cancel, 1), (self.connect, 6),
-            (self.write, 8), (self.read, 10), (self.babble, 0.3), (self.hang_up, 1),
-            (self.wait, 5), (self.jump, 0.2), (self.elect, 0.7), (self.close_late, 6),
+            (self.write, 8), (self.read, 10), (self.babble, 0.3 * often), (self.hang_up, often),
+            (self.wait, 5), (self.jump, 0.2 * often), (self.elect, 0.7 * often),
+            (self.close_late, 6),
             (self.world.turn, 2),
         ]  # fmt: skip
         for _ in range(steps):
-            (move,) = self.dice.choices([move for move, _ in moves], [often for _, often in moves])
+            (move,) = self.dice.choices(
+                [move for move, _ in moves], [weight for _, weight in moves]
+            )
             self.world.dice = self.dice.random()
             move()
             if self.world.logic.is_turn_due and self.dice.random() < 0.7:
@@ -899,7 +905,7 @@ class Walk:
 
     def ask(self) -> None:
         body = b"%d" % len(self.asked) * self.dice.choice([1, 100])
-        seconds = self.dice.choice([0.0, 0.05, 1.0, 10.0])
+        seconds = self.dice.choice([1.0, 10.0] if self.is_calm else [0.0, 0.05, 1.0, 10.0])
         session = self.dice.choice([None, self.session])
         logic = self.world.logic
         if self.dice.random() < 0.05:
@@ -962,7 +968,8 @@ class Walk:
             request = frame
             kinds = ["NotLeader", "Overloaded", "BadCommand", "?", "EntryReplaced"]
             if request.verb == PROPOSE_IN_SESSION:
-                kinds.append("SessionExpired")
+                _, sequence, lowest = numbers_of(request)
+                kinds += ["SessionExpired", *["SessionFull"] * (3 if sequence > lowest else 0)]
             if request.verb == QUERY:
                 kinds += ["Unavailable", "QueryFailed"]
             kind = self.dice.choice(["done"] * 6 + kinds)
@@ -989,7 +996,8 @@ class Walk:
             self.world.end(self.world.closing.pop(0))
 
     def wait(self) -> None:
-        self.world.pass_time(self.dice.choice([0.0, 0.01, 0.1, 0.6, 1.3]))
+        seconds = self.dice.choice([0.0, 0.01, 0.1, 0.6, 1.3])
+        self.world.pass_time(0.1 * seconds if self.is_calm else seconds)
 
     def jump(self) -> None:
         """The process was stopped for a while."""
@@ -1079,7 +1087,7 @@ class Walk:
 GOALS = {
     "unknown", "succeeded", "sent again after refused", "sent again after unsent",
     "sent again after lost", "sent again after unknown", "SessionExpired", "EntryReplaced",
-    "Unavailable", "Overloaded", "BadCommand",
+    "Unavailable", "Overloaded", "BadCommand", "SessionFull",
 }  # fmt: skip
 
 
@@ -1091,7 +1099,7 @@ def test_any_order_of_events() -> None:
     for seed in range(150):
         walk = Walk(seed)
         try:
-            walk.run(steps=150)
+            walk.run(steps=300)
         except AssertionError as failure:
             failure.add_note(f"seed {seed}")
             raise

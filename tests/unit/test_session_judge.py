@@ -8,7 +8,7 @@ import pytest
 
 from replog.control import pack_opening
 from replog.envelope import SessionMark, mark_command, pack_envelopes
-from replog.errors import Overloaded, SessionExpired, StaleSequence, TermChanged
+from replog.errors import SessionExpired, SessionFull, StaleSequence, TermChanged
 from replog.machine import ApplyContext
 from replog.sessions import SessionTerms
 from replog.testing.checks import Broken
@@ -81,7 +81,7 @@ def of_all_verdicts() -> History:
     history.ask((OPENED, 1, 1), 2)
     history.ask((OPENED, 2, 1))
     history.ask((OPENED, 3, 1), expected=1)
-    history.ask((OPENED, 4, 1), Overloaded("the session is full"))
+    history.ask((OPENED, 4, 1), SessionFull("the session is full"))
     history.ask((OPENED, 4, 2), TermChanged((1, 2), (1, 1)), expected=2)
     history.ask((OPENED, 1, 1), STALE)
     history.ask((9, 1, 1), GONE)
@@ -146,7 +146,7 @@ WRONG: dict[str, tuple[Callable[[History], object], str]] = {
         "I21: .*6 is more than its session may keep, .* told: the cluster does not know",
     ),
     "a full session is told as full sessions": (
-        lambda it: tell(it, 6, Overloaded("limits.sessions_bytes_max")),
+        lambda it: tell(it, 6, SessionFull("limits.sessions_bytes_max")),
         "I21: .*6 is more than its session may keep, .* told: limits",
     ),
     "a session that is gone is told as a number that is": (
@@ -184,10 +184,10 @@ def test_full_sessions_are_told_apart() -> None:
     terms = SessionTerms(400, 64, 1000, 3, 256)
     session = history._add(EntryKind.CONTROL, pack_opening(terms, 100))
     history.ask((session, 1, 1))
-    refused = history.ask((session, 2, 1), Overloaded("limits.sessions_bytes_max"))
+    refused = history.ask((session, 2, 1), SessionFull("limits.sessions_bytes_max"))
     history.check()
     assert history.goals.reached == ["full_sessions_refused"]
-    refused.error = Overloaded("the session is full")
+    refused.error = SessionFull("the session is full")
     with pytest.raises(Broken, match=r"I21: .*4 is more than all sessions may keep"):
         history.check()
 

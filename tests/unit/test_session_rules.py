@@ -11,7 +11,7 @@ from test_replica import Journal, Outcomes, ScriptedEngine, committed
 
 from replog.control import pack_closing, pack_opening
 from replog.envelope import SessionMark, mark_command, pack_envelopes
-from replog.errors import Overloaded, SessionExpired, StaleSequence, TermChanged
+from replog.errors import SessionExpired, SessionFull, StaleSequence, TermChanged
 from replog.limits import Limits
 from replog.loading import new_sessions
 from replog.replica import Replica
@@ -30,8 +30,8 @@ TOLD: dict[Verdict, type[Exception] | None] = {
     Verdict.KNOWN: None,
     Verdict.GONE: SessionExpired,
     Verdict.STALE: StaleSequence,
-    Verdict.FULL: Overloaded,
-    Verdict.CROWDED: Overloaded,
+    Verdict.FULL: SessionFull,
+    Verdict.CROWDED: SessionFull,
     Verdict.OTHER_TERM: TermChanged,
 }
 
@@ -81,9 +81,16 @@ def test_rules_of_one_session() -> None:
     assert log.command((session, 4, 2), 100) is Verdict.APPLIED
     assert log.command((session, 5, 2), 100) is Verdict.FULL
     assert log.command((session, 5, 3), 100) is Verdict.APPLIED
+    assert log.command((session, 6, 3), 100) is Verdict.FULL
+    assert log.command((session, 6, 6), 100) is Verdict.APPLIED
+    assert log.command((session, 9, 7), 100) is Verdict.APPLIED
+    assert log.command((session, 8, 7), 100) is Verdict.APPLIED
+    assert log.command((session, 10, 7), 100) is Verdict.APPLIED
+    assert log.command((session, 11, 7), 100) is Verdict.FULL
+    assert log.command((session, 7, 7), 100) is Verdict.APPLIED, "the lowest is done at any rate"
     assert log.command((session + 1, 1, 1), 100) is Verdict.GONE
     log.close(session)
-    assert log.command((session, 6, 6), 100) is Verdict.GONE
+    assert log.command((session, 11, 11), 100) is Verdict.GONE
 
 
 def test_rules_of_time() -> None:

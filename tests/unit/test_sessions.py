@@ -20,6 +20,7 @@ from replog.errors import (
     MachineDamaged,
     Overloaded,
     SessionExpired,
+    SessionFull,
     SnapshotDamaged,
     StaleSequence,
     StateMachineCrashed,
@@ -279,9 +280,24 @@ def test_answers_are_bounded() -> None:
         assert done(sessions, sequence) is None
     refused = done(sessions, 5)
     assert refused is not None
-    assert isinstance(refused[2], Overloaded)
+    assert isinstance(refused[2], SessionFull)
     assert done(sessions, 2) == (12, None, None)
     assert done(sessions, 5, lowest=2) is None
+
+
+def test_lowest_command_is_done_in_a_full_session() -> None:
+    """A session whose later commands took all the room does its lowest one all the same, once."""
+    sessions = opened()
+    for sequence in range(2, 6):
+        assert done(sessions, sequence) is None
+    refused = done(sessions, 6)
+    assert refused is not None
+    assert isinstance(refused[2], SessionFull)
+    assert "or wait for command 1 of session 7" in str(refused[2])
+    assert done(sessions, 1) is None
+    assert done(sessions, 1) == (11, None, None)
+    assert isinstance((done(sessions, 6, lowest=2) or refused)[2], SessionFull), "four are awaited"
+    assert done(sessions, 6, lowest=3) is None
 
 
 def test_answer_bytes_are_bounded() -> None:
@@ -308,7 +324,7 @@ def test_answers_of_all_are_bounded() -> None:
     for session_id in (7, 8):
         refused = sessions.begin(session_id, 4, 1, 900)
         assert refused is not None
-        assert isinstance(refused[2], Overloaded)
+        assert isinstance(refused[2], SessionFull)
         assert "sessions_bytes_max" in str(refused[2])
     assert sessions.begin(7, 2, 1, 900) == (20, None, None)
     acknowledged, closed, expired = new_sessions(), new_sessions(), new_sessions()
@@ -344,7 +360,7 @@ def test_lowest_command_is_always_done() -> None:
         for is_done in (False, True):
             refused = sessions.begin(9, sequence + 1, sequence, 900)
             assert refused is not None
-            assert isinstance(refused[2], Overloaded)
+            assert isinstance(refused[2], SessionFull)
             assert f"wait for command {sequence} of session 9" in str(refused[2])
             if not is_done:
                 assert sessions.begin(9, sequence, sequence, 900) is None
@@ -387,7 +403,7 @@ def test_replica_that_lost_answers_refuses_the_same() -> None:
             each.finish(8, sequence, 20, None, None)
         refused = each.begin(8, 3, 1, 100)
         assert refused is not None
-        assert isinstance(refused[2], Overloaded)
+        assert isinstance(refused[2], SessionFull)
 
 
 def test_room_is_found_where_sessions_are_gone() -> None:
@@ -400,7 +416,7 @@ def test_room_is_found_where_sessions_are_gone() -> None:
         for sequence in (1, 2, 3):
             assert sessions.begin(session_id, sequence, 1, time_ms) is None
             sessions.finish(session_id, sequence, 20, None, None)
-        assert isinstance((sessions.begin(7, 4, 1, time_ms) or (0, 0, None))[2], Overloaded)
+        assert isinstance((sessions.begin(7, 4, 1, time_ms) or (0, 0, None))[2], SessionFull)
 
     for sequence in (1, 2, 3):
         done(sessions, sequence)
@@ -408,7 +424,7 @@ def test_room_is_found_where_sessions_are_gone() -> None:
     sessions.close(8)
     sessions.open(9, replace(TERMS, idle_ms_max=10), 300)
     fill(9, 300)
-    assert isinstance((sessions.begin(7, 4, 1, 310) or (0, 0, None))[2], Overloaded)
+    assert isinstance((sessions.begin(7, 4, 1, 310) or (0, 0, None))[2], SessionFull)
     assert sessions.begin(7, 4, 1, 311) is None
     assert len(sessions) == 1
 
