@@ -71,6 +71,7 @@ class Command(Generic[W]):
         "body",
         "deadline",
         "failure",
+        "left_as_lowest",
         "line",
         "may_be_done",
         "request_id",
@@ -101,6 +102,8 @@ class Command(Generic[W]):
         """In which it is applied once, however often it is sent; ``None``: in none."""
         self.sequence = 0
         """Its number there."""
+        self.left_as_lowest = False
+        """Whether it was the lowest there when it left last; told where the session is narrow."""
         self.term: TermId | None = None
         """In which alone it is to be done; ``None``: in any."""
         self.may_be_done = False

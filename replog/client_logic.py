@@ -418,7 +418,7 @@ class ClientLogic(Generic[W]):
         del self._waiting[command]
         session = command.session
         if session is not None:
-            session.settle(command.sequence)
+            session.settle(command.sequence, is_done=command.applied is not None)
             if self._queue.note_settled(session):
                 self.is_turn_due = True
 

@@ -6,12 +6,13 @@
   keep no answer for it: it waits until that one is answered.  Else later commands could take the
   room of earlier ones that are sent again, and none of them would ever be answered.  Where the
   cluster has said that there is no room, that is any but the lowest, which is done at any rate;
-  and more than one is tried again after some were done.
+  and one more is tried again whenever some were done.
+
+Nothing here takes longer for each command the more there are.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
@@ -26,6 +27,30 @@ GRAIN_SECONDS: Final = 0.01
 """Deadlines and pauses are looked at no more often than this: one look goes through all of them."""
 
 
+class _Held(Generic[W]):
+    """The held commands of one session."""
+
+    __slots__ = ("by_sequence", "from_sequence")
+
+    def __init__(self, sequence: int) -> None:
+        self.by_sequence: dict[int, Command[W]] = {}
+        """In any order."""
+        self.from_sequence = sequence
+        """There is none below."""
+
+    def put(self, command: Command[W]) -> None:
+        """One more."""
+        self.by_sequence[command.sequence] = command
+        self.from_sequence = min(self.from_sequence, command.sequence)
+
+    def take_below(self, sequence: int) -> list[Command[W]]:
+        """Take out those with lower numbers, ascending."""
+        numbers = range(self.from_sequence, sequence)
+        self.from_sequence = max(self.from_sequence, sequence)
+        found = [self.by_sequence.pop(number, None) for number in numbers]
+        return [command for command in found if command is not None]
+
+
 class CommandQueue(Generic[W]):
     """Every command that is neither in flight nor ended; each is in one place."""
 
@@ -36,8 +61,8 @@ class CommandQueue(Generic[W]):
         """In the order in which they will leave."""
         self._paused: dict[Command[W], float] = {}
         """With when each is queued again."""
-        self._held: dict[ClientSession, list[Command[W]]] = {}
-        """By session, ascending by number; never empty."""
+        self._held: dict[ClientSession, _Held[W]] = {}
+        """By session; never empty."""
         self.resume_at = NEVER
         """When paused commands are looked at next."""
 
@@ -46,12 +71,15 @@ class CommandQueue(Generic[W]):
         return len(self._queued)
 
     def __iter__(self) -> Iterator[Command[W]]:
-        return iter(self._queued)
+        """Those that could leave, and those that wait for others of their session."""
+        yield from self._queued
+        for held in self._held.values():
+            yield from held.by_sequence.values()
 
     @property
     def count(self) -> int:
         """How many there are."""
-        held_count = sum([len(held) for held in self._held.values()])
+        held_count = sum([len(held.by_sequence) for held in self._held.values()])
         return len(self._queued) + len(self._paused) + held_count
 
     def add(self, command: Command[W]) -> None:
@@ -73,14 +101,23 @@ class CommandQueue(Generic[W]):
     def _behind(self, session: ClientSession) -> int:
         """The lowest number that must wait for others of its session."""
         count = self._answers_max
-        return session.lowest + (min(session.window, count) if session.is_narrow else count)
+        return session.lowest + (min(session.window, count) if session.refusal else count)
 
     def _hold(self, session: ClientSession, command: Command[W]) -> None:
-        insort(self._held.setdefault(session, []), command, key=_sequence_of)
+        if session.refusal is not None and session.window < self._answers_max:
+            # Should its deadline come first, it ends with what was said to those in front of it.
+            command.failure = SessionFull(str(session.refusal), session.refusal.retry_after_ms)
+        held = self._held.get(session)
+        if held is None:
+            held = self._held[session] = _Held(command.sequence)
+        held.put(command)
 
     def take(self, command: Command[W]) -> None:
         """The :meth:`first` one leaves."""
         del self._queued[command]
+        session = command.session
+        if session is not None and session.refusal is not None:
+            command.left_as_lowest = command.sequence == session.lowest
 
     def remove(self, command: Command[W]) -> None:
         """Take it out of wherever it is, if it is here."""
@@ -88,10 +125,8 @@ class CommandQueue(Generic[W]):
         self._paused.pop(command, None)
         session = command.session
         if session is not None and (held := self._held.get(session)):
-            at = bisect_left(held, command.sequence, key=_sequence_of)
-            if at < len(held) and held[at] is command:
-                del held[at]
-            if not held:
+            held.by_sequence.pop(command.sequence, None)
+            if not held.by_sequence:
                 del self._held[session]
 
     def note_settled(self, session: ClientSession) -> bool:
@@ -99,23 +134,24 @@ class CommandQueue(Generic[W]):
         held = self._held.get(session)
         if held is None:
             return False
-        ready_count = bisect_left(held, self._behind(session), key=_sequence_of)
-        for command in held[:ready_count]:
+        ready = held.take_below(self._behind(session))
+        for command in ready:
             self.add(command)
-        del held[:ready_count]
-        if not held:
+        if not held.by_sequence:
             del self._held[session]
-        return ready_count > 0
+        return bool(ready)
 
-    def wait_for_others(self, command: Command[W], failure: SessionFull) -> bool:
+    def wait_for_others(self, command: Command[W], refusal: SessionFull) -> bool:
         """The cluster had no room for the answer of a command that has left: it is to leave again
-        as the lowest of its session, which it may be by now.  ``False``: it was that."""
-        session, was_told = command.session, isinstance(command.failure, SessionFull)
-        if session is None or (was_told and command.sequence == session.lowest):
+        as the lowest of its session, which it may be by now.  ``False``: it had left as that."""
+        session = command.session
+        if session is None:
             return False
-        command.failure = failure
-        session.narrow()
+        session.narrow(refusal)
+        if command.left_as_lowest:
+            return False
         if command.sequence < self._behind(session):
+            command.failure = refusal
             self.add(command)
         else:
             self._hold(session, command)
@@ -144,7 +180,3 @@ class CommandQueue(Generic[W]):
     def _look_later(self, now: float) -> None:
         earliest = min(self._paused.values(), default=NEVER)
         self.resume_at = max(earliest, now + GRAIN_SECONDS)
-
-
-def _sequence_of(command: Command[W]) -> int:
-    return command.sequence

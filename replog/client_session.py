@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from replog.errors import SessionFull
 from replog.sessions import SessionId
 
 PROPOSE: Final = "propose"
@@ -47,18 +48,19 @@ LEADING_TERM: Final = "leading_term"
 
 
 WIDENED_AFTER: Final = 8
-"""After so many settled commands one more may leave beside the lowest, where there was no room."""
+"""After so many commands that were done one more may leave beside the lowest, where there was no
+room."""
 
 
 class ClientSession:
     """One session, as its client sees it."""
 
     __slots__ = (
+        "_done_count",
         "_last",
         "_open",
-        "_settled_count",
-        "is_narrow",
         "lowest",
+        "refusal",
         "repeated_count",
         "session_id",
     )
@@ -73,19 +75,20 @@ class ClientSession:
         """Those whose outcome somebody waits for; only ever looked up."""
         self.lowest = 1
         """The lowest number that is open; the next one, when there is none."""
-        self.is_narrow = False
-        """Whether the cluster had no room once for more answers, ..."""
-        self._settled_count = 0
-        """... and how many commands were settled since then."""
+        self.refusal: SessionFull | None = None
+        """What the cluster said when it had no room for more answers, the last time; ``None``: it
+        always had.  The session is narrow from then on, but ever less so."""
+        self._done_count = 0
+        """How many commands were done since then."""
 
     @property
     def window(self) -> int:
         """How many numbers may be in flight, from the lowest on, where the session is narrow."""
-        return 1 + self._settled_count // WIDENED_AFTER
+        return 1 + self._done_count // WIDENED_AFTER
 
-    def narrow(self) -> None:
+    def narrow(self, refusal: SessionFull) -> None:
         """The cluster keeps as many answers as it may: it does the lowest command and no other."""
-        self.is_narrow, self._settled_count = True, 0
+        self.refusal, self._done_count = refusal, 0
 
     def take(self) -> int:
         """The number of a new command."""
@@ -93,12 +96,13 @@ class ClientSession:
         self._open.add(self._last)
         return self._last
 
-    def settle(self, sequence: int) -> None:
-        """Nobody waits for this command any more: its outcome is known, or it was given up."""
+    def settle(self, sequence: int, *, is_done: bool = False) -> None:
+        """Nobody waits for this command any more: it is done, or its outcome is known, or it was
+        given up."""
         still_open, last = self._open, self._last
         still_open.remove(sequence)
-        if self.is_narrow:
-            self._settled_count += 1
+        if is_done:
+            self._done_count += 1
         if sequence == self.lowest:
             sequence += 1
             while sequence <= last and sequence not in still_open:

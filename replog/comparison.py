@@ -215,8 +215,9 @@ class Comparison:
         self, peer: NodeId, after: LogIndex, upto: LogIndex, unknown_upto: LogIndex
     ) -> None:
         """Some entries came to the same at a peer."""
-        self._agreed[peer] = max(self._agreed[peer], upto)
-        self._unknown[peer] = unknown_upto if after else 0
+        if upto >= self._agreed[peer]:
+            self._agreed[peer] = upto
+            self._unknown[peer] = unknown_upto if after else 0
         known = self.differences.get(peer)
         if known is not None and known.index <= upto:
             del self.differences[peer]  # one of the two was started again, and is right now

@@ -76,7 +76,8 @@ class NotLeader(NotDone):
 
 
 class Overloaded(NotDone):
-    """A limit of the node is reached, so nothing was proposed; try again a little later.
+    """A limit is reached, so the command was not done: but for :class:`SessionFull` it was not even
+    proposed; try again a little later.
 
     ``retry_after_ms``: before so many milliseconds have passed, asking again is of no use; 0: the
     node does not say.

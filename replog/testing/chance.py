@@ -53,6 +53,7 @@ KINDS: Final[dict[str, str]] = {
     "coup": "the leader is cut off or stands still; the others forget it, and campaign at once",
     "diverge": "a replica's state has another digest than it should, from a command on",
     "transfer": "the leader is told to hand over",
+    "snapshot": "where machines keep answers, a node is told to take a snapshot",
     "overtake": "in calm the leader is cut off, and the others go on and trim what it lacks",
 }
 """Every kind of strike and what it does."""

@@ -123,6 +123,8 @@ class Faults:
     """Per tick: some replica's state has a wrong digest from now on."""
     transfer_chance: float = 0.0
     """Per tick: the leader is told to hand over to some node."""
+    snapshot_chance: float = 0.0
+    """Per tick: some node is told to take a snapshot."""
 
 
 def drawn_faults(random: Random, ticks_scale: int) -> Faults:
@@ -268,6 +270,10 @@ def draw_troubles(cluster: Cluster, faults: Faults, chance: Chance) -> None:
             cluster.driver.crowd.begin(leader_id, random, ticks)
     if chance.strikes("replace", faults.replace_chance):
         _begin_replacing(cluster, faults, chance.details("replace"))
+    if chance.strikes("snapshot", faults.snapshot_chance):
+        node = chance.details("snapshot").choice(list(cluster.nodes.values()))
+        if node.is_running and node.applied_index:
+            cluster.take_snapshot(node.node_id)
 
 
 def _trouble_leaders(cluster: Cluster, faults: Faults, chance: Chance) -> None:

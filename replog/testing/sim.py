@@ -113,6 +113,9 @@ ASKS_AGAIN_CHANCE: Final = 0.5
 SESSIONS_CHANCE: Final = 0.5
 """How many of the seeds have clients with sessions."""
 
+SNAPSHOT_CHANCE: Final = 0.01
+"""Where machines keep answers: per tick, that some node is told to take a snapshot."""
+
 COUP_CHANCE: Final = 0.004
 """How likely a coup is in a tick, where there are leases."""
 
@@ -240,8 +243,9 @@ class Simulation:
 
     def _drawn_faults(self) -> Faults:
         faults = drawn_faults(self._source("faults"), self.election_ticks)
-        has_leases = self.trial.clock_drift_percent(self.engine_options) is not None
-        return replace(faults, coup_chance=COUP_CHANCE) if has_leases else faults
+        if self.trial.clock_drift_percent(self.engine_options) is not None:
+            faults = replace(faults, coup_chance=COUP_CHANCE)
+        return replace(faults, snapshot_chance=self.machines_keep * SNAPSHOT_CHANCE)
 
     def _made_checks(self, voters: tuple[NodeId, ...]) -> Sequence[Check]:
         leases = LeaseWatch(self.goals, lambda node: self.cluster.driver.clock_ns(node))

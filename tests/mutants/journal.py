@@ -2,8 +2,8 @@
 
 All mutants take more than an hour, so what became of each is written down when it is known, as a
 line of JSON.  Its first line says what was hunted and how: with another tree, or other seeds, the
-file is begun anew.  A mutant whose patch was changed since is hunted again, and so is one whose
-hunt failed.
+file is begun anew, and the one before is kept beside it.  A mutant whose patch was changed since is
+hunted again, and so is one whose hunt failed, or whose line is damaged.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mutants import Mutant
+
+_KEYS: Final = frozenset({"mutant", "patch", "findings", "seconds", "goals"})
 
 Line: TypeAlias = Mapping[str, Any]
 """What the hunt for one mutant came to, as JSON has it."""
@@ -42,18 +45,17 @@ class Journal:
     """A file of hunts; not to be used by two at a time."""
 
     def __init__(self, path: Path, subject: str) -> None:
-        """Read ``path``, or begin it anew if it is of another ``subject`` than this, or damaged in
-        its first line; a line at the end that was cut off is left out."""
-        self._lines: dict[tuple[str, str], Line] = {}
-        kept = _read(path)
-        head = {"subject": subject}
-        if not kept or kept[0] != head:
-            kept = [head]
-        for line in kept[1:]:
-            self._lines[line["mutant"], line["patch"]] = line
+        """Read ``path``; if it is of another ``subject`` than this, or says of none, it is kept
+        under the name with ``.before``."""
+        head, lines = {"subject": subject}, _read(path)
+        if path.exists() and lines[:1] != [head]:
+            path.replace(path.with_name(f"{path.name}.before"))
+            lines = []
+        kept = [line for line in lines if line.keys() >= _KEYS]
+        self._lines = {(line["mutant"], line["patch"]): line for line in kept}
         beside = path.with_name(f"{path.name}.new")
         self._file = beside.open("w", encoding="utf-8")
-        for line in kept:
+        for line in (head, *kept):
             self._write(line)
         beside.replace(path)
 
@@ -83,15 +85,11 @@ def _patch_digest(mutant: Mutant) -> str:
 
 
 def _read(path: Path) -> list[Line]:
-    """The lines that are whole, up to the first that is none."""
+    """The lines that can be read."""
     lines: list[Line] = []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    for line in text.splitlines(keepends=True):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+    for content in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            line = json.loads(content)
+            if isinstance(line, dict):
+                lines.append(line)
     return lines

@@ -127,9 +127,9 @@ class Runner:
     @property
     def subject(self) -> str:
         """One text for what is hunted and how."""
-        settings = json.dumps(asdict(self._settings)).encode()
-        parts = tree_digest(self._snapshot).encode(), settings, (FOLDER / "hunt.py").read_bytes()
-        return digest_of(parts)
+        tools = [(FOLDER / name).read_bytes() for name in ("hunt.py", "mutants.py", "run.py")]
+        settings = json.dumps([asdict(self._settings), sys.version]).encode()
+        return digest_of([tree_digest(self._snapshot).encode(), settings, *tools])
 
     def hunt_none(self, none: Mutant) -> Hunted:
         """Hunt the unchanged code with one engine."""
@@ -250,7 +250,7 @@ def run_order(order: Order) -> Ended:
     if "broken" in words:
         return Ended(error=f"the copy cannot be imported: {words['broken'][0]}")
     findings = tuple(Finding(**each) for each in words.get("finding", ()))
-    if findings or "ended" in words:
+    if "ended" in words or (findings and not order.is_exhaustive):
         return Ended(findings, goals=words.get("goals", [{}])[0])
     last = (process.stderr.strip().splitlines() or ["no word"])[-1]
     return Ended(error=f"the hunt ended with status {process.returncode}: {last}")
@@ -286,12 +286,13 @@ def hunt_all(
             handle_hunted(done)
         return hunted
 
-    with (
-        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
-        ThreadPoolExecutor(processes or os.cpu_count() or 1) as pool,
-    ):
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         runner = Runner(settings, Path(folder))
-        with Journal(journal_path, runner.subject) if journal_path else nullcontext() as journal:
+        # The hunts that are going on when somebody interrupts end before the journal does.
+        with (
+            Journal(journal_path, runner.subject) if journal_path else nullcontext() as journal,
+            ThreadPoolExecutor(processes or os.cpu_count() or 1) as pool,
+        ):
             # What the conformance suite finds is judged by what the unchanged code passes there.
             first = list(pool.map(lambda none: hunt_once(none, runner.hunt_none, journal), nones))
             for hunted in first:

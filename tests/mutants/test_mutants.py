@@ -171,14 +171,16 @@ def test_journal_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         replace(each, seconds=0) for each in first
     ]
     whole = path.read_bytes()
-    path.write_bytes(whole[:-9])
-    hunt(mutants[:1])
-    assert begun == ["sum("]
-    assert path.read_bytes().count(b"\n") == whole.count(b"\n") == 3
+    for damaged in (whole[:-9], whole[:-9] + b"\xff\n7\n[]\n{}\n"):
+        path.write_bytes(damaged)
+        hunt(mutants[:1])
+        assert begun == ["sum("]
+        assert path.read_bytes().count(b"\n") == whole.count(b"\n") == 3
     hunt([replace(mutants[0], survives="It is no fault.")])
     assert len(begun) == 1
     hunt(mutants[:1], replace(settings, seeds=2))
     assert begun == ["none", "sum("]
+    assert path.with_name("hunted.before").read_bytes().startswith(whole[: whole.index(b"\n")])
 
 
 def test_main_unknown_mutant(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from test_client_logic import numbers_of, requests_of
 from replog.client_actions import Command
 from replog.client_queue import CommandQueue
 from replog.client_session import WIDENED_AFTER, ClientSession
-from replog.errors import SessionFull
+from replog.errors import Refused, SessionFull
 from replog.frames import Outcome, Request
 
 
@@ -82,8 +82,52 @@ def test_lowest_by_then_is_sent_at_once() -> None:
     assert in_flight(peer) == [2]
 
 
+def test_lowest_by_then_is_sent_at_once_however_often() -> None:
+    """Also one that was refused before, and left beside the lowest as the window was widened."""
+    count = WIDENED_AFTER + 3
+    world, peer, _ = led(count)
+    refuse(world, peer, *range(2, count + 1))
+    answer(world, peer, *range(1, WIDENED_AFTER + 1))
+    lowest = WIDENED_AFTER + 1
+    assert in_flight(peer) == [lowest, lowest + 1]
+    peer.send(
+        peer.answer(request_of(peer, lowest)),
+        peer.answer(request_of(peer, lowest + 1), Outcome.NOT_DONE, code="SessionFull"),
+    )
+    world.turn()
+    assert in_flight(peer) == [lowest + 1]
+
+
+def test_vain_waits_do_not_widen() -> None:
+    """Who is cancelled makes no room: it was not done."""
+    world, peer, session = led(1 + 3 * WIDENED_AFTER)
+    commands = list(world.logic._waiting)
+    refuse(world, peer, *range(2, 2 + 3 * WIDENED_AFTER))
+    for command in commands[1:]:
+        world.logic.cancel(command)
+    assert session.window == 1
+    assert world.logic.queued_count == 0
+
+
+def test_held_ones_know_why() -> None:
+    """One behind those that were refused, which never left itself, is told what they were told; and
+    all are told at once that no address will ever do."""
+    world, peer, session = led(3)
+    refuse(world, peer, 2, 3)
+    late, hopeless = world.ask(b"late", 0.5, session), world.ask(b"hopeless", 50.0, session)
+    world.pass_time(0.6)
+    assert isinstance(late.failure, SessionFull)
+    world.end(peer)
+    for _ in range(3):
+        while world.peers:
+            world.connect(world.peers[-1], greet=False).refuse("not you")
+        world.pass_time(1.0)
+    assert isinstance(hopeless.failure, Refused)
+    assert hopeless in world.settled
+
+
 def test_narrow_session_widens() -> None:
-    """More are tried again, one more for so many that are settled, until there is no room again."""
+    """More are tried again, one more for so many that are done, until there is no room again."""
     count = 4 * WIDENED_AFTER
     world, peer, session = led(count)
     refuse(world, peer, *range(2, count + 1))
@@ -140,7 +184,7 @@ def test_held_commands_of_any_order() -> None:
             command: Command[None] = Command("propose", b"", 0.0, 9.0, None)
             command.session, command.sequence = session, session.take()
             commands.append(command)
-        session.narrow()
+        session.narrow(SessionFull("no room"))
         left: list[Command[None]] = []
         for command in dice.sample(commands, len(commands)):
             assert queue.wait_for_others(command, SessionFull("no room"))
