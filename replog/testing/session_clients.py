@@ -56,7 +56,13 @@ AGAIN_CHANCE: Final = 0.25
 """How likely a client that forgets is to ask again for what it was answered."""
 
 CLOSE_CHANCE: Final = 0.1
-"""How likely a client that waits for nothing is to close its session."""
+"""How likely a client that waits for nothing is to close its session, ..."""
+
+ABANDON_CHANCE: Final = 0.3
+"""... or, out of these, to forget it, where sessions that are idle are soon gone."""
+
+ABANDONED_IDLE_MS_MAX: Final = 3000
+"""That is, after so long at most."""
 
 TERM_CHANCE: Final = 0.3
 """How likely a command is to be for one term only: that in which a node believes to be, ..."""
@@ -85,7 +91,7 @@ def drawn_session_limits(random: Random, answers_outlive: bool) -> Mapping[str, 
     there are to be some, of which some are too large to be kept."""
     sessions_max, idle_ms_max = random.choice((2, 4096)), random.choice((300, 3000, 1 << 30))
     answers_max, bytes_max = random.choice((1, 64)), random.choice((1, 1000))
-    all_bytes_max = random.choice((1, 500, MIB))  # one answer of all clients together, two, many
+    all_bytes_max = random.choice((1, 500, 1200, MIB))  # 1 answer of all together, 2, 5, many
     if answers_outlive:
         idle_ms_max, answers_max, bytes_max, all_bytes_max = 1 << 30, 64, ANSWER_BYTES_KEPT, MIB
     return {
@@ -160,16 +166,18 @@ class SessionClients:
         random: Random,
         forgotten_max: Sequence[int],
         patience_ticks: int,
+        idle_ms_max: int,
         choose_node: Callable[[float], NodeId],
     ) -> None:
         """``forgotten_max``: of each client, the answers of how many commands before its last it
-        may forget, and ask for again.  ``choose_node`` makes a node of a number from 0 to 1, or 0
-        where none runs."""
+        may forget, and ask for again.  ``idle_ms_max``: who is idle for longer is gone.
+        ``choose_node`` makes a node of a number from 0 to 1, or 0 where none runs."""
         self._driver = driver
         self._nodes = nodes
         self._results = results
         self._random = random
         self._patience_ticks = patience_ticks
+        self._idle_ms_max = idle_ms_max
         self._choose_node = choose_node
         self._clients = [
             SessionClient(number, each) for number, each in enumerate(forgotten_max, 1)
@@ -203,7 +211,10 @@ class SessionClients:
                     client.opening_at = now
                     self._driver.turn(node, partial(self._open, client, node))
             elif hurry > 1 - CLOSE_CHANCE:
-                self._driver.turn(node, partial(self._close, client, node))
+                if dice < ABANDON_CHANCE and self._idle_ms_max <= ABANDONED_IDLE_MS_MAX:
+                    client.session_id = 0
+                else:
+                    self._driver.turn(node, partial(self._close, client, node))
             elif client.answered and hurry < AGAIN_CHANCE:
                 sequences = [*client.answered]
                 sequence = sequences[int(dice * 1000) % len(sequences)]

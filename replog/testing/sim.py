@@ -267,6 +267,7 @@ class Simulation:
             random,
             forgotten_max,
             PATIENCE_TICKS,
+            self.limits.session_idle_ms_max,
             self._node_for,
         )
 

@@ -39,7 +39,7 @@ from replog.limits import Limits
 from replog.loading import Loaded, MachineHome, load_machine, new_sessions, replay_session
 from replog.machine import Opened
 from replog.replica import Replica
-from replog.sessions import SessionTerms
+from replog.sessions import Sessions, SessionTerms
 from replog.storage.files import RealFiles
 from replog.types import (
     NO_ENTRY,
@@ -257,18 +257,30 @@ def test_replay_knows_what_was_refused() -> None:
 # -- a machine on its own disk --
 
 
-@pytest.mark.parametrize(("origin", "filled"), [(5, False), (3, True)])
+@pytest.mark.parametrize(
+    ("origin", "has_sessions", "filled"), [(5, False, False), (3, False, True), (5, True, True)]
+)
 def test_lagging_machine_is_filled(
-    origin: Term, filled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    origin: Term,
+    has_sessions: bool,
+    filled: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A machine that is behind the newest snapshot goes on from where it is only if the highest
-    term was that of the snapshot there already; else it cannot tell, and is filled."""
+    term was that of the snapshot there already, and no sessions are in it; else it cannot tell what
+    they were, and is filled."""
     epoch = Epoch(1, "raft", (Voter(1, 11),), 1)
     meta = SnapshotMeta(EntryId(1, 5, 4), epoch, 5, "journal", (), TermId(1, 5))
     newest = SimpleNamespace(meta=meta)
     whole = Loaded(4, 5, (), 4, new_sessions(), TermId(1, 5))
     monkeypatch.setattr(loading, "fill_machine", lambda *_: whole)
-    monkeypatch.setattr(loading, "_read_sessions", lambda *_: None)
+
+    def read_sessions(sessions: Sessions, *_: object) -> None:
+        if has_sessions:
+            sessions.open(2, SessionTerms(400, 3, 1000, 3, 1 << 20), 5)
+
+    monkeypatch.setattr(loading, "_read_sessions", read_sessions)
     log = HeldLog(entry(1, 3, b"a"), entry(2, origin, b"b"), noop(3, 5), entry(4, 5, b"d"))
     loaded = load_machine(
         SimpleDisk(applied_index=2),  # type: ignore[arg-type]
