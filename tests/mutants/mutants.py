@@ -74,6 +74,8 @@ class Mutant:
     changes: tuple[Change, ...]
     survives: str
     """Why nothing finds it, if that is known and right; else empty."""
+    guard: str
+    """Of one that survives, the test that fails on it, as pytest names it; else empty."""
 
     @property
     def title(self) -> str:
@@ -86,7 +88,9 @@ class Mutant:
         return ENGINES if self.kind == "shared" else (self.kind,)
 
 
-NONE: Final = tuple(Mutant(NAME_OF_NONE, engine, "Nothing is wrong.", (), "") for engine in ENGINES)
+NONE: Final = tuple(
+    Mutant(NAME_OF_NONE, engine, "Nothing is wrong.", (), "", "") for engine in ENGINES
+)
 """The unchanged code, with each engine."""
 
 
@@ -107,7 +111,8 @@ def read_mutants(text: str, kind: str) -> list[Mutant]:
         changes = tuple(
             Change(each["file"], each.get("within", ""), each["old"], each["new"]) for each in rows
         )
-        found.append(Mutant(row["name"], kind, row["what"], changes, row.get("survives", "")))
+        survives, guard = row.get("survives", ""), row.get("guard", "")
+        found.append(Mutant(row["name"], kind, row["what"], changes, survives, guard))
     return found
 
 

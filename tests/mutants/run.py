@@ -12,8 +12,11 @@ simulator to which a mutant never comes is missed only if the unchanged code com
 
 The journal is for a hunt that may be interrupted: the same again goes on where that was.
 
-Exit code 0: every mutant is found, or its survival is explained where the patch is; 1: one
-survives without a word, or something is found in the unchanged code; 2: bad input.
+A mutant whose survival is explained where its patch is has a *guard*, a test that fails on it; that
+is made sure of as well.
+
+Exit code 0: every mutant is found, or explained and guarded; 1: one survives without a word, its
+guard passes, or something is found in the unchanged code; 2: bad input.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from mutants import (
     KINDS,
     NAME_OF_NONE,
     NONE,
+    ROOT,
     Misfit,
     Mutant,
     load_mutants,
@@ -59,6 +63,8 @@ GOAL_SHARE_MIN: Final = 0.1
 MINUTES_MAX: Final = 15.0
 """By the clock, for one mutant in all: whoever takes longer is ended, and that is an error."""
 SENTENCE_CHARS_MAX: Final = 100
+TESTS_FAILED: Final = 1
+"""Pytest's status for that."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,8 @@ class Runner:
             ended = self._confirmed(mutant, ended)
         elif not ended.error and not mutant.survives:
             ended = replace(ended, findings=tuple(self._missed_goals(ended)[:1]))
+        elif not ended.error:
+            ended = replace(ended, error=self._failure_of_guard(mutant))
         return Hunted(mutant, ended.findings, ended.error, time.monotonic() - began)
 
     @property
@@ -203,11 +211,8 @@ class Runner:
         is_exhaustive: bool = False,
     ) -> Ended:
         """Make a copy, and have it searched."""
-        with self._lock:
-            self._copy_count += 1
-            copy = self._folder / str(self._copy_count)
         try:
-            make_copy(mutant, self._snapshot, copy)
+            copy = self._copied(mutant)
         except Misfit as misfit:
             return Ended(error=str(misfit))
         return run_order(
@@ -222,6 +227,22 @@ class Runner:
                 is_exhaustive=is_exhaustive,
             )
         )
+
+    def _copied(self, mutant: Mutant) -> Path:
+        """A copy of its own; raises :class:`Misfit`."""
+        with self._lock:
+            self._copy_count += 1
+            copy = self._folder / str(self._copy_count)
+        make_copy(mutant, self._snapshot, copy)
+        return copy
+
+    def _failure_of_guard(self, mutant: Mutant) -> str:
+        """Why the guard of a mutant is none; empty if its test fails on the mutant."""
+        status = run_guard(self._copied(mutant), mutant.guard)
+        if status == TESTS_FAILED:
+            return ""
+        came_to = "passes on it" if status == 0 else f"ends with status {status}"
+        return f"{mutant.guard}, which is to fail on it, {came_to}"
 
 
 def _none_of(engine: str) -> Mutant:
@@ -254,6 +275,24 @@ def run_order(order: Order) -> Ended:
         return Ended(findings, goals=words.get("goals", [{}])[0])
     last = (process.stderr.strip().splitlines() or ["no word"])[-1]
     return Ended(error=f"the hunt ended with status {process.returncode}: {last}")
+
+
+def run_guard(copy: Path, guard: str) -> int:
+    """The exit status of pytest for a test, which imports the packages of a copy."""
+    code = (
+        "import sys, pytest, replog; "
+        "assert replog.__file__.startswith(sys.argv[1]); "
+        "sys.exit(pytest.main(['-x', '-p', 'no:cacheprovider', sys.argv[2]]))"
+    )
+    # -P: the working directory, in which the unchanged packages are, is not looked into.
+    command = (sys.executable, "-P", "-c", code, str(copy), guard)
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, timeout=60 * MINUTES_MAX
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return TESTS_FAILED
 
 
 def hunt_all(
@@ -339,7 +378,7 @@ def render(all_hunted: Sequence[Hunted]) -> list[str]:
         state = hunted.error or ("survives, as explained" if hunted.mutant.survives else "SURVIVES")
         lines.append(f"{hunted.mutant.title:{width}}  {state}: {hunted.mutant.what}")
         if hunted.mutant.survives:
-            lines.append(f"{'':{width}}  ({hunted.mutant.survives})")
+            lines.append(f"{'':{width}}  ({hunted.mutant.survives} {hunted.mutant.guard})")
     for hunted in [each for each in all_hunted if each.mutant.name == NAME_OF_NONE]:
         lines += none_lines(hunted)
     lines += [
@@ -386,6 +425,7 @@ def document(hunted: Hunted) -> Mapping[str, object]:
         "kind": hunted.mutant.kind,
         "what": hunted.mutant.what,
         "survives": hunted.mutant.survives,
+        "guard": hunted.mutant.guard,
         "findings": [asdict(finding) for finding in hunted.findings],
         "error": hunted.error,
         "seconds": round(hunted.seconds, 1),

@@ -18,10 +18,22 @@ from mutants import (
     Misfit,
     Mutant,
     load_mutants,
+    make_copy,
     packages,
     read_mutants,
+    take_snapshot,
 )
-from run import Ended, Hunted, Settings, hunt_all, main, render, run_order
+from run import (
+    TESTS_FAILED,
+    Ended,
+    Hunted,
+    Settings,
+    hunt_all,
+    main,
+    render,
+    run_guard,
+    run_order,
+)
 
 MUTANTS = load_mutants()
 COUNT_MIN = 30
@@ -61,6 +73,10 @@ def test_mutants_are_many() -> None:
     for mutant in MUTANTS:
         assert mutant.what.endswith("."), mutant.title
         assert mutant.survives == "" or mutant.survives.endswith("."), mutant.title
+        assert bool(mutant.survives) == bool(mutant.guard), mutant.title
+        if mutant.guard:
+            file, _, test = mutant.guard.partition("::")
+            assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), mutant.title
 
 
 def test_mutants_are_where_they_belong() -> None:
@@ -98,6 +114,8 @@ def test_prompt_mutant_found(title: str, hunted: dict[str, Hunted]) -> None:
     assert not hunted[title].is_bad
 
 
+QUORUM_TESTS = ("tests/unit/test_quorum.py::test_quorums_meet", "tests/unit/test_quorum.py::none")
+
 HARMLESS = """
 [[mutant]]
 name = "renamed"
@@ -109,19 +127,46 @@ new = "held = sum(1 for voter in self.voters if voter in nodes)\\n        return
 """
 
 
-def test_hunt_harmless_change() -> None:
-    """A change without a fault survives, which is bad unless it is explained."""
-    explained = HARMLESS + 'survives = "It is no fault."\n'
-    mutants = [*read_mutants(HARMLESS, "raft"), *read_mutants(explained, "raft")]
+def test_hunt_harmless_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change without a fault survives, which is bad unless it is explained and guarded."""
+    guard = 'survives = "It is no fault."\nguard = "tests/unit/test_quorum.py::test_quorums_meet"\n'
+    guards: list[str] = []
+
+    def run_guard(copy: Path, guard: str) -> int:
+        guards.append(guard)
+        assert "held = sum(" in Path(copy, "replog/quorum.py").read_text(encoding="utf-8")
+        return TESTS_FAILED
+
+    monkeypatch.setattr(run, "run_guard", run_guard)
+    mutants = [*read_mutants(HARMLESS, "raft"), *read_mutants(HARMLESS + guard, "raft")]
     none, bad, good = hunt_all(mutants, Settings(1, (SIM, CHECK), states_max=2000), processes=2)
     assert (none.is_found, bad.is_found, good.is_found) == (False, False, False)
     assert (none.is_bad, bad.is_bad, good.is_bad) == (False, True, False)
+    assert guards == ["tests/unit/test_quorum.py::test_quorums_meet"]
     lines = render([none, bad, good])
     assert lines[0].startswith("raft/renamed  SURVIVES: A variable")
     assert lines[1].startswith("raft/renamed  survives, as explained: A variable")
-    assert lines[2].strip() == "(It is no fault.)"
+    assert lines[2].strip() == "(It is no fault. tests/unit/test_quorum.py::test_quorums_meet)"
     assert lines[3] == "the unchanged code (raft): nothing is found"
     assert lines[4] == "raft: 0 of 2 found (none), 1 survive as explained"
+
+
+def test_guard_that_passes_is_none(tmp_path: Path) -> None:
+    """A guard is run with the mutant's packages: one that fails on it is right, one that passes, or
+    that is not there, is told."""
+    broken = HARMLESS.replace("held = sum(", "held = len(self.voters) + sum(")
+    ends = {}
+    for text, name in ((HARMLESS, "harmless"), (broken, "broken")):
+        (mutant,) = read_mutants(text, "raft")
+        take_snapshot(tmp_path / name)
+        make_copy(mutant, tmp_path / name, tmp_path / f"{name} copy")
+        for test in QUORUM_TESTS:
+            ends[name, test] = run_guard(tmp_path / f"{name} copy", test)
+    assert list(ends.values()) == [0, 4, TESTS_FAILED, 4]
+    (mutant,) = read_mutants(HARMLESS + 'survives = "No."\nguard = "tests/none.py::x"\n', "raft")
+    (told,) = hunt_all([mutant], Settings(0), is_none_hunted=False)
+    assert told.is_bad
+    assert told.error == "tests/none.py::x, which is to fail on it, ends with status 4"
 
 
 def test_hunt_endless_loop() -> None:
