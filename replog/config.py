@@ -18,7 +18,6 @@ this module reads.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -29,7 +28,8 @@ from replog.address import PORT_MAX, Address
 from replog.config_reading import Checked, Reading, read_document, read_record
 from replog.config_rules import NodeDraft, cluster_id_problem, node_id_problem, nodes_problems
 from replog.config_text import config_example, config_toml, default_engine
-from replog.errors import AddressError, ConfigError, PluginError
+from replog.errors import ConfigError, PluginError
+from replog.free_ports import free_ports
 from replog.limits import Limits
 from replog.types import NodeId, record
 
@@ -193,14 +193,15 @@ def local_config(
     """A cluster on this machine's loopback, for a demonstration, a test or a benchmark.
 
     Nodes 1 to ``nodes`` live in ``directory/node-1`` and so on.  They take the ports from
-    ``first_port``, first the peers', then the clients'; ``None`` looks for free ones, which are
-    not reserved: start the nodes soon.  ``engine``, ``engine_options`` and ``limits`` of ``None``
-    are the defaults.  Raises :class:`~replog.errors.ConfigError` and
-    :class:`~replog.errors.PluginError`.
+    ``first_port``, first the peers', then the clients'; ``None`` looks for free ones that no other
+    process chooses in this way while this one lives.  ``engine``, ``engine_options`` and ``limits``
+    of ``None`` are the defaults.  Raises :class:`~replog.errors.ConfigError`,
+    :class:`~replog.errors.PluginError` and, without free ports,
+    :class:`~replog.errors.AddressError`.
     """
     count = 2 * nodes
     if first_port is None:
-        ports = _free_ports(count)
+        ports = free_ports(count)
     elif 1 <= first_port <= PORT_MAX - count + 1:
         ports = list(range(first_port, first_port + count))
     else:
@@ -371,33 +372,3 @@ def _settled(draft: NodeDraft) -> NodeConfig:
         client_listen=draft.client_listen,
         directory=draft.directory,
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of the loopback on which nothing listens now.
-
-    They lie below the range from which systems give ports to outgoing connections: there, the
-    first node's connection to a peer could take the port that the next node is about to open.
-    Processes that look at the same moment mostly look at other ports, each at one of sixteen.
-    """
-    first, slots, apart = 20_000, 750, 16
-    last, own = first + slots * apart, os.getpid() % apart
-    start = int.from_bytes(os.urandom(2), "big")
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        for step in range(slots):
-            if len(ports) == count:
-                return ports
-            port = first + (start + step) % slots * apart + own
-            held.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            try:
-                held[-1].bind(("127.0.0.1", port))
-            except OSError:
-                held.pop().close()
-            else:
-                ports.append(port)
-    finally:
-        for listener in held:
-            listener.close()
-    raise AddressError(f"the loopback has no {count} free ports between {first} and {last}")

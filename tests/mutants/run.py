@@ -238,6 +238,8 @@ class Runner:
 
     def _failure_of_guard(self, mutant: Mutant) -> str:
         """Why the guard of a mutant is none; empty if its test fails on the mutant."""
+        if not mutant.guard:
+            return "it survives, and names no test that guards it"
         status = run_guard(self._copied(mutant), mutant.guard)
         if status == TESTS_FAILED:
             return ""

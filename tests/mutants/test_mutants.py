@@ -164,9 +164,11 @@ def test_guard_that_passes_is_none(tmp_path: Path) -> None:
             ends[name, test] = run_guard(tmp_path / f"{name} copy", test)
     assert list(ends.values()) == [0, 4, TESTS_FAILED, 4]
     (mutant,) = read_mutants(HARMLESS + 'survives = "No."\nguard = "tests/none.py::x"\n', "raft")
-    (told,) = hunt_all([mutant], Settings(0), is_none_hunted=False)
+    (told,) = hunt_all([mutant], Settings(0, ()), is_none_hunted=False)
     assert told.is_bad
     assert told.error == "tests/none.py::x, which is to fail on it, ends with status 4"
+    (told,) = hunt_all([replace(mutant, guard="")], Settings(0, ()), is_none_hunted=False)
+    assert told.error == "it survives, and names no test that guards it"
 
 
 def test_hunt_endless_loop() -> None:

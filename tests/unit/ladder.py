@@ -134,6 +134,7 @@ LADDER = (
             "replog.config",
             "replog.config_*",
             "replog.address",
+            "replog.free_ports",
             "replog.founding",
             "replog.backup",
         ),
