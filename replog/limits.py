@@ -50,7 +50,7 @@ class Limits:
     """How often in a tick queries are run again that wait for something to tell, all together."""
     apply_entries_max: int = 1024
     """Entries handed to the state machine in one turn, so that heartbeats are not starved."""
-    log_cache_bytes_max: int = 8 * MIB
+    log_cache_bytes_max: int = 2 * MIB
     """What applied entries may take of memory, at 140 bytes each beside their own, to be at hand
     for slow peers; older ones are read back from the log."""
     peer_queue_bytes_max: int = 32 * MIB

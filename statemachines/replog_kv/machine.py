@@ -139,6 +139,9 @@ class Kv(StateMachine):
             self._note_added(key)
             self.state_digest += crc32(value, index)
         else:
+            # The key that is there already is kept with the change as well: the last changes are
+            # memory that every command goes through, so the less the faster.
+            key = before[1]
             self.state_digest += crc32(value, index) - crc32(before[2], before[0])
         items[key] = change = (index, key, value)
         self._note(change)

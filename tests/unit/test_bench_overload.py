@@ -141,7 +141,7 @@ def test_row_is_of_the_mean_peak(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (row.refused_share, row.given_up_share) == (0.25, 0.2)
         assert row.grown_mib == 3.0
         assert len(row.cells()) == len(row.HEADINGS)
-    assert [row.memory_bound_mib for row in rows] == [40.0, 40.0, None]
+    assert [row.memory_bound_mib for row in rows] == [34.0, 34.0, None]
 
 
 def test_engine_that_is_not_installed(capsys: pytest.CaptureFixture[str]) -> None:
