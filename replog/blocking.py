@@ -257,17 +257,21 @@ class Client:
         *args: object,
         level: ReadLevel = ReadLevel.LINEARIZABLE,
         node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
     ) -> Iterator[Any]:
         """The items of a query that answers in pages, ``client.items(Kv.scan, "prefix")``: a result
         of any size, a page in memory at a time.
 
         ``args`` are what the query takes behind where to go on.  Each page is read at ``level``, so
-        an item is as of its page; one that is there all the time comes exactly once.  Raises what
-        :meth:`query` raises, for any page.
+        an item is as of its page; one that is there all the time comes exactly once.
+        ``deadline_seconds`` is for each page; ``None`` is the client's.  Raises what :meth:`query`
+        raises, for any page.
         """
         cursor = page_cursor(call, args)
         while not cursor.is_at_end:
-            applied = self._wait(lambda: self._client._next_items(cursor, level, node))
+            applied = self._wait(
+                lambda: self._client._next_items(cursor, level, node, deadline_seconds)
+            )
             yield from cursor.take(applied.result)
 
     def leading_term(self, *, deadline_seconds: float | None = None) -> TermId:

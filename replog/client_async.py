@@ -202,24 +202,30 @@ class AsyncClient(Generic[W]):
         *args: object,
         level: ReadLevel = ReadLevel.LINEARIZABLE,
         node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
     ) -> AsyncIterator[Any]:
         """The items of a query that answers in pages, ``client.items(Kv.scan, "prefix")``: a result
         of any size, a page in memory at a time.
 
         ``args`` are what the query takes behind where to go on.  Each page is read at ``level``, so
-        an item is as of its page; one that is there all the time comes exactly once.  Raises what
-        :meth:`query` raises, for any page.
+        an item is as of its page; one that is there all the time comes exactly once.
+        ``deadline_seconds`` is for each page; ``None`` is the client's.  Raises what :meth:`query`
+        raises, for any page.
         """
         cursor = page_cursor(call, args)
         while not cursor.is_at_end:
-            applied = await self._next_items(cursor, level, node)
+            applied = await self._next_items(cursor, level, node, deadline_seconds)
             for item in cursor.take(applied.result):
                 yield item
 
     async def _next_items(
-        self, cursor: PageCursor, level: ReadLevel, node: NodeId | str | None
+        self,
+        cursor: PageCursor,
+        level: ReadLevel,
+        node: NodeId | str | None,
+        deadline_seconds: float | None,
     ) -> Applied:
-        return result_of(await self._query(cursor.payload, level, None, node))
+        return result_of(await self._query(cursor.payload, level, None, node, deadline_seconds))
 
     async def leading_term(self, *, deadline_seconds: float | None = None) -> TermId:
         """The term in which the leader leads, confirmed by a quorum, for ``expect_term``; from now

@@ -71,6 +71,7 @@ class AnyClient(Protocol):
         *args: object,
         level: ReadLevel = ReadLevel.LINEARIZABLE,
         node: NodeId | str | None = None,
+        deadline_seconds: float | None = None,
     ) -> AsyncIterator[Any]: ...
     def entries(
         self, from_index: int = 1, *, follow: bool = True, node: NodeId | str | None = None

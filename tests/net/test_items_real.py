@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scripted import Conversation, done, scripted_nodes
 
 from replog.config import local_config
+from replog.errors import Unavailable
 from replog.limits import KIB
 from replog.types import ReadLevel
 from replog_kv import Kv
@@ -37,3 +39,25 @@ async def test_items_of_many_pages(tmp_path: Path, library: str, state_machine: 
             item async for item in client.items(Kv.scan, level=ReadLevel.TIMELINE, node=follower)
         ]
         assert [item["key"] for item in again] == [*values, "kob"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+async def test_deadline_is_for_each_page(library: str) -> None:
+    """A page that does not come ends the reading at the caller's deadline, not at the client's, and
+    what came before it was given out."""
+    page = {"items": ["a", "b"], "next": "b"}
+
+    async def tell_one_page(conversation: Conversation) -> None:
+        await conversation.welcome()
+        await conversation.send(done(await conversation.request(), page))
+        await conversation.until_hung_up()
+
+    async with (
+        scripted_nodes(tell_one_page) as (node,),
+        OPENERS[library](node.address, deadline_seconds=60) as client,
+    ):
+        items = client.items(Kv.scan, deadline_seconds=0.3)
+        assert [await anext(items), await anext(items)] == page["items"]
+        with pytest.raises(Unavailable, match=r"within 0\.3 s"):
+            await anext(items)
+        assert len(node.requests) == 2
