@@ -317,6 +317,43 @@ def old_proposal_comes_late(subject: Subject) -> None:
         assert payloads(cluster, late)[:2] == [b"before", b"young"]
 
 
+def old_write_ends_late(subject: Subject) -> None:
+    """A deposed leader's write of its own values ends when it has been given others in their place:
+    that makes none of those durable, also where it crashes before they are."""
+    for own_count in (1, OLD_COUNT):
+        cluster = subject.led()
+        done(cluster, b"before")
+        cluster.tick(3)
+        cluster.hold_disk(1)
+        cluster.hold(lambda flight: 1 in flight.link)
+        for _ in range(own_count):
+            cluster.propose(1, b"old")
+        cluster.settle()
+        own_writes = len(cluster.nodes[1].disk.pending)
+        assert own_writes > 0, "it has nothing on its way to its disk"
+        subject.silence(cluster)
+        for _ in range(ELECTION_STAGES):
+            cluster.campaign(2)
+            cluster.settle()
+        assert leads(cluster, 2), "node 2 was not elected"
+        done(cluster, b"young")
+        # Of an engine whose leaders ask first, none: the answer waits for the disk.
+        cluster.deliver(brings_entries(subject, 2, 1))
+        cluster.settle()
+        cluster.sync(1, own_writes)
+        cluster.settle()
+        forget_messages(cluster)
+        cluster.crash(3)
+        cluster.propose(2, b"not durable")
+        cluster.settle()
+        cluster.crash(1)
+        cluster.restart(1)
+        cluster.release_disk(1)
+        subject.recover(cluster)
+        check_equal(cluster)
+        assert payloads(cluster, 1)[:2] == [b"before", b"young"]
+
+
 def old_answer_comes_late(subject: Subject) -> None:
     """A node's answer to an old proposal arrives when the one that it was for leads again, and has
     put another value in its place: it does not speak for that."""
@@ -435,6 +472,7 @@ SCENARIOS: tuple[Scenario, ...] = scenarios_of(
         old_entry_reaches_majority,
         two_old_values,
         old_proposal_comes_late,
+        old_write_ends_late,
         old_answer_comes_late,
         open_value_stays_open,
         lagging_node_learns_late,
