@@ -22,18 +22,19 @@ from replog.quick_cbor import BYTES, TEXT, call_head
 QuickRun: TypeAlias = "Callable[[object, bytes], object]"
 """Runs a payload on a machine, or answers ``UNFIT``."""
 
-_NAME_END: Final = TEXT - 2
+NAME_END: Final = TEXT - 2
 """The head of a call with a short name ends where its second byte says, less this."""
 
 _ONE_BYTE: Final = 24
-"""An argument below this is a length; this says that the length stands in the next byte."""
+"""What is left of a head without its major type, below this, is a length; this says that the length
+stands in the next byte.  Of a head of another major type more is left than of any of this one."""
 
 _MAJORS: Final[Mapping[frozenset[type], int]] = {frozenset({str}): TEXT, frozenset({bytes}): BYTES}
 
 
 def head_of(payload: bytes) -> bytes:
     """How a payload begins, if it is a call with a short name."""
-    return payload[: payload[1] - _NAME_END] if len(payload) > 1 else b""
+    return payload[: payload[1] - NAME_END] if len(payload) > 1 else b""
 
 
 def quick_run(
@@ -57,13 +58,13 @@ def _run_of_one(function: Callable[..., object], start: int, major: int) -> Quic
 
     def run(machine: object, payload: bytes) -> object:
         try:
-            length = payload[start] - major
+            length = payload[start] ^ major
             at = start + 1
-            if length == _ONE_BYTE:
+            if length >= _ONE_BYTE:
+                if length != _ONE_BYTE:
+                    return UNFIT
                 length = payload[at]
                 at += 1
-            elif not 0 <= length < _ONE_BYTE:
-                return UNFIT
             data = payload[at:]
             if len(data) != length:
                 return UNFIT
@@ -83,22 +84,22 @@ def _run_of_two(
     # The same twice, spelled out: a call for each argument would cost two thirds of what is won.
     def run(machine: object, payload: bytes) -> object:
         try:
-            length = payload[start] - first_major
+            length = payload[start] ^ first_major
             at = start + 1
-            if length == _ONE_BYTE:
+            if length >= _ONE_BYTE:
+                if length != _ONE_BYTE:
+                    return UNFIT
                 length = payload[at]
                 at += 1
-            elif not 0 <= length < _ONE_BYTE:
-                return UNFIT
             end = at + length
             first_data = payload[at:end]
-            length = payload[end] - second_major
+            length = payload[end] ^ second_major
             at = end + 1
-            if length == _ONE_BYTE:
+            if length >= _ONE_BYTE:
+                if length != _ONE_BYTE:
+                    return UNFIT
                 length = payload[at]
                 at += 1
-            elif not 0 <= length < _ONE_BYTE:
-                return UNFIT
             second_data = payload[at:]
             if len(second_data) != length:
                 return UNFIT

@@ -372,7 +372,7 @@ class Replica:
         """Apply entries in order.  One loop: a call per entry would cost as much as its work."""
         index = _checked(self.applied_index, entries)
         apply, context, waits = self.machine.apply, self._context, self._waits
-        digested, marks, highest = self._digested, self.digests.marks, self._highest
+        digested, keep_mark, highest = self._digested, self.digests.marks.append, self._highest
         wait_index = waits[0][0].index if waits else 0
         for entry in entries:
             index += 1
@@ -406,9 +406,9 @@ class Replica:
                             result = apply(context, body[payload_offset:])
                         except StateMachineError as declared:
                             error = declared
-                        came_to = NONE_MARK
-                        if result is not None or error is not None:
-                            came_to = outcome_mark(result, error)
+                            came_to = outcome_mark(None, declared)
+                        else:
+                            came_to = NONE_MARK if result is None else outcome_mark(result, None)
                         if digested is not None:
                             came_to += digested.state_digest
                 except Exception as crash:
@@ -423,9 +423,9 @@ class Replica:
                 if body[0] != _NOOP:
                     answer = self._apply_control(entry)
             try:
-                marks.append(came_to)
+                keep_mark(came_to)
             except OverflowError:  # a machine's digest may be any number
-                marks.append(came_to & MARK_MASK)
+                keep_mark(came_to & MARK_MASK)
             self.applied_index = index
             if wait_index == index:
                 proposed, waiter = waits.popleft()

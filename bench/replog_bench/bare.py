@@ -53,6 +53,7 @@ from typing import Final
 import cbor2
 import trio
 
+from replog.cli.shared import collect_less
 from replog.config import SYNC_LEVELS
 from replog.limits import MIB
 from replog.types import LogIndex, Waiter
@@ -351,6 +352,7 @@ def main() -> None:
     parser.add_argument("--sync", choices=SYNC_LEVELS, default=SYNC_LEVELS[0])
     given = parser.parse_args()
     limit_lifetime(given.lifetime_seconds)
+    collect_less()  # as every node that is measured beside it
     journal = Journal(given.file, is_synced=given.sync == SYNC_LEVELS[0])
     if given.role == "follower":
         trio.run(run_follower, journal)

@@ -1,7 +1,8 @@
 """One node of a measured cluster, as a process that its parent tells what to do.
 
-It runs the node that any program gets from :func:`replog.node.open_node`, and says on stdout which
-leader it knows, whenever that changes.  On stdin it is told, one JSON object per line:
+It runs the node that any program gets from :func:`replog.open_node`, with garbage collected as
+seldom as ``replog serve`` has it, and says on stdout which leader it knows, whenever that changes.
+On stdin it is told, one JSON object per line:
 
 =============================  ================================================================
 ``{"do": "campaign"}``         try to become leader, until a leader is known
@@ -28,6 +29,7 @@ from typing import Final
 import trio
 
 from replog.cli.serve import configure_logs
+from replog.cli.shared import collect_less
 from replog.node import Node
 from replog.running import open_node
 from replog.types import NodeId
@@ -132,6 +134,7 @@ def main() -> None:
     limit_lifetime(given.lifetime_seconds)
     # Standard output belongs to the parent; a role change is no news here.
     configure_logs("warning", "json")
+    collect_less()
     timeline = Timeline() if given.timeline else None
     trio.run(run_member, given.config, given.node, timeline)
 

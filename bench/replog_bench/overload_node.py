@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from replog.cli.serve import configure_logs
+from replog.cli.shared import collect_less
 from replog.machine import ApplyContext
 from replog.node import Node
 from replog.running import open_node
@@ -117,6 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     limit_lifetime(given.lifetime_seconds)
     configure_logs("error", "json")
+    collect_less()
     if given.apply_us:
         make_slow(given.apply_us / 1e6)
     trio.run(run_node, given.config, given.node)

@@ -141,8 +141,8 @@ class Kv(StateMachine):
         else:
             # The key that is there already is kept with the change as well: the last changes are
             # memory that every command goes through, so the less the faster.
-            key = before[1]
-            self.state_digest += crc32(value, index) - crc32(before[2], before[0])
+            before_index, key, before_value = before
+            self.state_digest += crc32(value, index) - crc32(before_value, before_index)
         items[key] = change = (index, key, value)
         self._note(change)
         if len(value) > LARGE_BYTES:

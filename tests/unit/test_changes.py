@@ -99,12 +99,12 @@ def test_bounds() -> None:
 
 
 def test_default_bounds() -> None:
-    """With a million changes of one byte a window holds 32,768 and the one that is gone."""
+    """With a million changes of one byte a window holds 8192 and the one that is gone."""
     window = ChangeWindow()
     for index in range(1, 100_001):
         window.note(index, "k", b"v")
-    assert window.first_index == 100_001 - 32_768
-    assert len(window.noted) == 32_769
+    assert window.first_index == 100_001 - 8192
+    assert len(window.noted) == 8193
 
 
 def test_page_waits_for_the_next() -> None:
