@@ -14,6 +14,7 @@ and caches; when the window is over each client ends with the command that it ha
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -97,7 +98,7 @@ class Window:
         self.start = 0.0
         """In the time of ``perf_counter``, as the end."""
         self.end = 0.0
-        self.latencies: list[float] = []
+        self.latencies = array("d")
         """In seconds; of what completed from ``start`` to ``end``."""
         self._errors = 0
         self._first_error = ""

@@ -67,8 +67,9 @@ async def run_overload(node: Node, order: dict[str, object]) -> None:
         seconds=float(str(order["seconds"])),
         patience_seconds=float(str(order["patience_seconds"])),
     )
-    overload = await load.run()
+    await load.run()
     grown_bytes = mark.grown_bytes
+    overload = load.result()
     while gap_of(node):
         await trio.sleep(SETTLE_SECONDS)
     after = await run_closed(node, order)

@@ -48,7 +48,8 @@ async def test_open_loop_offers_its_rate() -> None:
         ended: list[OpenLoopResult] = []
 
         async def run() -> None:
-            ended.append(await loop.run())
+            await loop.run()
+            ended.append(loop.result())
 
         nursery.start_soon(run)
         await trio.sleep(0.4)
@@ -71,7 +72,9 @@ async def test_open_loop_comes_back_when_it_was_told() -> None:
         asked_at.append(perf_counter())
         raise Overloaded("too much", 50)
 
-    result = await loop_at(submit).run()
+    loop = loop_at(submit)
+    await loop.run()
+    result = loop.result()
     assert result.refused == result.asked == len(asked_at)
     # Sixteen clients, each at most once in 50 ms.
     assert result.refused <= 16 * 7
@@ -85,7 +88,9 @@ async def test_open_loop_tells_what_else_failed() -> None:
     def submit(_payload: bytes, _waiter: Waiter) -> None:
         raise NotLeader(1, 2)
 
-    result = await loop_at(submit, rate=100.0).run()
+    loop = loop_at(submit, rate=100.0)
+    await loop.run()
+    result = loop.result()
     assert result.other_errors == result.asked > 0
     assert result.first_error.startswith("NotLeader: ")
 
