@@ -99,7 +99,7 @@ def test_bounds() -> None:
 
 
 def test_default_bounds() -> None:
-    """With a million changes of one byte a window holds 8192 and the one that is gone."""
+    """With a hundred thousand changes of one byte a window holds 8192 and the one that is gone."""
     window = ChangeWindow()
     for index in range(1, 100_001):
         window.note(index, "k", b"v")
